@@ -1,1 +1,18 @@
-//! Placeholder.
+//! The layouts that the eBPF programs and the loader read in the same memory, and the few pure
+//! functions both must compute alike: the flow hash, the checksum arithmetic, the verdict names.
+//!
+//! Nothing here may allocate, panic or depend on a target. Every struct is `repr(C)`, has no
+//! implicit padding (the kernel hashes map keys byte by byte) and is naturally aligned, because a
+//! packed struct becomes a byte loop in BPF. Fields ending in `_be` hold network byte order.
+//! Read [`layout`] first.
+
+#![no_std]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+pub mod checksum;
+pub mod flow;
+pub mod layout;
+pub mod reason;
+
+pub use layout::*;
+pub use reason::Reason;

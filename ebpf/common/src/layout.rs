@@ -1,0 +1,225 @@
+//! Keys and values of the maps. A change here is a change of the pinned format: raise
+//! [`PIN_FORMAT`], so that a new speaker does not adopt maps it would misread.
+
+use core::net::IpAddr;
+
+/// Names the format of everything pinned; part of the pin directory's path.
+pub const PIN_FORMAT: &str = "v1";
+
+/// Slots of one service's table. A power of two: the mask is the verifier's bound.
+pub const SLOTS: usize = 1024;
+
+/// Backends on this node that one service's table lists (see [`ServiceTable::local`]).
+pub const LOCAL_SLOTS: usize = 64;
+
+/// Distinct backends on one node's tables; a slot is a `u16`.
+pub const BACKENDS: u32 = 65_536;
+
+/// `VipState::valid_until` of a VIP that is spoken for as long as the session lasts.
+pub const WHILE_SESSION: u64 = u64::MAX;
+
+/// IP protocol numbers (IANA), as the `protocol` fields hold them.
+pub mod protocol {
+    /// TCP, RFC 9293.
+    pub const TCP: u8 = 6;
+    /// UDP, RFC 768.
+    pub const UDP: u8 = 17;
+    /// ICMPv6, RFC 4443.
+    pub const ICMPV6: u8 = 58;
+}
+
+/// An address as four words in network order; IPv4 in the mapped form `::ffff:a.b.c.d`
+/// (RFC 4291 2.5.5.2), so that both families share one map.
+pub type Address = [u32; 4];
+
+/// The third word of an IPv4-mapped address.
+pub const V4_MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
+/// An IPv4 address (network order) in the common form.
+#[inline(always)]
+pub const fn mapped(v4_be: u32) -> Address {
+    [0, 0, V4_MAPPED, v4_be]
+}
+
+/// The common form of any address.
+pub const fn address(ip: IpAddr) -> Address {
+    let octets = match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let mut words = [0; 4];
+    let mut i = 0;
+    while i < 4 {
+        words[i] = u32::from_ne_bytes([
+            octets[4 * i],
+            octets[4 * i + 1],
+            octets[4 * i + 2],
+            octets[4 * i + 3],
+        ]);
+        i += 1;
+    }
+    words
+}
+
+/// A MAC address as three words, so that it moves as words and not as bytes.
+pub type Mac = [u16; 3];
+
+/// The word form of six octets.
+pub const fn mac(octets: [u8; 6]) -> Mac {
+    [
+        u16::from_ne_bytes([octets[0], octets[1]]),
+        u16::from_ne_bytes([octets[2], octets[3]]),
+        u16::from_ne_bytes([octets[4], octets[5]]),
+    ]
+}
+
+/// Key of the map `VIPS`: a VIP on one interface.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VipKey {
+    /// The VIP.
+    pub address: Address,
+    /// Index of the interface it is announced on.
+    pub ifindex: u32,
+}
+
+/// Value of the map `VIPS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipState {
+    /// Boot-time nanoseconds until which the VIP is spoken for, or [`WHILE_SESSION`]. The
+    /// session's own deadline (map `SESSION`) bounds it in any case.
+    pub valid_until: u64,
+}
+
+/// Value of the map `LINKS`, keyed by interface index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The interface's own MAC.
+    pub mac: Mac,
+    /// No meaning; keeps the size explicit.
+    pub reserved: u16,
+}
+
+/// Key of the map `PEERS`: the MAC another speaker forwards with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerKey {
+    /// The peer's MAC.
+    pub mac: Mac,
+    /// No meaning; keeps the size explicit.
+    pub reserved: u16,
+}
+
+/// Value of the map `PEERS`: the peer's own addresses. A frame from a peer's MAC is final unless
+/// the peer itself is the client.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The peer's IPv4 address in the common form, or zeros.
+    pub v4: Address,
+    /// The peer's IPv6 address, or zeros.
+    pub v6: Address,
+}
+
+/// Key of the map `SERVICES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub vip: Address,
+    /// The Service's port.
+    pub port_be: u16,
+    /// TCP or UDP, see [`protocol`].
+    pub protocol: u8,
+    /// No meaning; keeps the size explicit.
+    pub reserved: u8,
+}
+
+/// Value of the map `SERVICES`: one service port's whole slot table, replaced as one value so
+/// that no packet sees half of an update.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceTable {
+    /// Backends in the table; with none, `slots` means nothing.
+    pub backends: u32,
+    /// How many entries of `local` count.
+    pub local_count: u32,
+    /// Indices into `BACKENDS` of the backends on this node: what a frame from a peer may be
+    /// given to when the two nodes' tables differ for a moment.
+    pub local: [u16; LOCAL_SLOTS],
+    /// Indices into `BACKENDS`, by slot.
+    pub slots: [u16; SLOTS],
+}
+
+/// Value of the array `BACKENDS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// The pod's address.
+    pub address: Address,
+    /// MAC of the pod's node on the LAN.
+    pub node_mac: Mac,
+    /// The pod's port.
+    pub port_be: u16,
+    /// 1 when the pod lives on this node, 0 when on another.
+    pub is_local: u32,
+}
+
+/// Key of the map `REVERSE`: a flow as the pod's node sends its replies.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReverseKey {
+    /// The pod's address.
+    pub pod: Address,
+    /// The client's address.
+    pub client: Address,
+    /// The pod's port.
+    pub pod_port_be: u16,
+    /// The client's port.
+    pub client_port_be: u16,
+    /// TCP or UDP, see [`protocol`].
+    pub protocol: u32,
+}
+
+/// Value of the map `REVERSE`: what the client knows the pod as.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReverseValue {
+    /// The VIP.
+    pub vip: Address,
+    /// The Service's port.
+    pub port_be: u16,
+    /// No meaning; keeps the size explicit.
+    pub reserved: u16,
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{
+        Backend, Link, Peer, PeerKey, ReverseKey, ReverseValue, ServiceKey, ServiceTable, VipKey,
+        VipState,
+    };
+
+    macro_rules! plain {
+        ($($name:ident)*) => {$(
+            // SAFETY: `repr(C)` of integers without padding (asserted below): any bytes are valid.
+            unsafe impl aya::Pod for $name {}
+        )*};
+    }
+    plain!(VipKey VipState Link PeerKey Peer ServiceKey ServiceTable Backend ReverseKey ReverseValue);
+}
+
+// No struct has padding: its size is the sum of its fields.
+const _: () = {
+    assert!(size_of::<VipKey>() == 16 + 4);
+    assert!(size_of::<Link>() == 8);
+    assert!(size_of::<PeerKey>() == 8);
+    assert!(size_of::<Peer>() == 32);
+    assert!(size_of::<ServiceKey>() == 16 + 4);
+    assert!(size_of::<ServiceTable>() == 8 + 2 * LOCAL_SLOTS + 2 * SLOTS);
+    assert!(size_of::<Backend>() == 16 + 6 + 2 + 4);
+    assert!(size_of::<ReverseKey>() == 16 + 16 + 2 + 2 + 4);
+    assert!(size_of::<ReverseValue>() == 16 + 4);
+};

@@ -1,0 +1,70 @@
+//! Every way a packet can leave the programs has a name here, and a counter in the per-CPU array
+//! `REASONS` at the index of its number.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal,)*) => {
+        /// Why a program returned the verdict it did.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name,)*
+        }
+
+        impl Reason {
+            /// All reasons, in the order of their counters.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The name in metrics, logs and status.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$name => $label,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Passed: shorter than the headers it claims.
+    Truncated = "pass_truncated",
+    /// Passed: neither ARP nor IP.
+    OtherProtocol = "pass_other_protocol",
+    /// Passed: not for a service port of a VIP.
+    NotForVip = "pass_not_for_vip",
+    /// Passed: addressed to another machine's MAC (a flooded frame).
+    OtherMac = "pass_other_mac",
+    /// Passed: an IPv4 fragment or an IPv6 extension header.
+    Fragment = "pass_fragment",
+    /// Passed: the service port has no backend that can be reached.
+    NoBackend = "pass_no_backend",
+    /// Passed: a peer sent it here, but no backend lives here.
+    NoLocalBackend = "pass_no_local_backend",
+    /// Answered: an ARP request for a held VIP.
+    ArpAnswered = "arp_answered",
+    /// Passed: an ARP packet that asks for no VIP of ours, or is no valid request.
+    ArpPassed = "arp_passed",
+    /// Dropped: an ARP request for a VIP whose deadline has passed; nobody may answer it here.
+    ArpExpired = "arp_expired",
+    /// Answered: a neighbour solicitation for a held VIP.
+    NsAnswered = "ns_answered",
+    /// Dropped: a neighbour solicitation for a VIP whose deadline has passed.
+    NsExpired = "ns_expired",
+    /// Passed: a neighbour solicitation that RFC 4861 7.1.1 tells to discard, or that cannot be
+    /// answered in place.
+    NsPassed = "ns_passed",
+    /// Sent to the pod's node.
+    Forwarded = "forwarded",
+    /// Given to a pod on this node; this node holds the VIP.
+    Delivered = "delivered",
+    /// Given to a pod on this node; a peer had sent it here.
+    DeliveredFromPeer = "delivered_from_peer",
+    /// Given to another local pod than the sender chose: the tables differ for a moment.
+    DeliveredElsewhere = "delivered_elsewhere",
+    /// A reply left with the VIP as its source.
+    Restored = "restored",
+    /// A reply could not be rewritten and was dropped rather than sent with the pod's address.
+    RestoreFailed = "drop_restore_failed",
+}
+
+/// Entries of the array `REASONS`.
+pub const REASONS: u32 = Reason::ALL.len() as u32;

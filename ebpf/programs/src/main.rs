@@ -1,0 +1,58 @@
+//! Herald's programs in the kernel: `herald_xdp` on each announced interface's ingress and
+//! `herald_egress` on its tc egress. Compiled for `bpfel-unknown-none`; loaded by `herald-ebpf`.
+//!
+//! The path of a packet: [`ingress`] tells what it is; [`neighbour`] answers ARP and neighbour
+//! solicitations for held VIPs; [`forward`] sends a request to a pod's node or to a pod here;
+//! [`egress`] gives the pod's reply the VIP as its source.
+//!
+//! These programs must never answer for a VIP past its deadline, never forward a frame twice,
+//! and pass on to the stack whatever they do not understand.
+
+#![no_std]
+#![no_main]
+
+mod egress;
+mod forward;
+mod ingress;
+mod maps;
+mod neighbour;
+mod packet;
+
+use aya_ebpf::bindings::{TC_ACT_PIPE, TC_ACT_SHOT};
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+
+use crate::egress::Restore;
+
+#[xdp]
+fn herald_xdp(ctx: XdpContext) -> u32 {
+    let verdict = ingress::ingress(&ctx);
+    maps::count(verdict.reason);
+    verdict.action
+}
+
+#[classifier]
+fn herald_egress(ctx: TcContext) -> i32 {
+    match egress::restore(&ctx) {
+        Restore::Untouched => TC_ACT_PIPE,
+        Restore::Done(reason) => {
+            maps::count(reason);
+            TC_ACT_PIPE
+        }
+        Restore::Failed(reason) => {
+            maps::count(reason);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // No code path panics: the verifier would refuse an endless loop that can be reached.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,141 @@
+//! Bounds-checked access to the bytes of a packet, the offsets of the headers in it, and the
+//! verdict a program ends with.
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::programs::XdpContext;
+use herald_ebpf_common::{Address, Mac, Reason};
+
+/// Ethernet header (IEEE 802.3): destination, source, type.
+pub const ETH_LEN: usize = 14;
+/// EtherType of IPv4, as it lies in the packet.
+pub const ETH_IPV4_BE: u16 = 0x0800_u16.to_be();
+/// EtherType of IPv6, as it lies in the packet.
+pub const ETH_IPV6_BE: u16 = 0x86dd_u16.to_be();
+/// EtherType of ARP, as it lies in the packet.
+pub const ETH_ARP_BE: u16 = 0x0806_u16.to_be();
+
+/// The MAC of everybody on the segment.
+pub const BROADCAST: Mac = [0xffff; 3];
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ethernet {
+    pub destination: Mac,
+    pub source: Mac,
+    pub ether_type_be: u16,
+}
+
+/// IPv4 header without options (RFC 791 3.1).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ipv4 {
+    pub version_ihl: u8,
+    pub tos: u8,
+    pub total_length_be: u16,
+    pub identification_be: u16,
+    pub fragment_be: u16,
+    pub ttl: u8,
+    pub protocol: u8,
+    pub checksum: u16,
+    pub source: u32,
+    pub destination: u32,
+}
+
+/// IPv6 header (RFC 8200 3).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ipv6 {
+    pub version_class_flow_be: u32,
+    pub payload_length_be: u16,
+    pub next_header: u8,
+    pub hop_limit: u8,
+    pub source: [u32; 4],
+    pub destination: [u32; 4],
+}
+
+/// The first four bytes of TCP and UDP alike.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Ports {
+    pub source_be: u16,
+    pub destination_be: u16,
+}
+
+/// Offset of the checksum in a TCP header (RFC 9293 3.1).
+pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the checksum in a UDP header (RFC 768).
+pub const UDP_CHECKSUM: usize = 6;
+
+/// A copy of an address by its words, for the reason of [`set_mac`].
+#[inline(always)]
+pub fn words(address: &Address) -> Address {
+    [address[0], address[1], address[2], address[3]]
+}
+
+/// Copies a MAC by its words: as a whole, LLVM calls memmove, which BPF has not.
+#[inline(always)]
+pub fn set_mac(to: &mut Mac, from: &Mac) {
+    let (first, second, third) = (from[0], from[1], from[2]);
+    to[0] = first;
+    to[1] = second;
+    to[2] = third;
+}
+
+/// A MAC as one number, for keeping it in a register.
+#[inline(always)]
+pub fn mac_number(mac: &Mac) -> u64 {
+    u64::from(mac[0]) | u64::from(mac[1]) << 16 | u64::from(mac[2]) << 32
+}
+
+/// Writes the MAC that [`mac_number`] read.
+#[inline(always)]
+pub fn set_mac_number(to: &mut Mac, number: u64) {
+    to[0] = number as u16;
+    to[1] = (number >> 16) as u16;
+    to[2] = (number >> 32) as u16;
+}
+
+/// What becomes of a packet, and why.
+#[must_use]
+#[derive(Clone, Copy)]
+pub struct Verdict {
+    pub action: u32,
+    pub reason: Reason,
+}
+
+#[inline(always)]
+pub const fn pass(reason: Reason) -> Verdict {
+    Verdict { action: xdp_action::XDP_PASS, reason }
+}
+
+#[inline(always)]
+pub const fn drop(reason: Reason) -> Verdict {
+    Verdict { action: xdp_action::XDP_DROP, reason }
+}
+
+/// Out of the interface the packet came in by.
+#[inline(always)]
+pub const fn transmit(reason: Reason) -> Verdict {
+    Verdict { action: xdp_action::XDP_TX, reason }
+}
+
+/// A `T` at `offset` of the packet, if the packet is that long.
+///
+/// The pointer is aligned as the headers are: two bytes after a word boundary for everything
+/// behind Ethernet. BPF loads it as whole words all the same, which this target's kernels allow
+/// (`bpf_verifier.c`, packet pointers with efficient unaligned access).
+#[inline(always)]
+pub fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
+    let start = ctx.data();
+    if start + offset + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    Some((start + offset) as *mut T)
+}
+
+/// As [`at`], for reading.
+#[inline(always)]
+pub fn read<T>(ctx: &XdpContext, offset: usize) -> Option<&T> {
+    // SAFETY: within the packet; nothing else holds a reference while the caller reads.
+    at::<T>(ctx, offset).map(|value| unsafe { &*value })
+}

@@ -1,0 +1,47 @@
+//! Where maps and links are pinned, and whether they can be: `<pin dir>/<format>/...`. What is
+//! pinned there outlives the process and is adopted by the next one.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use herald_ebpf_common::PIN_FORMAT;
+
+use crate::Error;
+
+/// `BPF_FS_MAGIC`, linux/magic.h.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// Makes and checks the directory of this format's pins.
+pub(crate) fn directory(pin_dir: &Path) -> Result<PathBuf, Error> {
+    let io = |source| Error::PinDirectory { path: pin_dir.into(), source };
+    let mut existing = pin_dir;
+    while !existing.exists() {
+        existing = existing.parent().ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
+    }
+    if filesystem(existing).map_err(io)? != BPF_FS_MAGIC {
+        return Err(Error::NotBpffs(pin_dir.into()));
+    }
+    let directory = pin_dir.join(PIN_FORMAT);
+    fs::create_dir_all(&directory).map_err(io)?;
+    Ok(directory)
+}
+
+/// The pin of a link: its name says what is attached where, and how.
+pub(crate) fn link(directory: &Path, kind: &str, interface: &str) -> PathBuf {
+    // A dot is not allowed in a BPF filesystem's names (kernel/bpf/inode.c, bpf_lookup), but is
+    // in VLAN interfaces'; interface names hold no '%'.
+    directory.join(format!("{kind}-{}", interface.replace('.', "%")))
+}
+
+fn filesystem(path: &Path) -> io::Result<i64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: an all-zero statfs is a valid value to be filled in.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a terminated path and a statfs that outlive the call.
+    match unsafe { libc::statfs(path.as_ptr(), &raw mut stat) } {
+        0 => Ok(stat.f_type),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

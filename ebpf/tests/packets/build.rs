@@ -1,0 +1,139 @@
+//! Frames for the tables, built field by field with full checksums, so that a row says only what
+//! matters to it.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+
+/// A TCP or UDP frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub destination: [u8; 6],
+    pub source: [u8; 6],
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub protocol: u8,
+}
+
+impl Frame {
+    pub fn bytes(&self) -> Vec<u8> {
+        let l4 = self.l4();
+        let mut bytes = ethernet(self.destination, self.source, ether_type(self.from.ip()));
+        match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let mut ip = vec![0x45, 0];
+                ip.extend((20 + l4.len() as u16).to_be_bytes());
+                ip.extend([0x12, 0x34, 0x40, 0, 64, self.protocol, 0, 0]);
+                ip.extend(from.octets());
+                ip.extend(to.octets());
+                let sum = checksum(&ip);
+                ip[10..12].copy_from_slice(&sum.to_be_bytes());
+                bytes.extend(ip);
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                bytes.extend(ipv6(from, to, l4.len() as u16, self.protocol, 64));
+            }
+            _ => panic!("one family a packet: {self:?}"),
+        }
+        bytes.extend(l4);
+        bytes
+    }
+
+    fn l4(&self) -> Vec<u8> {
+        let payload = b"a request of odd length";
+        let mut l4 = Vec::new();
+        l4.extend(self.from.port().to_be_bytes());
+        l4.extend(self.to.port().to_be_bytes());
+        let at = if self.protocol == TCP {
+            l4.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
+            16
+        } else {
+            l4.extend((8 + payload.len() as u16).to_be_bytes());
+            l4.extend([0, 0]);
+            6
+        };
+        l4.extend(payload);
+        let sum = transport_checksum(self.from.ip(), self.to.ip(), self.protocol, &l4);
+        l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        l4
+    }
+}
+
+pub fn ethernet(destination: [u8; 6], source: [u8; 6], ether_type: u16) -> Vec<u8> {
+    [&destination[..], &source[..], &ether_type.to_be_bytes()[..]].concat()
+}
+
+pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr, length: u16, next: u8, hops: u8) -> Vec<u8> {
+    let mut ip = vec![0x60, 0, 0, 0];
+    ip.extend(length.to_be_bytes());
+    ip.extend([next, hops]);
+    ip.extend(from.octets());
+    ip.extend(to.octets());
+    ip
+}
+
+/// An ARP packet in an Ethernet frame.
+pub fn arp(
+    destination: [u8; 6],
+    operation: u16,
+    sender: ([u8; 6], [u8; 4]),
+    target: ([u8; 6], [u8; 4]),
+) -> Vec<u8> {
+    let mut bytes = ethernet(destination, sender.0, 0x0806);
+    bytes.extend([0, 1, 8, 0, 6, 4]);
+    bytes.extend(operation.to_be_bytes());
+    bytes.extend(sender.0);
+    bytes.extend(sender.1);
+    bytes.extend(target.0);
+    bytes.extend(target.1);
+    bytes
+}
+
+/// An ICMPv6 message of neighbour discovery; `body` begins with type and code.
+pub fn icmpv6(
+    (destination, source): ([u8; 6], [u8; 6]),
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    mut body: Vec<u8>,
+) -> Vec<u8> {
+    let sum = transport_checksum(from.into(), to.into(), 58, &body);
+    body[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut bytes = ethernet(destination, source, 0x86dd);
+    bytes.extend(ipv6(from, to, body.len() as u16, 58, 255));
+    bytes.extend(body);
+    bytes
+}
+
+fn ether_type(ip: IpAddr) -> u16 {
+    if ip.is_ipv4() { 0x0800 } else { 0x86dd }
+}
+
+fn transport_checksum(from: IpAddr, to: IpAddr, protocol: u8, l4: &[u8]) -> u16 {
+    let mut bytes = Vec::new();
+    for ip in [from, to] {
+        match ip {
+            IpAddr::V4(v4) => bytes.extend(v4.octets()),
+            IpAddr::V6(v6) => bytes.extend(v6.octets()),
+        }
+    }
+    bytes.extend((l4.len() as u32).to_be_bytes());
+    bytes.extend([0, 0, 0, protocol]);
+    bytes.extend(l4);
+    match checksum(&bytes) {
+        0 if protocol == UDP => 0xffff,
+        sum => sum,
+    }
+}
+
+/// RFC 1071, the plain way.
+fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum();
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    !(sum as u16)
+}
