@@ -7,8 +7,8 @@ use herald_ebpf_common::{Reason, ServiceKey, mapped, protocol};
 use crate::forward::{self, Request};
 use crate::neighbour;
 use crate::packet::{
-    ETH_ARP_BE, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, Ipv4, Ipv6, Ports, Verdict, pass,
-    read, words,
+    ETH_ARP_BE, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, Ipv4, Ipv6, Ports, VERSION_6_BE,
+    Verdict, pass, read, words,
 };
 
 /// The more-fragments flag and the fragment offset (RFC 791 3.1).
@@ -66,6 +66,9 @@ fn ipv6(ctx: &XdpContext) -> Verdict {
     let Some(ip) = read::<Ipv6>(ctx, ETH_LEN) else {
         return pass(Reason::Truncated);
     };
+    if ip.version_class_flow_be & 0xf000_0000_u32.to_be() != VERSION_6_BE {
+        return pass(Reason::Truncated);
+    }
     let l4 = ETH_LEN + size_of::<Ipv6>();
     match ip.next_header {
         protocol::TCP | protocol::UDP => {}

@@ -12,8 +12,8 @@ use herald_ebpf_common::{Address, Mac, Reason, VipKey, mapped, protocol};
 
 use crate::maps::{self, LINKS, SESSION, VIPS};
 use crate::packet::{
-    BROADCAST, ETH_IPV4_BE, ETH_LEN, Ethernet, Ipv6, Verdict, at, drop, mac_number, pass, read,
-    set_mac, set_mac_number, transmit,
+    BROADCAST, ETH_IPV4_BE, ETH_LEN, Ethernet, Ipv6, VERSION_6_BE, Verdict, at, drop, mac_number,
+    pass, read, set_mac, set_mac_number, transmit,
 };
 
 /// An ARP packet for IPv4 over Ethernet (RFC 826). Addresses in halves: they are not aligned.
@@ -106,7 +106,9 @@ pub fn arp(ctx: &XdpContext) -> Verdict {
         && arp.lengths_be == LENGTHS_BE
         && arp.operation_be == REQUEST_BE;
     // Sender and target alike: an announcement (RFC 5227 2.3), which nobody answers.
-    if !is_request || arp.sender_ip == arp.target_ip || is_group(arp.sender_mac) {
+    let is_host =
+        is_station(&arp.sender_mac) && !is_group(&ethernet.source) && is_host(arp.sender_ip);
+    if !is_request || arp.sender_ip == arp.target_ip || !is_host {
         return pass(Reason::ArpPassed);
     }
     let ifindex = ctx.ingress_ifindex() as u32;
@@ -139,8 +141,22 @@ fn word(halves: [u16; 2]) -> u32 {
 
 /// The group bit of an Ethernet address: the lowest bit of its first octet.
 #[inline(always)]
-fn is_group(mac: Mac) -> bool {
-    mac[0] & 1 != 0
+fn is_group(mac: &Mac) -> bool {
+    mac[0] & 1_u16.to_le() != 0
+}
+
+/// One machine's MAC: no group's, and not zero.
+#[inline(always)]
+fn is_station(mac: &Mac) -> bool {
+    !is_group(mac) && mac[0] | mac[1] | mac[2] != 0
+}
+
+/// Whether an IPv4 address can be a host's, or is the probe's 0.0.0.0: no multicast, broadcast or
+/// loopback address.
+#[inline(always)]
+fn is_host(ip: [u16; 2]) -> bool {
+    let first = (ip[0] & 0xff) as u8;
+    first != 127 && first & 0xf0 != 224 && word(ip) != u32::MAX
 }
 
 /// A solicitation that RFC 4861 7.1.1 lets through.
@@ -196,7 +212,8 @@ fn solicitation(ctx: &XdpContext, own: &Mac) -> Option<Solicitation> {
         && (to_group && (to_us || ethernet.destination == group_mac)
             || ip.destination == header.target && to_us)
         && (!is_unspecified || to_group)
-        && !is_group(ethernet.source)
+        && !is_group(&ethernet.source)
+        && ip.source[0] & 0xff00_0000_u32.to_be() != 0xff00_0000_u32.to_be()
         && header.target[0] & 0xff00_0000_u32.to_be() != 0xff00_0000_u32.to_be();
     if !valid || length < BARE || length % 8 != 0 || length > BARE + 8 * OPTION_UNITS {
         return None;
@@ -221,7 +238,7 @@ fn solicitation(ctx: &XdpContext, own: &Mac) -> Option<Solicitation> {
                 return None;
             }
             if option.kind == SOURCE_LINK_LAYER {
-                if is_unspecified || option.length != 1 || is_group(option.mac) {
+                if is_unspecified || option.length != 1 || !is_station(&option.mac) {
                     return None;
                 }
                 asker_mac = mac_number(&option.mac);
@@ -257,6 +274,7 @@ fn advertise(ctx: &XdpContext, asked: &Solicitation, own: &Mac) -> Option<()> {
     let asker_mac = if is_test { mac_number(&ALL_NODES_MAC) } else { asked.asker_mac };
     set_mac_number(&mut ethernet.destination, asker_mac);
     set_mac(&mut ethernet.source, own);
+    ip.version_class_flow_be = VERSION_6_BE;
     ip.payload_length_be = (WITH_OPTION as u16).to_be();
     ip.hop_limit = 255;
     ip.source = asked.target;

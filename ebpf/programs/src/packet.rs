@@ -53,6 +53,9 @@ pub struct Ipv6 {
     pub destination: [u32; 4],
 }
 
+/// The first word of an IPv6 header without traffic class and flow label.
+pub const VERSION_6_BE: u32 = 0x6000_0000_u32.to_be();
+
 /// The first four bytes of TCP and UDP alike.
 #[repr(C)]
 #[derive(Clone, Copy)]

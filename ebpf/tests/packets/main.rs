@@ -1,6 +1,7 @@
 //! Packet in, verdict and packet out: the programs in the kernel, a row per rule, IPv4 and IPv6.
 //! Needs root and BPF; no interface is touched.
 
+mod answers;
 mod build;
 mod kernel;
 
