@@ -1,0 +1,282 @@
+//! What only a raft leader does: grant, revoke, place, and hand leadership on.
+//!
+//! A leader acts only while a quorum has lately confirmed it, and only after its own `Lead` is
+//! applied. It revokes a session after a ttl of silence, except that of the leader before it,
+//! whose voice has ended by then (the argument is in [`crate::raft`]). It must never grant after it
+//! proposed a revocation in the same term, nor after it asked another node to take over.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ::raft::GetEntriesContext;
+
+use super::{Core, Out};
+use crate::model::{BootTime, Claim, ClaimKey, NodeName, SessionState, Wanted};
+use crate::placement;
+use crate::raft::command::Command;
+use crate::raft::frame::{Frame, Renewal};
+
+/// A new leader gives out keys that nobody ever held only after this many heartbeats, or once all
+/// nodes are there; else the first node up would get everything, and keep it.
+const SETTLING_HEARTBEATS: u32 = 3;
+/// A node that was silent for this many heartbeats is given nothing new.
+const FRESH_HEARTBEATS: u32 = 3;
+
+/// One leadership of this node.
+pub(super) struct Leading {
+    /// Raft's term.
+    pub(super) term: u64,
+    elected: BootTime,
+    /// The leader before this one.
+    predecessor: Option<NodeName>,
+    lead_applied: bool,
+    /// Until when no other node can have won.
+    lease: Option<BootTime>,
+    /// Another node was asked to take over: this one has no voice in this term any more.
+    forfeited: bool,
+    heard: BTreeMap<NodeName, BootTime>,
+    renewals: BTreeMap<NodeName, Renewal>,
+    revoking: BTreeSet<(NodeName, u64)>,
+    claiming: BTreeMap<ClaimKey, Claim>,
+    read_due: bool,
+    pub(super) place_due: bool,
+}
+
+impl Leading {
+    /// This node's own deadline: a leader needs no grant, its quorum is one.
+    pub(super) fn own_deadline(&self) -> Option<BootTime> {
+        self.lease.filter(|_| self.lead_applied && !self.forfeited)
+    }
+
+    /// A quorum answered the heartbeat with this context.
+    pub(super) fn heard_quorum(&mut self, context: &[u8], lease: Duration) {
+        let Some((term, sent)) = read_context(context) else { return };
+        if term == self.term {
+            self.lease = self.lease.max(Some(sent + lease));
+        }
+    }
+
+    pub(super) fn applied(
+        &mut self,
+        raft_term: u64,
+        command: &Command,
+        me: &NodeName,
+        now: BootTime,
+    ) {
+        self.place_due = true;
+        match command {
+            Command::Lead { node } if node == me && raft_term == self.term => {
+                self.lead_applied = true;
+                self.read_due = true;
+            }
+            Command::OpenSession { node, .. } => {
+                self.heard.insert(node.clone(), now);
+            }
+            Command::Claim { key, term, .. }
+                if self.claiming.get(key).is_some_and(|claim| claim.term == *term) =>
+            {
+                self.claiming.remove(key);
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts a stall of this node in nobody's disfavour.
+    pub(super) fn forgive(&mut self, stall: Duration, now: BootTime) {
+        for heard in self.heard.values_mut().chain([&mut self.elected]) {
+            *heard = (*heard + stall).min(now);
+        }
+    }
+
+    fn confirmed(&self, now: BootTime) -> bool {
+        self.lead_applied && !self.forfeited && self.lease.is_some_and(|until| now < until)
+    }
+
+    fn silent_since(&self, node: &NodeName) -> BootTime {
+        self.heard.get(node).copied().unwrap_or(self.elected)
+    }
+}
+
+impl Core {
+    /// Called as soon as raft made this node leader, with nothing of this leadership said yet.
+    pub(super) fn begin_leading(&mut self, term: u64) {
+        self.leading = Some(Leading {
+            term,
+            elected: self.now,
+            predecessor: self.last_lead(),
+            lead_applied: false,
+            lease: None,
+            forfeited: false,
+            heard: BTreeMap::new(),
+            renewals: BTreeMap::new(),
+            revoking: BTreeSet::new(),
+            claiming: BTreeMap::new(),
+            read_due: false,
+            place_due: true,
+        });
+        let node = self.me.clone();
+        // Nothing is in this leader's way yet, so the library takes it.
+        self.propose(&Command::Lead { node });
+    }
+
+    /// The last `Lead` in this node's log, decided or not.
+    fn last_lead(&self) -> Option<NodeName> {
+        let log = &self.raft.raft.raft_log;
+        let first = log.first_index().max(self.machine.applied + 1);
+        let context = GetEntriesContext::empty(false);
+        let open = log.slice(first, log.last_index() + 1, None, context).unwrap_or_default();
+        let lead = open.iter().rev().find_map(|entry| match Command::decode(&entry.data) {
+            Ok(Command::Lead { node }) => Some(node),
+            _ => None,
+        });
+        lead.or_else(|| self.machine.last_lead.clone())
+    }
+
+    pub(super) fn take_renewal(&mut self, from: &NodeName, renewal: Renewal) {
+        let Some(leading) = &mut self.leading else { return };
+        let session = self.machine.sessions.get(from);
+        // A higher epoch is a restarted process that is about to open its session.
+        let current = session.is_none_or(|s| renewal.epoch >= s.epoch);
+        if renewal.raft_term != leading.term || !current {
+            return;
+        }
+        leading.place_due |= leading.heard.insert(from.clone(), self.now).is_none();
+        leading.renewals.insert(from.clone(), renewal);
+    }
+
+    pub(super) fn lead(&mut self, beat: bool, out: &mut Out) {
+        let Some(leading) = &mut self.leading else { return };
+        if beat && !leading.lead_applied {
+            self.raft.ping();
+        } else if beat || leading.read_due {
+            leading.read_due = false;
+            // A read by quorum proves that no other leader was elected before `now` (raft thesis,
+            // section 6.4), and its round of heartbeats is the only one this leader sends.
+            self.raft.read_index(write_context(leading.term, self.now));
+            leading.place_due = true;
+        }
+        if self.leading.as_ref().is_some_and(|leading| leading.confirmed(self.now)) {
+            self.revoke_silent();
+            self.grant(out);
+            self.place();
+        }
+    }
+
+    fn revoke_silent(&mut self) {
+        let (now, patience) = (self.now, self.timing.patience());
+        let Some(leading) = &self.leading else { return };
+        let open = self.machine.sessions.values().filter(|s| s.state == SessionState::Open);
+        let silent: Vec<(NodeName, u64)> = open
+            .filter(|session| session.node != self.me)
+            .filter(|session| {
+                let never_heard = !leading.heard.contains_key(&session.node);
+                let led_before = leading.predecessor.as_ref() == Some(&session.node);
+                (never_heard && led_before) || now >= leading.silent_since(&session.node) + patience
+            })
+            .map(|session| (session.node.clone(), session.epoch))
+            .filter(|session| !leading.revoking.contains(session))
+            .collect();
+        for (node, epoch) in silent {
+            let proposed = self.propose(&Command::Revoke { node: node.clone(), epoch });
+            if let Some(leading) = self.leading.as_mut().filter(|_| proposed) {
+                leading.revoking.insert((node, epoch));
+            }
+        }
+    }
+
+    fn grant(&mut self, out: &mut Out) {
+        let Some(leading) = &mut self.leading else { return };
+        leading.renewals.retain(|node, renewal| {
+            let granted = self.machine.is_open(node, renewal.epoch)
+                && !leading.revoking.contains(&(node.clone(), renewal.epoch));
+            if granted {
+                out.send(node.clone(), Frame::Grant(*renewal));
+            }
+            !granted
+        });
+    }
+
+    fn place(&mut self) {
+        let Some(leading) = self.leading.as_mut().filter(|leading| leading.place_due) else {
+            return;
+        };
+        leading.place_due = false;
+        let Some(wanted) = &self.wanted else { return };
+        let living = self.machine.living();
+        let fresh = self.now.earlier(self.timing.heartbeat * FRESH_HEARTBEATS);
+        let candidates: BTreeSet<NodeName> = self
+            .machine
+            .sessions
+            .values()
+            .filter(|s| s.state == SessionState::Open && !s.draining)
+            .filter(|s| {
+                if s.node == self.me {
+                    return s.epoch == self.member.epoch && !self.member.leaves();
+                }
+                leading.heard.get(&s.node).is_some_and(|heard| *heard >= fresh)
+                    && !leading.revoking.contains(&(s.node.clone(), s.epoch))
+            })
+            .map(|s| s.node.clone())
+            .collect();
+        let settled = candidates.len() == self.ids.len()
+            || self.now >= leading.elected + self.timing.heartbeat * SETTLING_HEARTBEATS;
+        let wanted = if settled {
+            Cow::Borrowed(wanted)
+        } else {
+            let once_held = |key: &ClaimKey| self.machine.claims.contains_key(key);
+            let claims = wanted.claims.iter().filter(|(key, _)| once_held(key));
+            Cow::Owned(Wanted { claims: claims.map(|(k, v)| (*k, v.clone())).collect() })
+        };
+        let mut claims = Cow::Borrowed(&self.machine.claims);
+        if !leading.claiming.is_empty() {
+            claims.to_mut().extend(leading.claiming.clone());
+        }
+        let placed = placement::place(&wanted, &claims, &living, &candidates);
+        for (key, node) in placed {
+            let term = self.machine.claims.get(&key).map_or(0, |claim| claim.term) + 1;
+            let Some(&epoch) = living.get(&node) else { continue };
+            let command = Command::Claim { key, node: node.clone(), epoch, term };
+            let proposed = self.raft.propose(Vec::new(), command.encode()).is_ok();
+            if let Some(leading) = self.leading.as_mut().filter(|_| proposed) {
+                let holder = Some((node, epoch));
+                leading.claiming.insert(key, Claim { key, holder, term });
+            }
+        }
+    }
+
+    /// Asks the follower that is furthest along to take over. True once there is nobody to ask.
+    pub(super) fn hand_leadership_on(&mut self, beat: bool, out: &mut Out) -> bool {
+        let log = &self.raft.raft.raft_log;
+        let all_decided = log.last_index() == self.machine.applied;
+        let fresh = self.now.earlier(self.timing.heartbeat * FRESH_HEARTBEATS);
+        let Some(leading) = &mut self.leading else { return true };
+        if self.ids.len() == 1 {
+            return true;
+        }
+        if !all_decided || (leading.forfeited && !beat) {
+            return false;
+        }
+        let heard = leading.heard.iter().filter(|(_, heard)| **heard >= fresh);
+        let ids = heard.filter_map(|(node, _)| self.ids.get(node));
+        let matched =
+            ids.filter_map(|id| self.raft.raft.prs().get(*id).map(|pr| (pr.matched, *id)));
+        let Some((_, next)) = matched.max() else { return false };
+        // Silent before the request leaves, and for the rest of the term: the next leader is elected
+        // against the promises this leader's voice rests on.
+        leading.forfeited = true;
+        self.silence(out);
+        self.raft.transfer_leader(next);
+        false
+    }
+}
+
+fn write_context(term: u64, now: BootTime) -> Vec<u8> {
+    [term.to_be_bytes(), now.as_nanos().to_be_bytes()].concat()
+}
+
+fn read_context(context: &[u8]) -> Option<(u64, BootTime)> {
+    let (term, rest) = context.split_first_chunk()?;
+    let sent = rest.try_into().ok()?;
+    Some((u64::from_be_bytes(*term), BootTime::from_nanos(u64::from_be_bytes(sent))))
+}

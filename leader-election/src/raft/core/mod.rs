@@ -1,0 +1,346 @@
+//! The whole protocol as a function of input and time: no clock, socket, task or file.
+//!
+//! [`Core::handle`] takes one input and the present time and returns what is to be done, in order.
+//! Raft's ticks up to the present time always come before the input: a tick that is caught up after a
+//! heartbeat would shorten the promise the heartbeat stands for. The caller must do the actions in
+//! order and give up on the first that fails; the core counts what it asked to persist as
+//! persisted. Read the argument in [`super`] first. `member` is this node's session, `leading` what
+//! only a raft leader does, `ready` the handling of the raft library.
+
+mod action;
+mod config;
+mod leading;
+mod member;
+mod ready;
+#[cfg(test)]
+mod rubbish;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ::raft::{RawNode, StateRole};
+
+pub use self::action::{Action, Batch, Input};
+pub use self::config::CoreConfig;
+
+use self::config::{raft_config, raft_id};
+use self::leading::Leading;
+use self::member::Member;
+use super::command::Command;
+use super::convert;
+use super::frame::{Frame, RaftKind, RaftMessage};
+use super::machine::Machine;
+use super::sanity::{self, Refusal};
+use super::store::{Image, Store};
+use crate::error::Error;
+use crate::model::{BootTime, NodeName, View, Wanted};
+use crate::placement::fnv1a;
+use crate::timing::{ELECTION_TICKS, ELECTION_TICKS_END, HEARTBEAT_TICKS, Timing};
+
+/// After a stall, at most this many ticks are caught up: enough for a leader to notice that it lost
+/// its quorum (two checks, one per election time), few enough to cost nothing.
+const MOST_TICKS_AT_ONCE: u32 = 3 * ELECTION_TICKS;
+/// What raft puts into a vote request that its leader asked for (raft thesis, section 3.10).
+const TRANSFER: &[u8] = b"CampaignTransfer";
+
+/// The protocol state of one node.
+pub struct Core {
+    me: NodeName,
+    ids: BTreeMap<NodeName, u64>,
+    names: BTreeMap<u64, NodeName>,
+    timing: Timing,
+    raft: RawNode<Store>,
+    machine: Machine,
+    member: Member,
+    leading: Option<Leading>,
+    wanted: Option<Wanted>,
+    now: BootTime,
+    next_tick: BootTime,
+    ticks: u32,
+    beat: bool,
+    /// Before this this node votes for nobody: it promised so to a leader, or may have done so in a
+    /// process before this one.
+    votes_from: BootTime,
+    /// Raft's role and term as last seen, and the election timeout drawn for them.
+    role: (StateRole, u64),
+    election_ticks: usize,
+    random: u64,
+    /// Raft's leader and term as last seen.
+    led_by: (u64, u64),
+    /// What the fence was last set to.
+    deadline: Option<BootTime>,
+    stopped: bool,
+}
+
+/// What one call of [`Core::handle`] has gathered so far.
+#[derive(Default)]
+struct Out {
+    silenced: bool,
+    durable: Vec<Action>,
+    sends: Vec<Action>,
+    view_changed: bool,
+}
+
+impl Core {
+    /// The core of a node that starts with what the disk gave back. `image.epoch` must be one that no
+    /// earlier process has used, and durable.
+    ///
+    /// # Errors
+    /// If the configuration is impossible or the image cannot be one of this node.
+    pub fn new(config: CoreConfig, image: &Image, now: BootTime) -> Result<Self, Error> {
+        config.check()?;
+        let ids: BTreeMap<NodeName, u64> =
+            config.voters.iter().map(|node| (node.clone(), raft_id(node))).collect();
+        let names: BTreeMap<u64, NodeName> = ids.iter().map(|(n, id)| (*id, n.clone())).collect();
+        let CoreConfig { node: me, timing, facts, seed, .. } = config;
+        let id = raft_id(&me);
+        let machine = match &image.snapshot {
+            Some(snapshot) => {
+                Machine::decode(snapshot.index, &snapshot.data).map_err(Error::Snapshot)?
+            }
+            None => Machine::default(),
+        };
+        let store = Store::new(names.keys().copied().collect(), image);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut raft =
+            RawNode::new(&raft_config(id, machine.applied), store, &logger).map_err(Error::Raft)?;
+        let mut votes_from = now + timing.ticks(ELECTION_TICKS);
+        if names.len() == 1 {
+            votes_from = now;
+            raft.campaign().map_err(Error::Raft)?;
+        }
+        let mut core = Self {
+            member: Member::new(image.epoch, facts, now),
+            me,
+            ids,
+            names,
+            timing,
+            raft,
+            machine,
+            leading: None,
+            wanted: None,
+            now,
+            next_tick: now + timing.tick(),
+            ticks: 0,
+            beat: false,
+            votes_from,
+            role: (StateRole::Follower, 0),
+            election_ticks: 0,
+            random: seed,
+            led_by: (0, 0),
+            deadline: None,
+            stopped: false,
+        };
+        core.draw_election_ticks();
+        Ok(core)
+    }
+
+    /// When to call [`Core::handle`] with [`Input::Tick`] if nothing happens before.
+    pub fn next_deadline(&self) -> Option<BootTime> {
+        (!self.stopped).then_some(self.next_tick)
+    }
+
+    /// Takes one input at the time `now` and says what is to be done, in order.
+    ///
+    /// `now` must have been read after the input was received: what a peer did has then happened
+    /// before `now`, and waiting counted from `now` is never too short.
+    pub fn handle(&mut self, input: Input, now: BootTime) -> Vec<Action> {
+        let mut out = Out::default();
+        let mut refused = Vec::new();
+        if self.stopped {
+            return refused;
+        }
+        self.advance(now, &mut out);
+        self.take(input, &mut out, &mut refused);
+        loop {
+            self.settle(&mut out);
+            self.duties(&mut out);
+            if !self.raft.has_ready() {
+                break;
+            }
+        }
+        let mut actions = self.in_order(out);
+        actions.append(&mut refused);
+        if self.stopped {
+            actions.push(Action::Stopped);
+        }
+        actions
+    }
+
+    /// Catches up with raft's ticks, before anything else of this call is looked at.
+    fn advance(&mut self, now: BootTime, out: &mut Out) {
+        let now = now.max(self.now);
+        let stall = now.since(self.now);
+        self.now = now;
+        if let Some(leading) = &mut self.leading
+            && stall > self.timing.heartbeat * 2
+        {
+            // What peers said meanwhile may still wait to be read: this node was silent, not they.
+            leading.forgive(stall, now);
+        }
+        let oldest = now.earlier(self.timing.ticks(MOST_TICKS_AT_ONCE));
+        self.next_tick = self.next_tick.max(oldest);
+        while self.next_tick <= now {
+            self.next_tick = self.next_tick + self.timing.tick();
+            self.ticks = (self.ticks + 1) % HEARTBEAT_TICKS;
+            self.beat |= self.ticks == 0;
+            self.raft.raft.set_randomized_election_timeout(self.election_ticks);
+            self.raft.tick();
+            self.settle(out);
+        }
+    }
+
+    fn take(&mut self, input: Input, out: &mut Out, refused: &mut Vec<Action>) {
+        match input {
+            Input::Tick => {}
+            Input::Frame(from, frame) => {
+                if let Err(reason) = self.take_frame(&from, frame) {
+                    refused.push(Action::Refused(from, reason));
+                }
+            }
+            Input::Wanted(wanted) => {
+                self.wanted = Some(wanted);
+                if let Some(leading) = &mut self.leading {
+                    leading.place_due = true;
+                }
+            }
+            Input::Facts(facts) => self.member.set_facts(facts),
+            Input::Put { name, value, guard } => {
+                let (node, epoch) = (self.me.clone(), self.member.epoch);
+                self.submit(Command::Put { name, value, guard, node, epoch }, out);
+            }
+            Input::Release(key) => self.release(key, out),
+            Input::Drain => self.drain(out),
+            Input::Close => self.close(out),
+        }
+    }
+
+    fn take_frame(&mut self, from: &NodeName, frame: Frame) -> Result<(), Refusal> {
+        let Some(&id) = self.ids.get(from).filter(|_| *from != self.me) else {
+            return Err(Refusal::UnknownSender);
+        };
+        match frame {
+            Frame::Hello { .. } => return Err(Refusal::UnexpectedHello),
+            Frame::Raft(message) => self.take_raft(id, &message)?,
+            Frame::Propose(command) => {
+                if command.proposer() != Some(from) {
+                    return Err(Refusal::ForeignCommand);
+                }
+                if self.leading.is_some() {
+                    self.propose(&command);
+                }
+            }
+            Frame::Renew(renewal) => self.take_renewal(from, renewal),
+            Frame::Grant(renewal) => self.take_grant(id, renewal),
+        }
+        Ok(())
+    }
+
+    fn take_raft(&mut self, from: u64, message: &RaftMessage) -> Result<(), Refusal> {
+        let voters: Vec<u64> = self.names.keys().copied().collect();
+        sanity::check(message, self.raft.raft.term, &self.raft.raft.raft_log, &voters)?;
+        let asks_for_vote = matches!(message.kind, RaftKind::Vote | RaftKind::PreVote);
+        let on_behalf_of_leader = message.context == TRANSFER;
+        if asks_for_vote && !on_behalf_of_leader && self.now < self.votes_from {
+            return Ok(());
+        }
+        let id = self.raft.raft.id;
+        // What the library declines (a message of the past, a peer it does not know) needs no answer.
+        let _ = self.raft.step(convert::message_to_raft(message, from, id));
+        let led = self.raft.raft.leader_id == from && self.raft.raft.term == message.term;
+        let leads =
+            matches!(message.kind, RaftKind::Heartbeat | RaftKind::Append | RaftKind::Snapshot);
+        if led && leads {
+            self.votes_from = self.votes_from.max(self.now + self.timing.promise());
+        }
+        Ok(())
+    }
+
+    /// Puts a command into the log if this node leads, else asks the leader, else forgets it: every
+    /// wish is repeated by whoever has it.
+    fn submit(&mut self, command: Command, out: &mut Out) {
+        if self.leading.is_some() {
+            self.propose(&command);
+        } else if let Some(leader) = self.names.get(&self.raft.raft.leader_id) {
+            out.send(leader.clone(), Frame::Propose(command));
+        }
+    }
+
+    /// Whether the command is in this leader's log now.
+    fn propose(&mut self, command: &Command) -> bool {
+        self.raft.propose(Vec::new(), command.encode()).is_ok()
+    }
+
+    fn silence(&mut self, out: &mut Out) {
+        self.member.granted = None;
+        out.silenced = true;
+    }
+
+    /// Until when this node may speak, by all that is known now.
+    fn deadline_now(&self) -> Option<BootTime> {
+        if self.member.closing.is_some() || !self.machine.is_open(&self.me, self.member.epoch) {
+            return None;
+        }
+        match &self.leading {
+            Some(leading) => leading.own_deadline(),
+            None => self.member.granted,
+        }
+    }
+
+    /// Silence first; what is durable before what is said or relied on.
+    fn in_order(&mut self, out: Out) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let deadline = self.deadline_now();
+        if out.silenced || deadline < self.deadline {
+            self.deadline = None;
+            actions.push(Action::SetDeadline(None));
+        }
+        actions.extend(out.durable);
+        if deadline != self.deadline {
+            self.deadline = deadline;
+            actions.push(Action::SetDeadline(deadline));
+        }
+        actions.extend(out.sends);
+        if out.view_changed {
+            actions.push(Action::Publish(Arc::new(self.view())));
+        }
+        actions
+    }
+
+    /// Everything this node knows now.
+    pub fn view(&self) -> View {
+        let mut claims = self.machine.claims.clone();
+        for claim in claims.values_mut() {
+            let given_up = self.member.gives_up(claim);
+            claim.holder.take_if(|(node, _)| *node == self.me && given_up);
+        }
+        View {
+            me: self.me.clone(),
+            epoch: self.member.epoch,
+            sessions: self.machine.sessions.clone(),
+            claims,
+            records: self.machine.records.clone(),
+            leader: self.names.get(&self.raft.raft.leader_id).cloned(),
+            raft_term: self.raft.raft.term,
+            applied: self.machine.applied,
+        }
+    }
+
+    /// A new election timeout, from this core's own random numbers: the library's come from the
+    /// system, and no two runs of a test would be the same.
+    fn draw_election_ticks(&mut self) {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = fnv1a(self.random.to_be_bytes());
+        let span = u64::from(ELECTION_TICKS_END - ELECTION_TICKS);
+        let ticks = u64::from(ELECTION_TICKS) + (mixed ^ (mixed >> 31)) % span;
+        self.election_ticks = usize::try_from(ticks).unwrap_or(usize::MAX);
+    }
+}
+
+impl Out {
+    fn send(&mut self, to: NodeName, frame: Frame) {
+        self.sends.push(Action::Send(to, frame));
+    }
+}

@@ -1,0 +1,384 @@
+//! What nodes say to each other, as bounded bytes.
+//!
+//! One frame is at most [`MAX_FRAME`] bytes. Decoding must never panic and never accept a byte too
+//! much or too few. Raft's own messages travel as [`RaftMessage`], with only the kinds and fields
+//! that this use of raft needs (pre-vote, check-quorum, reads by quorum, snapshots, transfer);
+//! `convert` builds the library's structs from them field by field. Whether a well-formed
+//! message makes sense is judged later, by [`super::sanity`].
+
+use super::codec::{CodecError, Reader, Writer};
+use super::command::Command;
+use crate::model::NodeName;
+
+/// Most bytes in one frame, its length prefix not counted.
+pub const MAX_FRAME: usize = 1024 * 1024;
+/// Longest name of a cluster.
+pub const MAX_CLUSTER_NAME: usize = 128;
+/// Most entries in one message.
+const MAX_ENTRIES: usize = 4096;
+/// Longest context of a raft message: ours are 16 bytes, raft's own "CampaignTransfer" is 16 too.
+const MAX_CONTEXT: usize = 32;
+/// Most voters in a snapshot.
+pub(crate) const MAX_VOTERS: usize = 32;
+
+/// One thing said by one node to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// First frame of a connection: who is calling.
+    Hello {
+        /// The caller's cluster.
+        cluster: String,
+        /// The caller.
+        node: NodeName,
+    },
+    /// A message of the raft library.
+    Raft(RaftMessage),
+    /// A command the leader should put into the log.
+    Propose(Command),
+    /// "I live": asks the leader to extend the session of the sender.
+    Renew(Renewal),
+    /// The leader's answer to the renewal with the same numbers.
+    Grant(Renewal),
+}
+
+/// The numbers of a renewal and of its grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// Raft's term, so that no grant outlives the leader that gave it.
+    pub raft_term: u64,
+    /// Epoch of the session.
+    pub epoch: u64,
+    /// Which renewal.
+    pub seq: u64,
+}
+
+/// A message of the raft library: the kinds and fields in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftMessage {
+    /// What it is.
+    pub kind: RaftKind,
+    /// Raft's term.
+    pub term: u64,
+    /// Term of the entry at `index`.
+    pub log_term: u64,
+    /// A position in the log.
+    pub index: u64,
+    /// How far the sender knows the log to be decided.
+    pub commit: u64,
+    /// Term of the entry at `commit`.
+    pub commit_term: u64,
+    /// The answer is no.
+    pub reject: bool,
+    /// Where the log of the refusing node ends.
+    pub reject_hint: u64,
+    /// Ties an answer to its question.
+    pub context: Vec<u8>,
+    /// Entries that follow `index`.
+    pub entries: Vec<LogEntry>,
+    /// The state in place of entries.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// Which message of the raft library it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RaftKind {
+    /// Entries for a follower.
+    Append,
+    /// Its answer.
+    AppendResponse,
+    /// "Vote for me."
+    Vote,
+    /// The answer.
+    VoteResponse,
+    /// "Would you vote for me?"
+    PreVote,
+    /// The answer.
+    PreVoteResponse,
+    /// The state, for a follower whose entries are gone.
+    Snapshot,
+    /// "I lead."
+    Heartbeat,
+    /// The answer.
+    HeartbeatResponse,
+    /// "Take over now": the leader hands leadership on.
+    TimeoutNow,
+}
+
+/// One position of the log. Empty data is raft's own mark of a new leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Position, from 1.
+    pub index: u64,
+    /// Raft's term in which it was written.
+    pub term: u64,
+    /// A [`Command`], or nothing.
+    pub data: Vec<u8>,
+}
+
+/// The state machine up to a position, in place of the entries before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Last position contained.
+    pub index: u64,
+    /// Raft's term at that position.
+    pub term: u64,
+    /// Raft ids of the voters.
+    pub voters: Vec<u64>,
+    /// The state.
+    pub data: Vec<u8>,
+}
+
+const KINDS: [RaftKind; 10] = [
+    RaftKind::Append,
+    RaftKind::AppendResponse,
+    RaftKind::Vote,
+    RaftKind::VoteResponse,
+    RaftKind::PreVote,
+    RaftKind::PreVoteResponse,
+    RaftKind::Snapshot,
+    RaftKind::Heartbeat,
+    RaftKind::HeartbeatResponse,
+    RaftKind::TimeoutNow,
+];
+
+impl Frame {
+    /// The frame as bytes, without length prefix.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut to = Writer::default();
+        match self {
+            Self::Hello { cluster, node } => {
+                to.u8(1).text(cluster).node(node);
+            }
+            Self::Raft(message) => {
+                to.u8(2);
+                message.write(&mut to);
+            }
+            Self::Propose(command) => {
+                to.u8(3);
+                command.write(&mut to);
+            }
+            Self::Renew(renewal) => {
+                to.u8(4);
+                renewal.write(&mut to);
+            }
+            Self::Grant(renewal) => {
+                to.u8(5);
+                renewal.write(&mut to);
+            }
+        }
+        to.into_bytes()
+    }
+
+    /// The frame in these bytes.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly one frame within bounds.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        if bytes.len() > MAX_FRAME {
+            return Err(CodecError::TooLong);
+        }
+        let mut from = Reader::new(bytes);
+        let frame = match from.u8()? {
+            1 => {
+                Self::Hello { cluster: from.text(MAX_CLUSTER_NAME)?.to_owned(), node: from.node()? }
+            }
+            2 => Self::Raft(RaftMessage::read(&mut from)?),
+            3 => Self::Propose(Command::read(&mut from)?),
+            4 => Self::Renew(Renewal::read(&mut from)?),
+            5 => Self::Grant(Renewal::read(&mut from)?),
+            _ => return Err(CodecError::BadTag),
+        };
+        from.finish()?;
+        Ok(frame)
+    }
+}
+
+impl Renewal {
+    fn write(&self, to: &mut Writer) {
+        to.u64(self.raft_term).u64(self.epoch).u64(self.seq);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self { raft_term: from.u64()?, epoch: from.u64()?, seq: from.u64()? })
+    }
+}
+
+impl RaftMessage {
+    fn write(&self, to: &mut Writer) {
+        let kind = KINDS.iter().position(|kind| *kind == self.kind).unwrap_or(KINDS.len());
+        to.u8(u8::try_from(kind).unwrap_or(u8::MAX));
+        to.u64(self.term).u64(self.log_term).u64(self.index);
+        to.u64(self.commit).u64(self.commit_term);
+        to.flag(self.reject).u64(self.reject_hint).bytes(&self.context);
+        to.count(self.entries.len());
+        for entry in &self.entries {
+            entry.write(to);
+        }
+        to.flag(self.snapshot.is_some());
+        if let Some(snapshot) = &self.snapshot {
+            snapshot.write(to);
+        }
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let kind = *KINDS.get(usize::from(from.u8()?)).ok_or(CodecError::BadTag)?;
+        let (term, log_term, index) = (from.u64()?, from.u64()?, from.u64()?);
+        let (commit, commit_term) = (from.u64()?, from.u64()?);
+        let (reject, reject_hint) = (from.flag()?, from.u64()?);
+        let context = from.bytes(MAX_CONTEXT)?.to_vec();
+        let mut entries = Vec::new();
+        for _ in 0..from.count(MAX_ENTRIES)? {
+            entries.push(LogEntry::read(from)?);
+        }
+        let snapshot = if from.flag()? { Some(Snapshot::read(from)?) } else { None };
+        Ok(Self {
+            kind,
+            term,
+            log_term,
+            index,
+            commit,
+            commit_term,
+            reject,
+            reject_hint,
+            context,
+            entries,
+            snapshot,
+        })
+    }
+}
+
+impl LogEntry {
+    pub(crate) fn write(&self, to: &mut Writer) {
+        to.u64(self.index).u64(self.term).bytes(&self.data);
+    }
+
+    pub(crate) fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self { index: from.u64()?, term: from.u64()?, data: from.bytes(MAX_FRAME)?.to_vec() })
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn write(&self, to: &mut Writer) {
+        to.u64(self.index).u64(self.term).count(self.voters.len());
+        for voter in &self.voters {
+            to.u64(*voter);
+        }
+        to.bytes(&self.data);
+    }
+
+    pub(crate) fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let (index, term) = (from.u64()?, from.u64()?);
+        let mut voters = Vec::new();
+        for _ in 0..from.count(MAX_VOTERS)? {
+            voters.push(from.u64()?);
+        }
+        Ok(Self { index, term, voters, data: from.bytes(MAX_FRAME)?.to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::raft::command::tests::{any_command, any_node};
+
+    fn any_bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..=most)
+    }
+
+    fn any_snapshot() -> impl Strategy<Value = Snapshot> {
+        (any::<u64>(), any::<u64>(), prop::collection::vec(any::<u64>(), 0..5), any_bytes(60))
+            .prop_map(|(index, term, voters, data)| Snapshot { index, term, voters, data })
+    }
+
+    fn any_raft() -> impl Strategy<Value = RaftMessage> {
+        let entry = (any::<u64>(), any::<u64>(), any_bytes(40))
+            .prop_map(|(index, term, data)| LogEntry { index, term, data });
+        let entries = prop::collection::vec(entry, 0..5);
+        let kind = prop::sample::select(KINDS.to_vec());
+        (
+            (kind, any::<[u64; 6]>(), any::<bool>(), any_bytes(MAX_CONTEXT)),
+            (entries, prop::option::of(any_snapshot())),
+        )
+            .prop_map(|((kind, numbers, reject, context), (entries, snapshot))| {
+                let [term, log_term, index, commit, commit_term, reject_hint] = numbers;
+                RaftMessage {
+                    kind,
+                    term,
+                    log_term,
+                    index,
+                    commit,
+                    commit_term,
+                    reject,
+                    reject_hint,
+                    context,
+                    entries,
+                    snapshot,
+                }
+            })
+    }
+
+    fn any_renewal() -> impl Strategy<Value = Renewal> {
+        any::<[u64; 3]>().prop_map(|[raft_term, epoch, seq]| Renewal { raft_term, epoch, seq })
+    }
+
+    fn any_frame() -> impl Strategy<Value = Frame> {
+        prop_oneof![
+            ("[a-z]{0,20}", any_node()).prop_map(|(cluster, node)| Frame::Hello { cluster, node }),
+            any_raft().prop_map(Frame::Raft),
+            any_command().prop_map(Frame::Propose),
+            any_renewal().prop_map(Frame::Renew),
+            any_renewal().prop_map(Frame::Grant),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn reads_back_what_was_written(frame in any_frame()) {
+            prop_assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
+        }
+
+        #[test]
+        fn any_bytes_are_a_frame_or_an_error(bytes in any_bytes(300)) {
+            if let Ok(frame) = Frame::decode(&bytes) {
+                prop_assert_eq!(frame.encode(), bytes);
+            }
+        }
+
+        #[test]
+        fn a_part_of_a_frame_is_refused(frame in any_frame(), cut in any::<prop::sample::Index>()) {
+            let bytes = frame.encode();
+            prop_assert!(Frame::decode(&bytes[..cut.index(bytes.len())]).is_err());
+        }
+
+        #[test]
+        fn a_byte_too_many_is_refused(frame in any_frame(), more in any::<u8>()) {
+            let mut bytes = frame.encode();
+            bytes.push(more);
+            prop_assert_eq!(Frame::decode(&bytes), Err(CodecError::Trailing));
+        }
+
+        #[test]
+        fn a_changed_byte_never_panics(
+            frame in any_frame(), at in any::<prop::sample::Index>(), to in any::<u8>()
+        ) {
+            let mut bytes = frame.encode();
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            let _ = Frame::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_frame_beyond_the_bound_is_refused() {
+        assert_eq!(Frame::decode(&vec![2; MAX_FRAME + 1]), Err(CodecError::TooLong));
+    }
+
+    #[test]
+    fn a_renewal_reads_as_three_numbers() {
+        let frame = Frame::Renew(Renewal { raft_term: 1, epoch: 2, seq: 3 });
+        let bytes = [&[4][..], &1u64.to_be_bytes(), &2u64.to_be_bytes(), &3u64.to_be_bytes()];
+        assert_eq!(frame.encode(), bytes.concat());
+    }
+}

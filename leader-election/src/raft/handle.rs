@@ -1,0 +1,98 @@
+//! What the rest of the process holds of the election: views out, wishes in.
+//!
+//! Everything but [`Handle::close`] returns at once. Wishes are level-triggered where they can be; a
+//! [`Handle::put`] may get lost and is repeated by the caller until the view shows it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::core::Input;
+use super::refusals::Refusals;
+use crate::model::{
+    BootTime, ClaimKey, Guard, MAX_FACTS, MAX_RECORD_KEY, MAX_RECORD_VALUE, View, Wanted,
+};
+
+/// A handle on the running election. When the last one is dropped, it closes.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inputs: mpsc::UnboundedSender<Input>,
+    view: watch::Receiver<Arc<View>>,
+    deadline: watch::Receiver<Option<BootTime>>,
+    refusals: Refusals,
+}
+
+impl Handle {
+    pub(super) fn new(
+        inputs: mpsc::UnboundedSender<Input>,
+        view: watch::Receiver<Arc<View>>,
+        deadline: watch::Receiver<Option<BootTime>>,
+        refusals: Refusals,
+    ) -> Self {
+        Self { inputs, view, deadline, refusals }
+    }
+
+    /// The view, and every change of it.
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// What the fence was last set to; `None` is silence, or that this process has not set it yet.
+    pub fn deadline(&self) -> watch::Receiver<Option<BootTime>> {
+        self.deadline.clone()
+    }
+
+    /// Says what should be held and who may hold it. Only the raft leader acts on it; every node says
+    /// it, since any may become leader.
+    pub fn set_wanted(&self, wanted: Wanted) {
+        self.ask(Input::Wanted(wanted));
+    }
+
+    /// Publishes other facts about this node, at most [`MAX_FACTS`] bytes.
+    pub fn set_facts(&self, facts: Vec<u8>) {
+        if facts.len() > MAX_FACTS {
+            tracing::warn!(size = facts.len(), most = MAX_FACTS, "facts too large, not published");
+            return;
+        }
+        self.ask(Input::Facts(facts));
+    }
+
+    /// Asks to write (or remove) a record, as long as this node holds the guard's claim in its term.
+    pub fn put(&self, key: String, value: Option<Vec<u8>>, guard: Guard) {
+        let size = value.as_ref().map_or(0, Vec::len);
+        if key.len() > MAX_RECORD_KEY || size > MAX_RECORD_VALUE {
+            tracing::warn!(key, size, most = MAX_RECORD_VALUE, "record too large, not written");
+            return;
+        }
+        self.ask(Input::Put { name: key, value, guard });
+    }
+
+    /// Gives up one claim, which the caller has silenced. The view shows it as released at once.
+    pub fn release(&self, key: ClaimKey) {
+        self.ask(Input::Release(key));
+    }
+
+    /// Gives up all claims, which the caller has silenced, and takes none for the rest of this
+    /// process.
+    pub fn drain(&self) {
+        self.ask(Input::Drain);
+    }
+
+    /// Silences this node, ends its session, hands raft leadership on and stops. Returns once the
+    /// task has ended, which takes at most two ttl.
+    pub async fn close(&self) {
+        self.ask(Input::Close);
+        self.inputs.closed().await;
+    }
+
+    /// How often something was refused, by reason.
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        self.refusals.counts()
+    }
+
+    /// A task that has ended needs no wishes; whoever awaits it knows why.
+    fn ask(&self, input: Input) {
+        let _ = self.inputs.send(input);
+    }
+}

@@ -1,0 +1,153 @@
+//! Sessions and claims decided by raft among the speakers themselves.
+//!
+//! # What is decided how
+//!
+//! Claims, sessions and records are log entries ([`command`], [`machine`]). Renewals are not: a node
+//! sends `Renew` to the raft leader each heartbeat and is answered `Grant`, in memory, so that the
+//! steady state writes nothing to any disk. [`core`] is the whole protocol without a clock, socket or
+//! file; the rest are edges: [`wal`] the disk, `peers` the network, `driver` the task that performs
+//! what the core decides. The transport is plain TCP without authentication or encryption: whoever
+//! reaches the port can take part. It belongs on a trusted network until that changes.
+//!
+//! # Why two nodes never speak for one VIP
+//!
+//! A node speaks for a VIP while its applied state says it holds it and its *deadline* lies ahead.
+//! Claims leave a living session only by its own release, and the releasing node is silent for the
+//! VIP before it asks. So it suffices that a session is revoked (or a peaceful end is applied) only
+//! after its node's deadline has passed. Deadlines are compared with the owner's boot clock alone;
+//! waits are counted by whoever waits; both allow for clocks that run at different rates
+//! ([`crate::Timing`]). Let `T` be the leader that revokes, in raft term `t`.
+//!
+//! 1. *A leader's quorum lease.* A leader asks its quorum each heartbeat (a raft read by quorum with
+//!    the time of asking as context). A follower that answers votes for nobody else for `promise` =
+//!    (election ticks - 1) x tick from when it received the question, restarts included: a node that
+//!    starts votes for nobody for a whole election time. A leader that stops leading is silent at
+//!    once, before its own vote can leave. So if a quorum answered a question asked at `s`, no other
+//!    leader is elected before `s + promise`. The leader relies on `lease` = promise - margin.
+//! 2. *A leader's own voice* is that lease and nothing else. Becoming leader, it drops what it was
+//!    granted as a follower, before it says anything as leader. Handing leadership on (the one
+//!    election that breaks promises, raft thesis 3.10), it is silent before it asks the other node to
+//!    take over, and for the rest of its term. Hence when `T` is elected, every earlier leader's
+//!    voice *as a leader* has ended, unless `T` itself can decide nothing.
+//! 3. *A grant* is given only by a leader whose `Lead` entry is applied and whose lease is valid at
+//!    that moment, for an open session that it has not proposed to revoke. The deadline is `ttl` -
+//!    margin from when the *renewal was sent*. A grant by an earlier leader was thus given, and its
+//!    renewal sent, before `T` was elected; a grant by `T`, before `T` received that renewal. A node
+//!    takes a grant only from its present leader in its present term, for the session that it has
+//!    applied as open. So `ttl` + margin after both `T`'s election and the last renewal `T` received,
+//!    any grant has run out: then `T` may revoke, and it grants that session nothing any more.
+//! 4. *The leader before, `P`,* need not be waited for: the node of the last `Lead` in `T`'s log.
+//!    Whoever granted anything as leader had its `Lead` decided, so (raft's leader completeness) it
+//!    stands in `T`'s log; those after `P`'s would be later in the log. So nobody granted `P`
+//!    anything since it became leader and dropped what it had; its voice as leader has ended (2). A
+//!    `P` that has not renewed with `T` by the time a quorum confirmed `T` is revoked at once.
+//!    (If `P`'s `Lead` was never decided, it never spoke as leader; the same holds.)
+//! 5. *A revocation of an earlier leader* that is decided later is as good as on the day it was
+//!    written: a leader between that granted anything would have its `Lead` decided, and then the
+//!    older entry is either before that `Lead`, so applied before the grant, or not in the log.
+//! 6. *A restarted process* opens a session with a higher epoch, and claims move along only if the
+//!    older session is open: same node, same fence. The kernel may go on speaking with the deadline
+//!    of the process before; that one is covered by 1 to 4 like any other, which never use that
+//!    the process lives. What a process does between reading the clock and acting can take any time
+//!    (a stopped process): every deadline counts from before, every wait from after.
+//!
+//! Terms of claims grow by one with each holder; a released claim stays as a tombstone.
+//!
+//! # What is not there yet
+//!
+//! The voters are fixed for the life of the state directory. A node that lost its state directory
+//! must not simply rejoin under its old name (raft could elect two leaders); it is refused as far as
+//! it is noticed ([`sanity`]).
+
+pub(crate) mod codec;
+pub mod command;
+mod convert;
+pub mod core;
+mod driver;
+pub mod frame;
+mod handle;
+pub mod machine;
+mod peers;
+mod refusals;
+pub mod sanity;
+pub mod store;
+pub mod wal;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+pub use self::codec::CodecError;
+pub use self::handle::Handle;
+
+use self::core::{Batch, Core, CoreConfig};
+use self::driver::Driver;
+use self::peers::Peers;
+use self::refusals::Refusals;
+use self::wal::Wal;
+use crate::clock::boot_now;
+use crate::error::Error;
+use crate::model::{Fence, NodeName};
+use crate::placement::fnv1a;
+use crate::timing::Timing;
+
+/// What a node needs to take part.
+#[derive(Clone, Debug)]
+pub struct RaftConfig {
+    /// Name of the cluster; nodes of another one are refused.
+    pub cluster: String,
+    /// This node.
+    pub node: NodeName,
+    /// Where each node that decides is reached, this one included. The same set on every node.
+    pub voters: BTreeMap<NodeName, SocketAddr>,
+    /// Where this node listens for the others.
+    pub listen: SocketAddr,
+    /// Directory for the log; this node's alone, and kept across restarts.
+    pub state_dir: PathBuf,
+    /// Heartbeat and ttl; the same on every node.
+    pub timing: Timing,
+    /// What this node publishes about itself.
+    pub facts: Vec<u8>,
+}
+
+/// Starts taking part, within a tokio runtime.
+///
+/// The deadline that an earlier process left in the kernel stays in force until this one knows
+/// better. The task ends after [`Handle::close`] or once all handles are dropped, or with the reason
+/// why it cannot go on.
+///
+/// # Errors
+/// If the configuration is impossible, the log cannot be used, or the address is taken.
+pub fn start(
+    config: RaftConfig,
+    fence: Box<dyn Fence>,
+) -> Result<(Handle, JoinHandle<Result<(), Error>>), Error> {
+    let now = boot_now();
+    let core_config = CoreConfig {
+        node: config.node.clone(),
+        voters: config.voters.keys().cloned().collect(),
+        timing: config.timing,
+        facts: config.facts.clone(),
+        seed: fnv1a(config.node.as_str().bytes()) ^ now.as_nanos(),
+    };
+    core_config.check()?;
+    if config.cluster.len() > frame::MAX_CLUSTER_NAME {
+        return Err(Error::BadCluster { name: config.cluster });
+    }
+    let (mut wal, mut image) = Wal::open(&config.state_dir, &config.cluster, &config.node)?;
+    // Each process has an epoch of its own, durable before anybody hears of it.
+    image.epoch += 1;
+    wal.append(&Batch { epoch: Some(image.epoch), ..Batch::default() })?;
+    let core = Core::new(core_config, &image, now)?;
+    let refusals = Refusals::default();
+    let peers = Peers::start(&config, refusals.clone())?;
+    let (ask, inputs) = mpsc::unbounded_channel();
+    let (publish, view) = watch::channel(core.view().into());
+    let (announce, deadline) = watch::channel(None);
+    let handle = Handle::new(ask, view, deadline, refusals.clone());
+    let driver = Driver { core, wal, peers, fence, inputs, publish, announce, refusals };
+    Ok((handle, tokio::spawn(driver.run())))
+}

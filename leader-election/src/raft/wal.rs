@@ -1,0 +1,474 @@
+//! The log on disk: raft's numbers, entries, the state before them, and the session's epoch.
+//!
+//! One file of records, each a length, a CRC-32 and a payload; a record is one batch of the core and
+//! reaches the disk (fdatasync) before the call returns, so at most the last record can be torn. A
+//! torn end is cut when the file is opened. Damage with good records behind it is refused: a
+//! forgotten vote could elect two leaders. It must never decide anything; [`super::store`] is the
+//! same log in memory. Entries replace those from their position on, so there is no truncation
+//! record. In the steady state nothing is written at all.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::codec::{CodecError, Reader, Writer};
+use super::core::Batch;
+use super::frame::{LogEntry, MAX_CLUSTER_NAME, Snapshot};
+use super::store::{Hard, Image};
+use crate::error::Error;
+use crate::model::NodeName;
+
+const FILE: &str = "herald.raft";
+const FILE_NEXT: &str = "herald.raft.next";
+const LOCK: &str = "herald.raft.lock";
+/// First text of the first record; the digit is the version of the format.
+const MAGIC: &str = "herald raft log 1";
+/// Length and checksum in front of a payload.
+const HEADER: usize = 8;
+/// No record comes near this; a longer one is damage.
+const MAX_RECORD: usize = 64 * 1024 * 1024;
+/// No batch has more entries than this.
+const MAX_ENTRIES: usize = 1 << 20;
+
+/// The open log of one node.
+#[derive(Debug)]
+pub struct Wal {
+    directory: PathBuf,
+    identity: Identity,
+    file: File,
+    end: u64,
+    /// Held as long as the log is open: one process per state directory.
+    _lock: File,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
+    cluster: String,
+    node: NodeName,
+}
+
+impl Wal {
+    /// Opens the log in `directory`, making both if need be, and reads everything in it.
+    ///
+    /// # Errors
+    /// If a file operation fails, the log is another node's or cluster's, it is damaged other than
+    /// at its end, or another process has it open.
+    pub fn open(directory: &Path, cluster: &str, node: &NodeName) -> Result<(Self, Image), Error> {
+        fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        let lock = lock(&directory.join(LOCK))?;
+        let path = directory.join(FILE);
+        let identity = Identity { cluster: cluster.to_owned(), node: node.clone() };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        let (records, end) = split(&bytes, &path)?;
+        if end < bytes.len() {
+            tracing::warn!(
+                file = %path.display(), kept = end, cut = bytes.len() - end,
+                "cut the torn end of the raft log"
+            );
+            file.set_len(offset(end)).map_err(failed("cut", &path))?;
+            file.sync_all().map_err(failed("sync", &path))?;
+        }
+        let directory = directory.to_owned();
+        let mut wal = Self { directory, identity, file, end: offset(end), _lock: lock };
+        let image = match records.split_first() {
+            None => {
+                wal.rewrite(&Image::default())?;
+                Image::default()
+            }
+            Some((first, rest)) => {
+                wal.check_identity(first)?;
+                replay(rest).map_err(|_| wal.damaged("a good checksum over an unknown record"))?
+            }
+        };
+        Ok((wal, image))
+    }
+
+    /// Appends one batch; durable when this returns.
+    ///
+    /// # Errors
+    /// If it cannot be written; the log must not be used any further then.
+    pub fn append(&mut self, batch: &Batch) -> Result<(), Error> {
+        let record = framed(&write_batch(batch));
+        let path = self.path();
+        self.file.seek(SeekFrom::Start(self.end)).map_err(failed("seek in", &path))?;
+        self.file.write_all(&record).map_err(failed("append to", &path))?;
+        self.file.sync_data().map_err(failed("sync", &path))?;
+        self.end += offset(record.len());
+        Ok(())
+    }
+
+    /// Replaces the whole log; durable when this returns, and all or nothing if it is interrupted.
+    ///
+    /// # Errors
+    /// If it cannot be written; the log on disk is then still the old one.
+    pub fn rewrite(&mut self, image: &Image) -> Result<(), Error> {
+        let next = self.directory.join(FILE_NEXT);
+        let mut bytes = framed(&write_identity(&self.identity));
+        bytes.extend(framed(&write_image(image)));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&next)
+            .map_err(failed("create", &next))?;
+        file.write_all(&bytes).map_err(failed("write", &next))?;
+        file.sync_all().map_err(failed("sync", &next))?;
+        let path = self.path();
+        fs::rename(&next, &path).map_err(failed("rename to", &path))?;
+        // The new name is durable only with its directory (fsync(2), NOTES).
+        let directory = File::open(&self.directory).map_err(failed("open", &self.directory))?;
+        directory.sync_all().map_err(failed("sync", &self.directory))?;
+        self.file = file;
+        self.end = offset(bytes.len());
+        Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.join(FILE)
+    }
+
+    fn check_identity(&self, record: &[u8]) -> Result<(), Error> {
+        let found = read_identity(record).map_err(|_| self.damaged("no log of Herald"))?;
+        if found == self.identity {
+            return Ok(());
+        }
+        Err(Error::ForeignWal {
+            path: self.path(),
+            found_node: found.node,
+            found_cluster: found.cluster,
+            node: self.identity.node.clone(),
+            cluster: self.identity.cluster.clone(),
+        })
+    }
+
+    fn damaged(&self, reason: &'static str) -> Error {
+        Error::DamagedWal { path: self.path(), offset: 0, reason }
+    }
+}
+
+fn failed(attempt: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Wal { attempt, path, source }
+}
+
+fn lock(path: &Path) -> Result<File, Error> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(failed("open", path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed("lock", path)(source)),
+    }
+}
+
+fn offset(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// The payloads of all good records, and where they end.
+fn split<'a>(bytes: &'a [u8], path: &Path) -> Result<(Vec<&'a [u8]>, usize), Error> {
+    let (mut records, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let reason = match record(&bytes[at..]) {
+            Ok(payload) => {
+                records.push(payload);
+                at += HEADER + payload.len();
+                continue;
+            }
+            Err(reason) => reason,
+        };
+        // Only the end can be torn: with a good record behind it, this one was good once.
+        let claimed = claimed_length(&bytes[at..]).and_then(|length| bytes.get(at + length..));
+        if claimed.is_some_and(|behind| record(behind).is_ok()) {
+            let path = path.to_owned();
+            return Err(Error::DamagedWal { path, offset: offset(at), reason });
+        }
+        break;
+    }
+    Ok((records, at))
+}
+
+fn claimed_length(bytes: &[u8]) -> Option<usize> {
+    let length = usize::try_from(u32::from_be_bytes(*bytes.first_chunk()?)).ok()?;
+    (1..=MAX_RECORD).contains(&length).then_some(HEADER + length)
+}
+
+/// The payload of the record at the front.
+fn record(bytes: &[u8]) -> Result<&[u8], &'static str> {
+    let length = claimed_length(bytes).ok_or("a length that cannot be")?;
+    let whole = bytes.get(..length).ok_or("ends within a record")?;
+    let (header, payload) = whole.split_at(HEADER);
+    let crc = header.last_chunk().map(|crc| u32::from_be_bytes(*crc));
+    if crc == Some(crc32fast::hash(payload)) { Ok(payload) } else { Err("a wrong checksum") }
+}
+
+fn framed(payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let crc = crc32fast::hash(payload).to_be_bytes();
+    [&length, &crc, payload].concat()
+}
+
+fn write_identity(identity: &Identity) -> Vec<u8> {
+    let mut to = Writer::default();
+    to.text(MAGIC).text(&identity.cluster).node(&identity.node);
+    to.into_bytes()
+}
+
+fn read_identity(record: &[u8]) -> Result<Identity, CodecError> {
+    let mut from = Reader::new(record);
+    if from.text(MAGIC.len())? != MAGIC {
+        return Err(CodecError::BadTag);
+    }
+    let cluster = from.text(MAX_CLUSTER_NAME)?.to_owned();
+    let node = from.node()?;
+    from.finish()?;
+    Ok(Identity { cluster, node })
+}
+
+fn write_batch(batch: &Batch) -> Vec<u8> {
+    write_parts(None, &batch.entries, batch.hard, batch.epoch)
+}
+
+fn write_image(image: &Image) -> Vec<u8> {
+    let snapshot = image.snapshot.as_ref();
+    write_parts(snapshot, &image.entries, Some(image.hard), Some(image.epoch))
+}
+
+fn write_parts(
+    snapshot: Option<&Snapshot>,
+    entries: &[LogEntry],
+    hard: Option<Hard>,
+    epoch: Option<u64>,
+) -> Vec<u8> {
+    let mut to = Writer::default();
+    to.flag(snapshot.is_some());
+    if let Some(snapshot) = snapshot {
+        snapshot.write(&mut to);
+    }
+    to.count(entries.len());
+    for entry in entries {
+        entry.write(&mut to);
+    }
+    to.flag(hard.is_some());
+    if let Some(Hard { term, vote, commit }) = hard {
+        to.u64(term).u64(vote).u64(commit);
+    }
+    to.flag(epoch.is_some());
+    if let Some(epoch) = epoch {
+        to.u64(epoch);
+    }
+    to.into_bytes()
+}
+
+fn replay(records: &[&[u8]]) -> Result<Image, CodecError> {
+    let mut image = Image::default();
+    for record in records {
+        replay_record(&mut image, record)?;
+    }
+    Ok(image)
+}
+
+fn replay_record(image: &mut Image, record: &[u8]) -> Result<(), CodecError> {
+    let mut from = Reader::new(record);
+    if from.flag()? {
+        image.snapshot = Some(Snapshot::read(&mut from)?);
+        image.entries.clear();
+    }
+    for _ in 0..from.count(MAX_ENTRIES)? {
+        let entry = LogEntry::read(&mut from)?;
+        let before = image.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+        let next = before + 1 + offset(image.entries.len());
+        if entry.index <= before || entry.index > next {
+            return Err(CodecError::Impossible);
+        }
+        let keep = usize::try_from(entry.index - before - 1).unwrap_or(usize::MAX);
+        image.entries.truncate(keep);
+        image.entries.push(entry);
+    }
+    if from.flag()? {
+        image.hard = Hard { term: from.u64()?, vote: from.u64()?, commit: from.u64()? };
+    }
+    if from.flag()? {
+        image.epoch = from.u64()?;
+    }
+    from.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> LogEntry {
+        LogEntry { index, term, data: format!("entry {index} of {term}").into_bytes() }
+    }
+
+    fn batch(entries: &[(u64, u64)], term: u64) -> Batch {
+        Batch {
+            entries: entries.iter().map(|&(index, term)| entry(index, term)).collect(),
+            hard: Some(Hard { term, vote: 3, commit: 0 }),
+            epoch: None,
+        }
+    }
+
+    fn open(directory: &TempDir) -> Result<(Wal, Image), Error> {
+        Wal::open(directory.path(), "lan", &NodeName::from("a"))
+    }
+
+    fn filled() -> (TempDir, Vec<u64>) {
+        let directory = TempDir::new().unwrap();
+        let (mut wal, image) = open(&directory).unwrap();
+        assert_eq!(image, Image::default());
+        let mut ends = vec![wal.end];
+        let epoch = Batch { epoch: Some(1), ..Batch::default() };
+        for batch in [epoch, batch(&[(1, 1), (2, 1), (3, 1)], 1), batch(&[(3, 2)], 2)] {
+            wal.append(&batch).unwrap();
+            ends.push(wal.end);
+        }
+        (directory, ends)
+    }
+
+    fn content(directory: &TempDir) -> Vec<u8> {
+        fs::read(directory.path().join(FILE)).unwrap()
+    }
+
+    #[test]
+    fn reads_back_what_was_written() {
+        let (directory, _) = filled();
+        let (_, image) = open(&directory).unwrap();
+        let expected = Image {
+            epoch: 1,
+            hard: Hard { term: 2, vote: 3, commit: 0 },
+            snapshot: None,
+            entries: vec![entry(1, 1), entry(2, 1), entry(3, 2)],
+        };
+        assert_eq!(image, expected);
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_at_every_byte() {
+        let (directory, ends) = filled();
+        let whole = content(&directory);
+        let expected: Vec<Image> = (0..ends.len())
+            .map(|count| {
+                let (records, _) =
+                    split(&whole[..usize::try_from(ends[count]).unwrap()], Path::new("")).unwrap();
+                replay(&records[1..]).unwrap()
+            })
+            .collect();
+        for cut in 0..whole.len() {
+            fs::write(directory.path().join(FILE), &whole[..cut]).unwrap();
+            let (mut wal, image) = open(&directory).unwrap();
+            let good = ends.iter().filter(|end| **end <= offset(cut)).count();
+            assert_eq!(
+                image,
+                good.checked_sub(1).map_or(Image::default(), |n| expected[n].clone())
+            );
+            // And the log goes on from there.
+            wal.append(&Batch { epoch: Some(9), ..Batch::default() }).unwrap();
+            drop(wal);
+            assert_eq!(open(&directory).unwrap().1, Image { epoch: 9, ..image });
+        }
+    }
+
+    #[test]
+    fn a_torn_end_of_rubbish_or_zeros_is_cut() {
+        let (directory, ends) = filled();
+        let whole = content(&directory);
+        for tail in [vec![0; 4096], vec![0xff; 100], vec![0, 0, 0, 9, 1, 2, 3, 4, 5]] {
+            let torn = [whole.clone(), tail].concat();
+            fs::write(directory.path().join(FILE), torn).unwrap();
+            let (wal, image) = open(&directory).unwrap();
+            assert_eq!((wal.end, image.entries.len()), (ends[3], 3));
+        }
+    }
+
+    #[test]
+    fn damage_before_the_end_is_refused() {
+        let (directory, ends) = filled();
+        let mut damaged = content(&directory);
+        let at = usize::try_from(ends[1]).unwrap() + HEADER + 5;
+        damaged[at] ^= 1;
+        fs::write(directory.path().join(FILE), damaged).unwrap();
+        let error = open(&directory).unwrap_err();
+        assert!(matches!(error, Error::DamagedWal { offset, .. } if offset == ends[1]), "{error}");
+    }
+
+    #[test]
+    fn the_log_of_another_node_or_cluster_is_refused() {
+        let (directory, _) = filled();
+        for (cluster, node) in [("lan", "b"), ("other", "a")] {
+            let error = Wal::open(directory.path(), cluster, &NodeName::from(node)).unwrap_err();
+            assert!(matches!(error, Error::ForeignWal { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_log_is_refused() {
+        let directory = TempDir::new().unwrap();
+        let foreign = [framed(b"something else"), framed(b"more")].concat();
+        fs::write(directory.path().join(FILE), foreign).unwrap();
+        assert!(matches!(open(&directory).unwrap_err(), Error::DamagedWal { .. }));
+    }
+
+    #[test]
+    fn a_second_process_is_refused() {
+        let (directory, _) = filled();
+        let _first = open(&directory).unwrap();
+        assert!(matches!(open(&directory).unwrap_err(), Error::Locked { .. }));
+    }
+
+    #[test]
+    fn a_rewritten_log_reads_back_and_goes_on() {
+        let (directory, _) = filled();
+        let (mut wal, _) = open(&directory).unwrap();
+        let snapshot = Snapshot { index: 7, term: 2, voters: vec![1, 2], data: vec![5; 50] };
+        let image = Image {
+            epoch: 4,
+            hard: Hard { term: 3, vote: 0, commit: 8 },
+            snapshot: Some(snapshot),
+            entries: vec![entry(8, 3), entry(9, 3)],
+        };
+        wal.rewrite(&image).unwrap();
+        wal.append(&batch(&[(9, 4), (10, 4)], 4)).unwrap();
+        drop(wal);
+        let expected = Image {
+            hard: Hard { term: 4, vote: 3, commit: 0 },
+            entries: vec![entry(8, 3), entry(9, 4), entry(10, 4)],
+            ..image
+        };
+        assert_eq!(open(&directory).unwrap().1, expected);
+    }
+
+    #[test]
+    fn an_interrupted_rewrite_leaves_the_old_log() {
+        let (directory, _) = filled();
+        let before = open(&directory).unwrap().1;
+        fs::write(directory.path().join(FILE_NEXT), b"half").unwrap();
+        assert_eq!(open(&directory).unwrap().1, before);
+    }
+
+    #[test]
+    fn a_full_disk_names_the_file() {
+        let (directory, _) = filled();
+        let (mut wal, _) = open(&directory).unwrap();
+        // Linux: every write to /dev/full fails with ENOSPC (full(4)).
+        wal.file = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+        let error = wal.append(&batch(&[(4, 2)], 2)).unwrap_err().to_string();
+        assert!(error.contains("herald.raft") && error.contains("No space left"), "{error}");
+    }
+}

@@ -1,0 +1,294 @@
+//! Three real elections over loopback: sockets, files, the boot clock and the fence as in production.
+//!
+//! What is promised at every instant is shown in virtual time (`simulation`); this shows that the
+//! edges do what the core says. Deadlines are generous: other builds may share the machine.
+
+#![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use herald_leader_election::clock::boot_now;
+use herald_leader_election::{
+    BootTime, ClaimKey, Error, Fence, Guard, Handle, NodeName, RaftConfig, SessionState, Timing,
+    Wanted, start,
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+const GENEROUS: Duration = Duration::from_secs(20);
+/// Slower than in production: a process that a busy machine does not run for a while is not dead.
+const TIMING: Timing =
+    Timing { heartbeat: Duration::from_millis(200), ttl: Duration::from_millis(2000) };
+
+/// A fence that remembers what it was set to, as the kernel's map does.
+#[derive(Clone, Default)]
+struct Remembered(Arc<AtomicU64>);
+
+impl Fence for Remembered {
+    fn set_deadline(&mut self, until: BootTime) {
+        self.0.store(until.as_nanos(), Ordering::SeqCst);
+    }
+}
+
+struct Speaker {
+    handle: Handle,
+    task: JoinHandle<Result<(), Error>>,
+    fence: Remembered,
+}
+
+struct Lan {
+    directory: TempDir,
+    voters: BTreeMap<NodeName, SocketAddr>,
+    speakers: BTreeMap<NodeName, Speaker>,
+}
+
+fn name(n: usize) -> NodeName {
+    NodeName(format!("n{n}"))
+}
+
+fn vip(last: u8) -> ClaimKey {
+    ClaimKey::Vip(Ipv4Addr::new(192, 168, 1, last).into())
+}
+
+/// Free ports, told apart by holding all of them at once.
+fn free_ports(count: usize) -> Vec<SocketAddr> {
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let held: Vec<TcpListener> = (0..count).map(|_| listen()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+fn config(
+    node: &NodeName,
+    voters: &BTreeMap<NodeName, SocketAddr>,
+    directory: &Path,
+) -> RaftConfig {
+    RaftConfig {
+        cluster: "lan".to_owned(),
+        node: node.clone(),
+        voters: voters.clone(),
+        listen: voters[node],
+        state_dir: directory.join(node.as_str()),
+        timing: TIMING,
+        facts: node.as_str().as_bytes().to_vec(),
+    }
+}
+
+impl Lan {
+    fn new(count: usize) -> Self {
+        let voters = (0..count).map(name).zip(free_ports(count)).collect();
+        let directory = TempDir::new().unwrap();
+        let mut lan = Self { directory, voters, speakers: BTreeMap::new() };
+        for n in 0..count {
+            lan.start(&name(n));
+        }
+        lan
+    }
+
+    fn start(&mut self, node: &NodeName) {
+        let fence = Remembered::default();
+        let config = config(node, &self.voters, self.directory.path());
+        let (handle, task) = start(config, Box::new(fence.clone())).unwrap();
+        let nodes: BTreeSet<NodeName> = self.voters.keys().cloned().collect();
+        let keys = (0..6).map(vip).chain([ClaimKey::Allocator]);
+        handle.set_wanted(Wanted { claims: keys.map(|key| (key, nodes.clone())).collect() });
+        self.speakers.insert(node.clone(), Speaker { handle, task, fence });
+    }
+
+    /// Ends the task as kill -9 ends the process.
+    async fn kill(&mut self, node: &NodeName) {
+        let speaker = self.speakers.remove(node).unwrap();
+        speaker.task.abort();
+        assert!(speaker.task.await.unwrap_err().is_cancelled());
+    }
+
+    fn keys(&self) -> impl Iterator<Item = ClaimKey> {
+        (0..6).map(vip).chain([ClaimKey::Allocator])
+    }
+
+    /// Who holds and may speak for each key, by the holders' own views and fences.
+    fn speakers(&self) -> BTreeMap<ClaimKey, NodeName> {
+        let mut found = BTreeMap::new();
+        for (node, speaker) in &self.speakers {
+            let view = speaker.handle.view().borrow().clone();
+            if speaker.fence.0.load(Ordering::SeqCst) > boot_now().as_nanos() {
+                found.extend(view.claims_of(node).map(|claim| (claim.key, node.clone())));
+            }
+        }
+        found
+    }
+
+    async fn until(&self, what: &str, so: impl Fn(&Self) -> bool) -> Duration {
+        let start = boot_now();
+        let waiting = async {
+            while !so(self) {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(timeout(GENEROUS, waiting).await.is_ok(), "{what}: {:?}", self.speakers());
+        boot_now().since(start)
+    }
+
+    async fn all_spoken_for(&self) -> Duration {
+        self.until("all spoken for", |lan| lan.speakers().len() == lan.keys().count()).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn elects_takes_over_stays_put_and_gives_away() {
+    let mut lan = Lan::new(3);
+    lan.all_spoken_for().await;
+    let before = lan.speakers();
+    for speaker in lan.speakers.values() {
+        let view = speaker.handle.view().borrow().clone();
+        assert_eq!(&*view.sessions[&name(1)].facts, b"n1");
+    }
+
+    // One dies; its VIPs move, nobody else's do.
+    let view = lan.speakers[&name(0)].handle.view().borrow().clone();
+    let victim = view.leader.clone().unwrap();
+    lan.kill(&victim).await;
+    let took = lan.all_spoken_for().await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let after = lan.speakers();
+    for (key, holder) in before.iter().filter(|(_, holder)| **holder != victim) {
+        assert_eq!(after[key], *holder, "{key}");
+    }
+
+    // It returns and takes nothing back.
+    lan.start(&victim);
+    lan.until("settled", |lan| lan.speakers[&victim].handle.view().borrow().is_settled()).await;
+    sleep(Duration::from_secs(1)).await;
+    lan.all_spoken_for().await;
+    assert_eq!(lan.speakers(), after);
+
+    // One drains: all of its VIPs go to others, and it stays up.
+    let leaver = after[&vip(0)].clone();
+    lan.speakers[&leaver].handle.drain();
+    let without = |lan: &Lan| {
+        let speakers = lan.speakers();
+        speakers.len() == lan.keys().count() && speakers.values().all(|node| *node != leaver)
+    };
+    lan.until("drained", without).await;
+
+    // It closes: silent, gone, and the others know.
+    let speaker = lan.speakers.remove(&leaver).unwrap();
+    timeout(GENEROUS, speaker.handle.close()).await.unwrap();
+    assert_eq!(speaker.fence.0.load(Ordering::SeqCst), 0);
+    timeout(GENEROUS, speaker.task).await.unwrap().unwrap().unwrap();
+    let closed = |lan: &Lan| {
+        let view = lan.speakers.values().next().map(|s| s.handle.view().borrow().clone());
+        view.is_some_and(|view| view.sessions[&leaver].state == SessionState::Closed)
+    };
+    lan.until("closed", closed).await;
+    lan.all_spoken_for().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_survive_a_restart_of_everybody() {
+    let mut lan = Lan::new(3);
+    lan.all_spoken_for().await;
+    let allocator = lan.speakers()[&ClaimKey::Allocator].clone();
+    let view = lan.speakers[&allocator].handle.view().borrow().clone();
+    let claim = view.held(&allocator, &ClaimKey::Allocator).unwrap();
+    let guard = Guard { key: ClaimKey::Allocator, term: claim.term };
+    let value = Some(b"192.168.1.240".to_vec());
+    lan.speakers[&allocator].handle.put("default/web".to_owned(), value, guard);
+    let written = |lan: &Lan| {
+        lan.speakers
+            .values()
+            .all(|speaker| speaker.handle.view().borrow().records.contains_key("default/web"))
+    };
+    lan.until("written", written).await;
+    for n in 0..3 {
+        lan.kill(&name(n)).await;
+    }
+    for n in 0..3 {
+        lan.start(&name(n));
+    }
+    lan.until("read back", written).await;
+    lan.all_spoken_for().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_node_needs_nobody_and_ends_with_its_last_handle() {
+    let mut lan = Lan::new(1);
+    let took = lan.all_spoken_for().await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let Speaker { handle, task, fence } = lan.speakers.remove(&name(0)).unwrap();
+    drop(handle);
+    timeout(GENEROUS, task).await.unwrap().unwrap().unwrap();
+    assert_eq!(fence.0.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_refused_and_counted() {
+    let lan = Lan::new(1);
+    let address = lan.voters[&name(0)];
+    let hello = |cluster: &str, node: &str| {
+        let mut bytes = vec![1];
+        for text in [cluster, node] {
+            bytes.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
+            bytes.extend(text.as_bytes());
+        }
+        bytes
+    };
+    for said in [hello("other", "n1"), hello("lan", "stranger"), hello("lan", "n0"), vec![9; 50]] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_u32(u32::try_from(said.len()).unwrap()).await.unwrap();
+        stream.write_all(&said).await.unwrap();
+        let ended = timeout(GENEROUS, stream.read(&mut [0; 1])).await.unwrap();
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_u32(u32::MAX).await.unwrap();
+    let _ = timeout(GENEROUS, stream.read(&mut [0; 1])).await.unwrap();
+    let expected = [("foreign_cluster", 1), ("malformed", 2), ("unknown_sender", 2)];
+    assert_eq!(lan.speakers[&name(0)].handle.refusals(), expected.into());
+}
+
+#[tokio::test]
+async fn impossible_configurations_are_refused_with_their_reason() {
+    let directory = TempDir::new().unwrap();
+    let voters: BTreeMap<NodeName, SocketAddr> = (0..2).map(name).zip(free_ports(2)).collect();
+    let refused = |config: RaftConfig| {
+        start(config, Box::new(Remembered::default())).err().unwrap().to_string()
+    };
+    let good = config(&name(0), &voters, directory.path());
+    let mut short = good.clone();
+    short.timing.ttl = Duration::from_millis(300);
+    assert!(refused(short).contains("ttl 300ms is too short"));
+    let stranger = RaftConfig { node: name(7), ..good.clone() };
+    assert!(refused(stranger).contains("n7 is not among the voters"));
+    let chatty = RaftConfig { facts: vec![0; 5000], ..good.clone() };
+    assert!(refused(chatty).contains("5000 bytes"));
+    let _taken = TcpListener::bind(good.listen).unwrap();
+    assert!(refused(good.clone()).contains("listen for peers on 127.0.0.1"));
+    let other = RaftConfig { cluster: "other".to_owned(), ..good };
+    assert!(refused(other).contains("in cluster \"lan\", not of n0 in \"other\""));
+}
+
+/// A fence set from the task is seen before any view that relies on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_announced_deadline_is_the_fences() {
+    let lan = Lan::new(1);
+    lan.all_spoken_for().await;
+    let speaker = &lan.speakers[&name(0)];
+    let mut deadline = speaker.handle.deadline();
+    let seen = Mutex::new(Vec::new());
+    for _ in 0..3 {
+        timeout(GENEROUS, deadline.changed()).await.unwrap().unwrap();
+        let announced = *deadline.borrow_and_update();
+        seen.lock().unwrap().push(announced);
+        let fence = speaker.fence.0.load(Ordering::SeqCst);
+        assert!(fence >= announced.unwrap().as_nanos());
+    }
+    assert!(seen.lock().unwrap().is_sorted());
+}

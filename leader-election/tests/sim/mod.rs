@@ -1,0 +1,496 @@
+//! A cluster in memory: many cores, one virtual time, a bad network, and processes that stop.
+//!
+//! Nothing here waits or reads a clock; a run is decided by its seed alone. Each node has a boot clock
+//! of its own (offset and rate), a disk that holds exactly what was persisted, and a kernel that goes
+//! on speaking when the process is gone. After every event the promise is checked: at most one
+//! node's kernel speaks for a VIP. Start at [`World::run_until`].
+
+pub mod rng;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use herald_leader_election::raft::core::{Action, Batch, Core, CoreConfig, Input};
+use herald_leader_election::raft::frame::Frame;
+use herald_leader_election::raft::store::Image;
+use herald_leader_election::{
+    BootTime, ClaimKey, NodeName, Session, SessionState, Timing, View, Wanted,
+};
+
+use self::rng::Rng;
+
+/// Virtual time in nanoseconds; what a perfect clock on the wall would show.
+pub type Wall = u64;
+
+pub const MS: Wall = 1_000_000;
+
+/// How bad the network is, and how often a process stalls.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weather {
+    pub loss_percent: u64,
+    pub duplicate_percent: u64,
+    pub straggler_percent: u64,
+    pub stall_percent: u64,
+}
+
+/// What the kernel of a node does, process or not.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    pub deadline: BootTime,
+    pub keys: BTreeSet<ClaimKey>,
+}
+
+pub struct Node {
+    pub name: NodeName,
+    pub core: Option<Core>,
+    pub disk: Image,
+    pub kernel: Kernel,
+    pub view: Option<Arc<View>>,
+    pub writes: usize,
+    pub stopped: bool,
+    /// Events for an earlier process find another number here.
+    process: u64,
+    busy_until: Wall,
+    /// What a stalled process was about to do.
+    pending: Vec<Action>,
+    booted: Wall,
+    boot_offset: u64,
+    rate_ppm: i64,
+}
+
+enum Event {
+    Input(usize, u64, Input),
+    Deliver(usize, NodeName, Frame),
+    /// A stalled process goes on with what it was about to do.
+    Resume(usize, u64),
+    Start(usize),
+}
+
+pub struct World {
+    pub seed: u64,
+    pub rng: Rng,
+    pub now: Wall,
+    pub nodes: Vec<Node>,
+    pub weather: Weather,
+    pub timing: Timing,
+    pub wanted: Wanted,
+    /// Directed links that carry nothing.
+    pub cut: BTreeSet<(usize, usize)>,
+    events: BTreeMap<u64, Event>,
+    order: BinaryHeap<Reverse<(Wall, u64)>>,
+    count: u64,
+    holders: BTreeMap<(ClaimKey, u64), NodeName>,
+    states: BTreeMap<u64, BTreeMap<NodeName, Session>>,
+}
+
+impl Node {
+    pub fn clock(&self, now: Wall) -> BootTime {
+        let passed = i128::from(now - self.booted);
+        let drift = passed * i128::from(self.rate_ppm) / 1_000_000;
+        BootTime::from_nanos(self.boot_offset + u64::try_from(passed + drift).unwrap())
+    }
+
+    fn wall_of(&self, at: BootTime) -> Wall {
+        let passed = i128::from(at.as_nanos().saturating_sub(self.boot_offset));
+        let real = passed * 1_000_000 / (1_000_000 + i128::from(self.rate_ppm));
+        self.booted + u64::try_from(real).unwrap() + 1
+    }
+
+    /// Whether the kernel speaks for the key now.
+    pub fn speaks(&self, key: &ClaimKey, now: Wall) -> bool {
+        self.kernel.keys.contains(key) && self.kernel.deadline > self.clock(now)
+    }
+
+    pub fn leads(&self) -> bool {
+        self.core.is_some()
+            && self.view.as_ref().is_some_and(|view| view.leader.as_ref() == Some(&self.name))
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, count: usize, vips: u8, weather: Weather) -> Self {
+        let mut rng = Rng::new(seed);
+        let names: BTreeSet<NodeName> = (0..count).map(|n| NodeName(format!("n{n}"))).collect();
+        let nodes = names
+            .iter()
+            .map(|name| Node {
+                name: name.clone(),
+                core: None,
+                disk: Image::default(),
+                kernel: Kernel::default(),
+                view: None,
+                writes: 0,
+                stopped: false,
+                process: 0,
+                busy_until: 0,
+                pending: Vec::new(),
+                booted: 0,
+                boot_offset: rng.range(1, 1_000_000) * MS,
+                // Three times what NTP may slew a clock by, either way.
+                rate_ppm: i64::try_from(rng.range(0, 3001)).unwrap() - 1500,
+            })
+            .collect();
+        let mut wanted = Wanted::default();
+        wanted.claims.insert(ClaimKey::Allocator, names.clone());
+        for n in 0..vips {
+            wanted.claims.insert(vip(n), names.clone());
+        }
+        let mut world = Self {
+            seed,
+            rng,
+            now: 0,
+            nodes,
+            weather,
+            timing: Timing::default(),
+            wanted,
+            cut: BTreeSet::new(),
+            events: BTreeMap::new(),
+            order: BinaryHeap::new(),
+            count: 0,
+            holders: BTreeMap::new(),
+            states: BTreeMap::new(),
+        };
+        for node in 0..count {
+            let delay = world.rng.range(0, 50 * MS);
+            world.after(delay, Event::Start(node));
+        }
+        world
+    }
+
+    /// Lets time pass, event by event, checking the promise after each.
+    pub fn run_until(&mut self, end: Wall) {
+        while let Some(&Reverse((at, id))) = self.order.peek() {
+            if at > end {
+                break;
+            }
+            self.order.pop();
+            self.now = self.now.max(at);
+            if let Some(event) = self.events.remove(&id) {
+                self.happen(event);
+                self.check();
+            }
+        }
+        self.now = end;
+        self.check();
+    }
+
+    pub fn run_for(&mut self, time: Wall) {
+        self.run_until(self.now + time);
+    }
+
+    /// Lets time pass until something is so; how long it took, or `None` after `most`.
+    pub fn run_while(&mut self, most: Wall, so: impl Fn(&Self) -> bool) -> Option<Wall> {
+        let start = self.now;
+        while !so(self) {
+            if self.now - start > most {
+                return None;
+            }
+            self.run_for(MS);
+        }
+        Some(self.now - start)
+    }
+
+    pub fn input(&mut self, node: usize, input: Input) {
+        let process = self.nodes[node].process;
+        self.after(0, Event::Input(node, process, input));
+    }
+
+    /// Gives a key up as a speaker does: the kernel first.
+    pub fn release(&mut self, node: usize, key: ClaimKey) {
+        if self.can_act(node) {
+            self.nodes[node].kernel.keys.remove(&key);
+            self.handle(node, Input::Release(key));
+        }
+    }
+
+    /// Drains, or closes, as a speaker does: the kernel first.
+    pub fn leave(&mut self, node: usize, how: Input) {
+        if self.can_act(node) {
+            self.nodes[node].kernel.keys.clear();
+            self.handle(node, how);
+        }
+    }
+
+    fn can_act(&self, node: usize) -> bool {
+        let node = &self.nodes[node];
+        node.core.is_some() && node.busy_until <= self.now && node.pending.is_empty()
+    }
+
+    /// Ends the process; the kernel speaks on.
+    pub fn kill(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        node.core = None;
+        node.view = None;
+        node.pending.clear();
+        node.process += 1;
+    }
+
+    pub fn start(&mut self, node: usize, after: Wall) {
+        self.after(after, Event::Start(node));
+    }
+
+    /// Ends process and kernel, and the clock starts anew.
+    pub fn reboot(&mut self, node: usize, after: Wall) {
+        self.kill(node);
+        let now = self.now;
+        let boot_offset = self.rng.range(1, 1000) * MS;
+        let rebooted = &mut self.nodes[node];
+        rebooted.kernel = Kernel::default();
+        (rebooted.booted, rebooted.boot_offset) = (now, boot_offset);
+        self.start(node, after);
+    }
+
+    /// Stops the process for a time, as SIGSTOP does.
+    pub fn freeze(&mut self, node: usize, time: Wall) {
+        let until = self.now + time;
+        self.nodes[node].busy_until = self.nodes[node].busy_until.max(until);
+    }
+
+    pub fn isolate(&mut self, node: usize) {
+        for other in 0..self.nodes.len() {
+            self.cut.extend([(node, other), (other, node)]);
+        }
+    }
+
+    pub fn leader(&self) -> Option<usize> {
+        let leading = |node: &&Node| node.leads();
+        let leaders = self.nodes.iter().filter(leading);
+        let latest = leaders.max_by_key(|node| node.view.as_ref().map(|view| view.raft_term))?;
+        self.nodes.iter().position(|node| node.name == latest.name)
+    }
+
+    /// The node whose kernel speaks for the key.
+    pub fn speaker(&self, key: &ClaimKey) -> Option<usize> {
+        self.nodes.iter().position(|node| node.speaks(key, self.now))
+    }
+
+    pub fn keys(&self) -> Vec<ClaimKey> {
+        self.wanted.claims.keys().copied().collect()
+    }
+
+    pub fn all_spoken_for(&self) -> bool {
+        self.wanted.claims.keys().all(|key| self.speaker(key).is_some())
+    }
+
+    fn after(&mut self, delay: Wall, event: Event) {
+        self.count += 1;
+        self.order.push(Reverse((self.now + delay, self.count)));
+        self.events.insert(self.count, event);
+    }
+
+    fn happen(&mut self, event: Event) {
+        let (node, process) = match &event {
+            Event::Input(node, process, _) | Event::Resume(node, process) => (*node, *process),
+            Event::Deliver(node, ..) | Event::Start(node) => (*node, self.nodes[*node].process),
+        };
+        if process != self.nodes[node].process {
+            return;
+        }
+        let busy_until = self.nodes[node].busy_until;
+        if busy_until > self.now {
+            self.after(busy_until - self.now, event);
+            return;
+        }
+        let pending = std::mem::take(&mut self.nodes[node].pending);
+        self.perform(node, pending);
+        match event {
+            Event::Start(node) => self.begin(node),
+            Event::Input(node, _, input) => self.handle(node, input),
+            Event::Deliver(node, from, frame) => self.handle(node, Input::Frame(from, frame)),
+            Event::Resume(..) => {}
+        }
+    }
+
+    fn begin(&mut self, index: usize) {
+        let voters = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let seed = self.rng.next();
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        if node.core.is_some() {
+            return;
+        }
+        node.process += 1;
+        node.stopped = false;
+        node.disk.epoch += 1;
+        let config = CoreConfig {
+            node: node.name.clone(),
+            voters,
+            timing: self.timing,
+            facts: vec![u8::try_from(index).unwrap()],
+            seed,
+        };
+        node.core = Some(Core::new(config, &node.disk, node.clock(now)).unwrap());
+        let wanted = self.wanted.clone();
+        self.input(index, Input::Wanted(wanted));
+        self.handle(index, Input::Tick);
+    }
+
+    fn handle(&mut self, index: usize, input: Input) {
+        let now = self.now;
+        let stall = self.rng.chance(self.weather.stall_percent);
+        let node = &mut self.nodes[index];
+        let clock = node.clock(now);
+        let Some(core) = &mut node.core else { return };
+        let timed = matches!(input, Input::Tick);
+        let mut actions = core.handle(input, clock);
+        let next = core.next_deadline();
+        if stall && actions.len() > 1 {
+            // The process stops between two actions, or before the first.
+            let done = self.rng.index(actions.len());
+            let rest = actions.split_off(done);
+            let time = self.rng.range(MS, 900 * MS);
+            let process = self.nodes[index].process;
+            self.perform(index, actions);
+            self.after(time, Event::Resume(index, process));
+            // Its own queue waits behind.
+            self.nodes[index].pending = rest;
+            self.nodes[index].busy_until = self.now + time;
+        } else {
+            self.perform(index, actions);
+        }
+        if let Some(next) = next.filter(|_| timed) {
+            let node = &self.nodes[index];
+            let (at, process) = (node.wall_of(next).max(now + 1), node.process);
+            self.after(at - now, Event::Input(index, process, Input::Tick));
+        }
+    }
+
+    fn perform(&mut self, index: usize, actions: Vec<Action>) {
+        for action in actions {
+            let node = &mut self.nodes[index];
+            match action {
+                Action::SetDeadline(until) => {
+                    node.kernel.deadline = until.unwrap_or(BootTime::SILENT);
+                }
+                Action::Persist(batch) => {
+                    node.writes += 1;
+                    write(&mut node.disk, batch);
+                }
+                Action::Rewrite(image) => {
+                    node.writes += 1;
+                    node.disk = image;
+                }
+                Action::Send(to, frame) => self.send(index, &to, &frame),
+                Action::Publish(view) => self.publish(index, view),
+                Action::Refused(from, reason) => {
+                    panic!("seed {}: {} refused {reason:?} of {from}", self.seed, node.name)
+                }
+                Action::Stopped => {
+                    node.stopped = true;
+                    self.kill(index);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, to: &NodeName, frame: &Frame) {
+        let to = self.nodes.iter().position(|node| node.name == *to).unwrap();
+        if self.cut.contains(&(from, to)) || self.rng.chance(self.weather.loss_percent) {
+            return;
+        }
+        // Every frame goes through its bytes, as on the wire.
+        let frame = Frame::decode(&frame.encode()).unwrap();
+        let copies = 1 + u64::from(self.rng.chance(self.weather.duplicate_percent));
+        for _ in 0..copies {
+            let straggles = self.rng.chance(self.weather.straggler_percent);
+            let most = if straggles { 1500 * MS } else { 3 * MS };
+            let delay = self.rng.range(MS / 10, most);
+            let name = self.nodes[from].name.clone();
+            self.after(delay, Event::Deliver(to, name, frame.clone()));
+        }
+    }
+
+    fn publish(&mut self, index: usize, view: Arc<View>) {
+        for claim in view.claims.values() {
+            let Some((holder, _)) = &claim.holder else { continue };
+            let known = self.holders.entry((claim.key, claim.term)).or_insert(holder.clone());
+            assert_eq!(known, holder, "seed {}: {} term {}", self.seed, claim.key, claim.term);
+        }
+        let sessions = self.states.entry(view.applied).or_insert(view.sessions.clone());
+        assert_eq!(*sessions, view.sessions, "seed {}: state {}", self.seed, view.applied);
+        let node = &mut self.nodes[index];
+        if let Some(before) = &node.view {
+            for (key, claim) in &before.claims {
+                assert!(view.claims[key].term >= claim.term, "seed {}: {key}", self.seed);
+            }
+        }
+        if view.is_settled() {
+            node.kernel.keys = view.claims_of(&node.name).map(|claim| claim.key).collect();
+        }
+        node.view = Some(view);
+    }
+
+    /// The promise: at most one node speaks.
+    fn check(&self) {
+        for key in self.wanted.claims.keys() {
+            let speak = |node: &&Node| node.speaks(key, self.now);
+            let speakers: Vec<&NodeName> =
+                self.nodes.iter().filter(speak).map(|node| &node.name).collect();
+            assert!(
+                speakers.len() <= 1,
+                "seed {}: {speakers:?} speak for {key} at {} ms\n{}",
+                self.seed,
+                self.now / MS,
+                self.describe()
+            );
+        }
+    }
+
+    pub fn describe(&self) -> String {
+        let mut text = format!("cut {:?}\n", self.cut);
+        for node in &self.nodes {
+            let view = node.view.as_ref();
+            let open = |s: &&Session| s.state == SessionState::Open;
+            text += &format!(
+                "{}: up {} busy {} ms deadline {:?} ahead keys {:?}\n  leader {:?} raft term {:?} \
+                 applied {:?} open {:?} draining {:?}\n",
+                node.name,
+                node.core.is_some(),
+                node.busy_until.saturating_sub(self.now) / MS,
+                node.kernel.deadline.since(node.clock(self.now)),
+                node.kernel.keys,
+                view.and_then(|v| v.leader.clone()),
+                view.map(|v| v.raft_term),
+                view.map(|v| v.applied),
+                view.map(|v| v
+                    .sessions
+                    .values()
+                    .filter(open)
+                    .map(|s| (s.node.as_str(), s.epoch))
+                    .collect::<Vec<_>>()),
+                view.map(|v| v
+                    .sessions
+                    .values()
+                    .filter(|s| s.draining)
+                    .map(|s| s.node.as_str())
+                    .collect::<Vec<_>>()),
+            );
+        }
+        text
+    }
+}
+
+pub fn vip(last: u8) -> ClaimKey {
+    ClaimKey::Vip(IpAddr::V4(Ipv4Addr::new(192, 168, 1, last)))
+}
+
+/// What the log on disk does with a batch.
+fn write(disk: &mut Image, batch: Batch) {
+    let start = disk.snapshot.as_ref().map_or(0, |snapshot| snapshot.index);
+    for entry in batch.entries {
+        let place = usize::try_from(entry.index - start - 1).unwrap();
+        assert!(place <= disk.entries.len(), "a gap in the log");
+        disk.entries.truncate(place);
+        disk.entries.push(entry);
+    }
+    disk.hard = batch.hard.unwrap_or(disk.hard);
+    disk.epoch = batch.epoch.unwrap_or(disk.epoch);
+}
+
+/// How long it takes until all is well, given that nothing is wrong any more.
+pub fn patience() -> Wall {
+    u64::try_from(Duration::from_secs(8).as_nanos()).unwrap()
+}

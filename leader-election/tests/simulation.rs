@@ -1,0 +1,370 @@
+//! The protocol against a bad world: hundreds of seeded runs in virtual time, and a few scenes.
+//!
+//! Every run checks after every event that at most one node speaks for a VIP, that terms only grow
+//! and that all nodes agree (see `sim`). A failing run names its seed.
+
+#![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
+
+mod sim;
+
+use std::collections::BTreeSet;
+
+use herald_leader_election::raft::core::Input;
+use herald_leader_election::{ClaimKey, Guard, SessionState};
+use sim::{MS, Weather, World, patience, vip};
+
+const CALM: Weather =
+    Weather { loss_percent: 0, duplicate_percent: 0, straggler_percent: 0, stall_percent: 0 };
+
+/// One random misfortune.
+fn misfortune(world: &mut World) {
+    let node = world.rng.index(world.nodes.len());
+    let other = world.rng.index(world.nodes.len());
+    let time = world.rng.range(20 * MS, 1800 * MS);
+    match world.rng.range(0, 17) {
+        0 => world.isolate(node),
+        1 => {
+            world.cut.insert((node, other));
+        }
+        2 => world.cut.extend([(node, other), (other, node)]),
+        3 | 4 => world.cut.clear(),
+        5 => {
+            world.kill(node);
+            world.start(node, time);
+        }
+        6 => {
+            // Back at once, while its kernel still speaks.
+            world.kill(node);
+            world.start(node, time / 20);
+        }
+        7 => world.reboot(node, time),
+        8 | 9 => world.freeze(node, time),
+        10 => {
+            let keys = world.keys();
+            let key = keys[world.rng.index(keys.len())];
+            world.release(node, key);
+        }
+        11 => {
+            world.leave(node, Input::Close);
+            world.start(node, time + 1300 * MS);
+        }
+        12 | 13 => new_leader_by_handover_lost(world),
+        14 | 15 => voter_restarts_as_its_leader_is_lost(world),
+        _ => {
+            // The raft leader meets with it more often than chance would have it.
+            let leader = world.leader().unwrap_or(node);
+            match world.rng.range(0, 3) {
+                0 => world.freeze(leader, time),
+                1 => world.isolate(leader),
+                _ => {
+                    world.leave(leader, Input::Close);
+                    world.start(leader, time);
+                }
+            }
+        }
+    }
+}
+
+/// A leader hands on, and the next one, whose grant as a follower is fresh, is lost at once.
+fn new_leader_by_handover_lost(world: &mut World) {
+    let Some(leader) = world.leader() else { return };
+    world.leave(leader, Input::Close);
+    world.start(leader, 20 * MS);
+    let handed_on = world.run_while(60 * MS, |w| w.leader().is_some_and(|next| next != leader));
+    let Some(next) = handed_on.and_then(|_| world.leader()) else { return };
+    let time = world.rng.range(0, 5 * MS);
+    world.run_for(time);
+    if world.rng.chance(50) {
+        world.isolate(next);
+    } else {
+        world.freeze(next, 1500 * MS);
+    }
+    world.run_for(800 * MS);
+}
+
+/// A node cut off from its leader stands for election all the time; the voter that kept it from
+/// winning restarts, and forgets what it promised a leader that is lost in the same moment.
+fn voter_restarts_as_its_leader_is_lost(world: &mut World) {
+    let Some(leader) = world.leader() else { return };
+    let count = world.nodes.len();
+    let candidate = (leader + 1) % count;
+    world.cut.extend([(leader, candidate), (candidate, leader)]);
+    let time = world.rng.range(450 * MS, 1000 * MS);
+    world.run_for(time);
+    world.isolate(leader);
+    for voter in (0..count).filter(|node| ![leader, candidate].contains(node)) {
+        world.kill(voter);
+        world.start(voter, 5 * MS);
+    }
+    world.run_for(500 * MS);
+}
+
+fn bad_day(seed: u64) {
+    let size = if seed.is_multiple_of(4) { 5 } else { 3 };
+    let mut world = World::new(seed, size, 6, CALM);
+    world.run_for(600 * MS);
+    world.weather = Weather {
+        loss_percent: world.rng.range(0, 12),
+        duplicate_percent: world.rng.range(0, 10),
+        straggler_percent: world.rng.range(0, 4),
+        stall_percent: world.rng.range(0, 3),
+    };
+    for _ in 0..12 {
+        misfortune(&mut world);
+        let time = world.rng.range(50 * MS, 900 * MS);
+        world.run_for(time);
+    }
+    heal(&mut world);
+}
+
+/// All is well again: every key must find a holder, and keep it.
+fn heal(world: &mut World) {
+    world.weather = CALM;
+    world.cut.clear();
+    for node in 0..world.nodes.len() {
+        world.start(node, 2000 * MS);
+    }
+    world.run_for(2100 * MS);
+    let took = world.run_while(patience(), World::all_spoken_for);
+    assert!(took.is_some(), "seed {}: not healed\n{}", world.seed, world.describe());
+}
+
+fn settled(size: usize) -> World {
+    let mut world = World::new(7, size, 6, CALM);
+    let took = world.run_while(patience(), World::all_spoken_for);
+    assert!(took.is_some(), "{}", world.describe());
+    world.run_for(1000 * MS);
+    world
+}
+
+fn held_by(world: &World, node: usize) -> BTreeSet<ClaimKey> {
+    world.nodes[node].kernel.keys.clone()
+}
+
+#[test]
+fn one_voice_through_many_bad_days() {
+    let seeds: u64 = std::env::var("HERALD_SEEDS").map_or(240, |count| count.parse().unwrap());
+    let from: u64 = std::env::var("HERALD_SEED").map_or(0, |seed| seed.parse().unwrap());
+    let threads = 2;
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                (from..from + seeds).filter(|seed| seed % threads == thread).for_each(bad_day);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_run_is_decided_by_its_seed() {
+    let run = || {
+        let mut world = World::new(3, 3, 6, CALM);
+        world.weather = Weather { loss_percent: 20, ..CALM };
+        world.run_for(3000 * MS);
+        world.describe()
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn vips_are_spread_over_the_nodes() {
+    let world = settled(3);
+    for node in 0..3 {
+        let vips = held_by(&world, node).iter().filter(|key| **key != ClaimKey::Allocator).count();
+        assert_eq!(vips, 2, "{}", world.describe());
+    }
+}
+
+#[test]
+fn the_steady_state_writes_nothing() {
+    let mut world = settled(3);
+    let writes: Vec<usize> = world.nodes.iter().map(|node| node.writes).collect();
+    world.run_for(20_000 * MS);
+    assert_eq!(writes, world.nodes.iter().map(|node| node.writes).collect::<Vec<_>>());
+    assert!(world.all_spoken_for());
+}
+
+#[test]
+fn a_single_node_works_alone_and_at_once() {
+    let mut world = World::new(1, 1, 6, CALM);
+    let took = world.run_while(patience(), World::all_spoken_for).unwrap();
+    assert!(took < 100 * MS, "{} ms", took / MS);
+    world.run_for(3000 * MS);
+    assert!(world.all_spoken_for());
+    world.leave(0, Input::Close);
+    assert!(world.nodes[0].stopped);
+}
+
+#[test]
+fn a_dead_followers_vips_are_back_within_a_second() {
+    let mut world = settled(3);
+    let leader = world.leader().unwrap();
+    let victim = (0..3).find(|node| *node != leader).unwrap();
+    let lost = held_by(&world, victim);
+    world.kill(victim);
+    world.run_for(650 * MS);
+    let took = world.run_while(patience(), World::all_spoken_for).unwrap() + 650 * MS;
+    assert!(took < 800 * MS, "{} ms for {lost:?}", took / MS);
+}
+
+#[test]
+fn a_dead_leaders_vips_are_back_within_a_second_and_nobody_else_falls_silent() {
+    let mut world = settled(3);
+    let leader = world.leader().unwrap();
+    world.kill(leader);
+    let mut silent = [0; 3];
+    for _ in 0..1000 {
+        world.run_for(MS);
+        for node in (0..3).filter(|node| *node != leader) {
+            let clock = world.nodes[node].clock(world.now);
+            silent[node] += u64::from(world.nodes[node].kernel.deadline <= clock);
+        }
+    }
+    assert!(world.all_spoken_for(), "{}", world.describe());
+    let winner = world.leader().unwrap();
+    for node in (0..3).filter(|node| *node != leader && *node != winner) {
+        assert_eq!(silent[node], 0, "{}", world.describe());
+    }
+    // The winner gives up its grant before it says so, and has its quorum two round trips later.
+    assert!(silent[winner] < 30, "{} ms", silent[winner]);
+}
+
+#[test]
+fn a_returning_node_takes_nothing_back() {
+    let mut world = settled(3);
+    let victim = (0..3).find(|node| Some(*node) != world.leader()).unwrap();
+    world.isolate(victim);
+    world.run_for(2000 * MS);
+    assert!(world.all_spoken_for());
+    let before: Vec<_> = world.keys().iter().map(|key| world.speaker(key)).collect();
+    world.cut.clear();
+    world.run_for(3000 * MS);
+    let after: Vec<_> = world.keys().iter().map(|key| world.speaker(key)).collect();
+    assert_eq!(before, after);
+    assert!(held_by(&world, victim).is_empty());
+    let view = world.nodes[victim].view.clone().unwrap();
+    assert!(view.is_settled());
+}
+
+#[test]
+fn a_process_that_is_back_soon_keeps_everything() {
+    let mut world = settled(3);
+    for victim in 0..3 {
+        let before: Vec<_> = world.keys().iter().map(|key| world.speaker(key)).collect();
+        world.kill(victim);
+        world.start(victim, 100 * MS);
+        world.run_for(3000 * MS);
+        let after: Vec<_> = world.keys().iter().map(|key| world.speaker(key)).collect();
+        assert_eq!(before, after, "{}", world.describe());
+    }
+}
+
+#[test]
+fn draining_gives_everything_away_soon() {
+    let mut world = settled(3);
+    for victim in 0..2 {
+        world.leave(victim, Input::Drain);
+        let took = world.run_while(patience(), World::all_spoken_for).unwrap();
+        assert!(took < 50 * MS, "{} ms", took / MS);
+        world.run_for(1000 * MS);
+        assert!(held_by(&world, victim).is_empty());
+    }
+}
+
+#[test]
+fn a_leader_that_closes_hands_everything_on() {
+    let mut world = settled(3);
+    let leader = world.leader().unwrap();
+    world.leave(leader, Input::Close);
+    let took = world.run_while(patience(), World::all_spoken_for).unwrap();
+    assert!(took < 50 * MS, "{} ms", took / MS);
+    let stopped = world.run_while(patience(), |world| world.nodes[leader].stopped).unwrap();
+    assert!(stopped < 100 * MS, "{} ms", stopped / MS);
+    world.run_for(100 * MS);
+    let next = world.leader().unwrap();
+    assert_ne!(next, leader);
+    let view = world.nodes[next].view.clone().unwrap();
+    assert_eq!(view.sessions[&world.nodes[leader].name].state, SessionState::Closed);
+    assert!(world.all_spoken_for());
+}
+
+#[test]
+fn a_cut_off_minority_falls_silent() {
+    let mut world = settled(5);
+    let leader = world.leader().unwrap();
+    let with = (leader + 1) % 5;
+    for node in [leader, with] {
+        for other in (0..5).filter(|other| ![leader, with].contains(other)) {
+            world.cut.extend([(node, other), (other, node)]);
+        }
+    }
+    world.run_for(3000 * MS);
+    assert!(world.all_spoken_for(), "{}", world.describe());
+    for key in world.keys() {
+        assert!(![leader, with].contains(&world.speaker(&key).unwrap()));
+    }
+}
+
+#[test]
+fn only_the_holder_of_the_guard_writes_records() {
+    let mut world = settled(3);
+    let allocator = world.speaker(&ClaimKey::Allocator).unwrap();
+    let view = world.nodes[allocator].view.clone().unwrap();
+    let guard = Guard { key: ClaimKey::Allocator, term: view.claims[&ClaimKey::Allocator].term };
+    for node in 0..3 {
+        let value = Some(vec![u8::try_from(node).unwrap()]);
+        world.input(node, Input::Put { name: "svc".into(), value, guard });
+    }
+    world.run_for(100 * MS);
+    for node in &world.nodes {
+        let records = &node.view.as_ref().unwrap().records;
+        assert_eq!(records["svc"], [u8::try_from(allocator).unwrap()]);
+    }
+}
+
+#[test]
+fn a_node_that_missed_a_compaction_catches_up() {
+    let mut world = settled(3);
+    let victim = (0..3).find(|node| Some(*node) != world.leader()).unwrap();
+    world.isolate(victim);
+    world.run_for(1500 * MS);
+    for n in 0..1500u32 {
+        let holder = world.speaker(&ClaimKey::Allocator).unwrap();
+        let view = world.nodes[holder].view.clone().unwrap();
+        let term = view.claims[&ClaimKey::Allocator].term;
+        let guard = Guard { key: ClaimKey::Allocator, term };
+        let value = Some(n.to_be_bytes().to_vec());
+        world.input(holder, Input::Put { name: "svc".into(), value, guard });
+        world.run_for(8 * MS);
+    }
+    let leader = world.leader().unwrap();
+    assert!(world.nodes[leader].disk.snapshot.is_some());
+    assert!(world.nodes[leader].disk.entries.len() <= 1024);
+    world.cut.clear();
+    world.run_for(2000 * MS);
+    assert!(world.nodes[victim].disk.snapshot.is_some());
+    assert_eq!(world.nodes[victim].view.as_ref().unwrap().records["svc"], 1499u32.to_be_bytes());
+    // And a process that starts from the snapshot knows what was in it.
+    world.kill(victim);
+    world.start(victim, 0);
+    world.run_for(1000 * MS);
+    let view = world.nodes[victim].view.clone().unwrap();
+    assert_eq!(view.records["svc"], 1499u32.to_be_bytes());
+    assert!(view.is_settled());
+}
+
+#[test]
+fn a_key_is_only_given_to_an_eligible_node() {
+    let mut world = settled(3);
+    let only: BTreeSet<_> = [world.nodes[1].name.clone()].into();
+    world.wanted.claims.insert(vip(99), only);
+    for node in 0..3 {
+        let wanted = world.wanted.clone();
+        world.input(node, Input::Wanted(wanted));
+    }
+    world.run_for(200 * MS);
+    assert_eq!(world.speaker(&vip(99)), Some(1));
+    world.kill(1);
+    world.run_for(3000 * MS);
+    assert_eq!(world.speaker(&vip(99)), None);
+}
