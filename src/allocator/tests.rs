@@ -1,0 +1,503 @@
+//! Scenarios of the allocator, and the properties that hold in all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::observed::{AddressRange, Pool, SessionAffinity, TrafficPolicy};
+use FamilyPolicy::{PreferDualStack, RequireDualStack, SingleStack};
+use IpFamily::{V4, V6};
+
+type Assignments = BTreeMap<ServiceName, Assignment>;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn pool(name: &str, ranges: &[&str]) -> Pool {
+    let range = |text: &&str| {
+        let (first, last) = text.split_once('-').unwrap();
+        AddressRange::new(ip(first), ip(last)).unwrap()
+    };
+    Pool {
+        name: name.to_owned(),
+        labels: BTreeMap::new(),
+        ranges: ranges.iter().map(range).collect(),
+        auto_assign: true,
+        avoid_buggy: false,
+    }
+}
+
+fn service(name: &str) -> Service {
+    Service {
+        name: ServiceName::new("default", name),
+        load_balancer: true,
+        class: None,
+        ports: Vec::new(),
+        ip_families: vec![V4],
+        family_policy: SingleStack,
+        requested: Vec::new(),
+        external_traffic_policy: TrafficPolicy::Cluster,
+        session_affinity: SessionAffinity::None,
+    }
+}
+
+fn dual(name: &str, family_policy: FamilyPolicy) -> Service {
+    Service { ip_families: vec![V4, V6], family_policy, ..service(name) }
+}
+
+fn asking(name: &str, addresses: &[&str]) -> Service {
+    let requested = addresses.iter().map(|text| ip(text)).collect();
+    Service { requested, ..service(name) }
+}
+
+fn observed(pools: &[Pool], services: &[Service]) -> Observed {
+    Observed {
+        pools: pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect(),
+        services: services.iter().map(|it| (it.name.clone(), it.clone())).collect(),
+        ..Observed::default()
+    }
+}
+
+fn held(pool: &str, addresses: &[&str]) -> Assignment {
+    let addresses = addresses.iter().map(|text| ip(text)).collect();
+    Assignment { pool: pool.to_owned(), addresses }
+}
+
+fn current(list: &[(&str, Assignment)]) -> Assignments {
+    list.iter().map(|(name, held)| (ServiceName::new("default", *name), held.clone())).collect()
+}
+
+fn plan(pools: &[Pool], services: &[Service], current: &Assignments) -> Plan {
+    allocate(&observed(pools, services), current, &Config::default())
+}
+
+/// `a 192.0.2.1` for assignments, `a: reason` for refusals, `a! reason` for changes.
+fn show(plan: &Plan) -> Vec<String> {
+    let assigned = plan.assignments.iter().map(|(name, it)| format!("{} {it}", name.name));
+    let refused =
+        plan.refusals.iter().map(|(name, it)| format!("{}: {}", name.name, it.reason.label()));
+    let changed =
+        plan.changes.iter().map(|it| format!("{}! {}", it.service.name, it.reason.label()));
+    assigned.chain(refused).chain(changed).collect()
+}
+
+const NOBODY: Assignments = Assignments::new();
+
+#[test]
+fn gives_the_lowest_free_address_in_listed_order() {
+    let pools = [pool("p", &["192.0.2.8-192.0.2.9", "192.0.2.1-192.0.2.2"])];
+    let plan = plan(&pools, &["a", "b", "c"].map(service), &NOBODY);
+    assert_eq!(
+        show(&plan),
+        [
+            "a 192.0.2.8 from pool p",
+            "b 192.0.2.9 from pool p",
+            "c 192.0.2.1 from pool p",
+            "a! pending",
+            "b! pending",
+            "c! pending",
+        ]
+    );
+}
+
+#[test]
+fn keeps_vip_when_pool_grows_downwards() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.20"])];
+    let before = current(&[("a", held("p", &["192.0.2.10"]))]);
+    assert_eq!(show(&plan(&pools, &[service("a")], &before)), ["a 192.0.2.10 from pool p"]);
+}
+
+#[test]
+fn serves_holders_before_those_who_ask_and_those_before_the_rest() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.3"])];
+    let services = [service("a"), asking("b", &["192.0.2.1"]), service("z")];
+    let before = current(&[("z", held("p", &["192.0.2.2"]))]);
+    assert_eq!(
+        show(&plan(&pools, &services, &before)),
+        [
+            "a 192.0.2.3 from pool p",
+            "b 192.0.2.1 from pool p",
+            "z 192.0.2.2 from pool p",
+            "a! pending",
+            "b! pending",
+        ]
+    );
+}
+
+#[test]
+fn says_who_has_the_requested_address() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.3"])];
+    let services = [service("a"), asking("b", &["192.0.2.1"])];
+    let before = current(&[("a", held("p", &["192.0.2.1"]))]);
+    let plan = plan(&pools, &services, &before);
+    let refusal = &plan.refusals[&ServiceName::new("default", "b")];
+    assert_eq!(refusal.reason, RefusalReason::AddressTaken);
+    assert_eq!(refusal.message, "asks for 192.0.2.1, which default/a has");
+}
+
+#[test]
+fn keeps_the_address_of_a_live_service_that_asks_for_the_impossible() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.3"])];
+    let before = current(&[("a", held("p", &["192.0.2.2"]))]);
+    let services = [asking("a", &["198.51.100.1"])];
+    assert_eq!(
+        show(&plan(&pools, &services, &before)),
+        ["a 192.0.2.2 from pool p", "a: address_outside_pools"]
+    );
+}
+
+#[test]
+fn moves_to_the_requested_address_and_frees_the_old_one_for_who_waits() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.2", "192.0.2.9-192.0.2.9"])];
+    let before = current(&[("a", held("p", &["192.0.2.2"])), ("b", held("p", &["192.0.2.1"]))]);
+    // a waits for what b gives up, although a comes first.
+    let services = [asking("a", &["192.0.2.1"]), asking("b", &["192.0.2.9"]), service("c")];
+    assert_eq!(
+        show(&plan(&pools, &services, &before)),
+        [
+            "a 192.0.2.1 from pool p",
+            "b 192.0.2.9 from pool p",
+            "c 192.0.2.2 from pool p",
+            "a! requested",
+            "b! requested",
+            "c! pending",
+        ]
+    );
+}
+
+#[test]
+fn refuses_requests_by_name() {
+    let mut avoiding = pool("avoiding", &["198.51.100.0-198.51.100.255"]);
+    avoiding.avoid_buggy = true;
+    let pools =
+        [pool("v4", &["192.0.2.1-192.0.2.9"]), pool("v6", &["2001:db8::1-2001:db8::9"]), avoiding];
+    let services = [
+        Service { requested: vec![ip("2001:db8::1")], ..service("family") },
+        Service {
+            requested: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+            ..dual("two-pools", RequireDualStack)
+        },
+        Service { requested: vec![ip("192.0.2.1")], ..dual("too-few", RequireDualStack) },
+        asking("avoided", &["198.51.100.255"]),
+    ];
+    assert_eq!(
+        show(&plan(&pools, &services, &NOBODY)),
+        [
+            "avoided: address_avoided",
+            "family: requested_wrong_family",
+            "too-few: requested_wrong_family",
+            "two-pools: addresses_in_different_pools",
+        ]
+    );
+}
+
+#[test]
+fn leaves_out_buggy_addresses() {
+    let mut pool = pool("p", &["192.0.2.254-192.0.3.1"]);
+    pool.avoid_buggy = true;
+    assert_eq!(
+        show(&plan(&[pool], &["a", "b", "c"].map(service), &NOBODY))[..3],
+        ["a 192.0.2.254 from pool p", "b 192.0.3.1 from pool p", "c: pools_exhausted"]
+    );
+}
+
+#[test]
+fn uses_the_first_and_last_address_of_a_network() {
+    let pools = [pool("p", &["192.0.2.0-192.0.2.1"])];
+    assert_eq!(
+        show(&plan(&pools, &["a", "b"].map(service), &NOBODY))[..2],
+        ["a 192.0.2.0 from pool p", "b 192.0.2.1 from pool p"]
+    );
+}
+
+#[test]
+fn chooses_automatic_pools_by_name() {
+    let mut manual = pool("a", &["192.0.2.1-192.0.2.9"]);
+    manual.auto_assign = false;
+    let pools = [manual.clone(), pool("c", &["198.51.100.1-198.51.100.9"])];
+    let services = [service("any"), asking("manual", &["192.0.2.5"])];
+    assert_eq!(
+        show(&plan(&pools, &services, &NOBODY))[..2],
+        ["any 198.51.100.1 from pool c", "manual 192.0.2.5 from pool a"]
+    );
+    assert_eq!(show(&plan(&[manual], &[service("x")], &NOBODY)), ["x: no_automatic_pool"]);
+    assert_eq!(show(&plan(&[], &[service("x")], &NOBODY)), ["x: no_pool"]);
+}
+
+#[test]
+fn gives_both_families_from_one_pool() {
+    let pools = [
+        pool("a4", &["192.0.2.1-192.0.2.9"]),
+        pool("b6", &["2001:db8::1-2001:db8::9"]),
+        pool("c", &["198.51.100.1-198.51.100.1", "2001:db8:1::1-2001:db8:1::9"]),
+    ];
+    let services = [dual("prefer", PreferDualStack), dual("require", RequireDualStack)];
+    assert_eq!(
+        show(&plan(&pools, &services, &NOBODY))[..3],
+        [
+            "prefer 198.51.100.1, 2001:db8:1::1 from pool c",
+            "require: pools_exhausted",
+            "prefer! pending"
+        ]
+    );
+    assert_eq!(
+        show(&plan(&pools[..2], &services, &NOBODY))[..2],
+        ["prefer 192.0.2.1 from pool a4", "require: no_dual_stack_pool"]
+    );
+}
+
+#[test]
+fn puts_the_preferred_family_first() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"])];
+    let mut v6_first = dual("a", RequireDualStack);
+    v6_first.ip_families = vec![V6, V4];
+    assert_eq!(
+        show(&plan(&pools, &[v6_first], &NOBODY))[0],
+        "a 2001:db8::1, 192.0.2.1 from pool p"
+    );
+}
+
+#[test]
+fn adds_the_second_family_from_the_same_pool_only() {
+    let v4 = pool("p", &["192.0.2.1-192.0.2.9"]);
+    let both = pool("q", &["198.51.100.1-198.51.100.9", "2001:db8::1-2001:db8::9"]);
+    let before = current(&[("a", held("p", &["192.0.2.1"]))]);
+    let services = [dual("a", PreferDualStack)];
+    assert_eq!(show(&plan(&[v4, both.clone()], &services, &before)), ["a 192.0.2.1 from pool p"]);
+    let grown = pool("p", &["192.0.2.1-192.0.2.9", "2001:db8:1::1-2001:db8:1::9"]);
+    assert_eq!(
+        show(&plan(&[grown, both], &services, &before)),
+        ["a 192.0.2.1, 2001:db8:1::1 from pool p", "a! families"]
+    );
+}
+
+#[test]
+fn keeps_one_address_when_a_service_becomes_single_stack() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"])];
+    let before = current(&[("a", held("p", &["192.0.2.3", "2001:db8::3"]))]);
+    assert_eq!(
+        show(&plan(&pools, &[service("a")], &before)),
+        ["a 192.0.2.3 from pool p", "a! families"]
+    );
+}
+
+#[test]
+fn keeps_what_it_has_when_the_second_family_is_impossible() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.9"])];
+    let before = current(&[("a", held("p", &["192.0.2.3"]))]);
+    assert_eq!(
+        show(&plan(&pools, &[dual("a", RequireDualStack)], &before)),
+        ["a 192.0.2.3 from pool p", "a: no_dual_stack_pool"]
+    );
+}
+
+#[test]
+fn moves_and_says_why_when_no_pool_holds_the_address_any_more() {
+    let pools = [pool("p", &["192.0.2.5-192.0.2.9"])];
+    let before = current(&[("a", held("p", &["192.0.2.3"]))]);
+    let plan = plan(&pools, &[service("a")], &before);
+    assert_eq!(show(&plan), ["a 192.0.2.5 from pool p", "a! pool_gone"]);
+    assert_eq!(
+        plan.changes[0].to_string(),
+        "default/a: 192.0.2.3 from pool p became 192.0.2.5 from pool p, because no pool holds the \
+         address any more"
+    );
+}
+
+#[test]
+fn releases_when_the_last_pool_is_gone_but_not_while_pools_may_be_missing() {
+    let before = current(&[("a", held("p", &["192.0.2.3"]))]);
+    let mut picture = observed(&[], &[service("a")]);
+    let plan = allocate(&picture, &before, &Config::default());
+    assert_eq!(show(&plan), ["a: no_pool", "a! pool_gone"]);
+    picture.pools_incomplete = true;
+    let plan = allocate(&picture, &before, &Config::default());
+    assert_eq!(show(&plan), ["a 192.0.2.3 from pool p", "a: input_incomplete"]);
+}
+
+#[test]
+fn keeps_addresses_of_services_that_may_only_seem_to_be_gone() {
+    let before = current(&[("a", held("p", &["192.0.2.1"]))]);
+    let mut picture = observed(&[pool("p", &["192.0.2.1-192.0.2.9"])], &[service("b")]);
+    picture.services_incomplete = true;
+    assert_eq!(
+        show(&allocate(&picture, &before, &Config::default())),
+        ["a 192.0.2.1 from pool p", "b 192.0.2.2 from pool p", "a: input_incomplete", "b! pending"]
+    );
+}
+
+#[test]
+fn keeps_the_address_when_its_pool_is_renamed() {
+    let pools = [pool("new", &["192.0.2.1-192.0.2.9"])];
+    let before = current(&[("a", held("old", &["192.0.2.3"]))]);
+    assert_eq!(
+        show(&plan(&pools, &[service("a")], &before)),
+        ["a 192.0.2.3 from pool new", "a! pool_renamed"]
+    );
+}
+
+#[test]
+fn frees_addresses_of_services_that_are_gone_or_not_ours() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.1"])];
+    let before = current(&[("a", held("p", &["192.0.2.1"]))]);
+    assert_eq!(
+        show(&plan(&pools, &[service("b")], &before)),
+        ["b 192.0.2.1 from pool p", "a! service_gone", "b! pending"]
+    );
+    let plain = Service { load_balancer: false, ..service("a") };
+    assert_eq!(show(&plan(&pools, &[plain], &before)), ["a! not_served"]);
+}
+
+#[test]
+fn serves_only_its_class() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.9"])];
+    let classy = Service { class: Some("example.com/lb".into()), ..service("classy") };
+    let picture = observed(&pools, &[classy, service("plain")]);
+    let names = |class: Option<&str>| {
+        let config = Config { class: class.map(str::to_owned) };
+        let plan = allocate(&picture, &NOBODY, &config);
+        plan.assignments.into_keys().map(|name| name.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(None), ["plain"]);
+    assert_eq!(names(Some("example.com/lb")), ["classy"]);
+}
+
+#[test]
+fn heals_an_address_that_two_services_hold() {
+    let pools = [pool("p", &["192.0.2.1-192.0.2.9"])];
+    let same = held("p", &["192.0.2.3"]);
+    let before = current(&[("a", same.clone()), ("b", same)]);
+    assert_eq!(
+        show(&plan(&pools, &["a", "b"].map(service), &before)),
+        ["a 192.0.2.3 from pool p", "b 192.0.2.1 from pool p", "b! held_twice"]
+    );
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "edge: a test that measures")]
+fn plans_ten_thousand_services_in_no_time() {
+    let pools = [pool("p", &["10.0.0.0-10.0.255.255", "2001:db8::-2001:db8::ffff:ffff:ffff:ffff"])];
+    let services: Vec<_> =
+        (0..10_000).map(|number| dual(&format!("s{number:05}"), RequireDualStack)).collect();
+    let mut picture = observed(&pools, &services);
+    let first = allocate(&picture, &NOBODY, &Config::default());
+    assert_eq!(first.assignments.len(), 10_000);
+    picture.services.insert(ServiceName::new("default", "new"), service("new"));
+    let begin = std::time::Instant::now();
+    let second = allocate(&picture, &first.assignments, &Config::default());
+    let took = begin.elapsed();
+    assert_eq!(show(&Plan { changes: second.changes, ..Plan::default() }), ["new! pending"]);
+    // Well under a tenth of this on a slow machine without optimisation; a scan takes minutes.
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+}
+
+fn any_service() -> impl Strategy<Value = Service> {
+    let families = prop::sample::select(vec![vec![V4], vec![V6], vec![V4, V6], vec![V6, V4]]);
+    let requested = prop::collection::btree_set(any_address(), 0..=2);
+    let policy = prop::sample::select(vec![SingleStack, PreferDualStack, RequireDualStack]);
+    (0..12u8, families, policy, prop::bool::weighted(0.4), requested).prop_map(
+        |(number, ip_families, family_policy, asks, requested)| Service {
+            ip_families,
+            family_policy,
+            requested: if asks { requested.into_iter().collect() } else { Vec::new() },
+            ..service(&format!("s{number}"))
+        },
+    )
+}
+
+fn any_address() -> impl Strategy<Value = IpAddr> {
+    (any::<bool>(), 0..24u8).prop_map(|(v4, low)| {
+        if v4 { ip(&format!("192.0.2.{low}")) } else { ip(&format!("2001:db8::{low:x}")) }
+    })
+}
+
+/// Pools over disjoint thirds of 24 addresses of each family, so that edits change what is inside.
+fn any_pools() -> impl Strategy<Value = Vec<Pool>> {
+    let one = |third: u8| {
+        (0..8u8, 0..8u8, any::<(bool, bool, bool)>()).prop_map(move |(first, length, flags)| {
+            let (low, high) = (third * 8 + first, third * 8 + (first + length).min(7));
+            let mut ranges = vec![format!("192.0.2.{low}-192.0.2.{high}")];
+            if flags.0 {
+                ranges.push(format!("2001:db8::{low:x}-2001:db8::{high:x}"));
+            }
+            let ranges: Vec<_> = ranges.iter().map(String::as_str).collect();
+            let mut pool = pool(&format!("p{third}"), &ranges);
+            (pool.auto_assign, pool.avoid_buggy) = (flags.1, flags.2);
+            pool
+        })
+    };
+    (one(0), one(1), one(2), 0..=3usize).prop_map(|(a, b, c, count)| {
+        let mut pools = vec![a, b, c];
+        pools.truncate(count);
+        pools
+    })
+}
+
+fn any_picture() -> impl Strategy<Value = Observed> {
+    (any_pools(), prop::collection::vec(any_service(), 0..12))
+        .prop_map(|(pools, services)| observed(&pools, &services))
+}
+
+fn any_current() -> impl Strategy<Value = Assignments> {
+    let name = (0..12u8).prop_map(|number| ServiceName::new("default", format!("s{number}")));
+    let addresses = prop::collection::vec(any_address(), 1..=2);
+    let assignment = addresses
+        .prop_map(|addresses| Assignment { pool: "p0".into(), addresses })
+        .prop_filter("one of each family", |it| {
+            it.addresses.len() < 2 || it.addresses[0].is_ipv4() != it.addresses[1].is_ipv4()
+        });
+    prop::collection::btree_map(name, assignment, 0..8)
+}
+
+proptest! {
+    #[test]
+    fn never_gives_an_address_twice_nor_one_outside_its_pool(
+        picture in any_picture(), before in any_current()
+    ) {
+        let plan = allocate(&picture, &before, &Config::default());
+        let mut seen = BTreeSet::new();
+        for assignment in plan.assignments.values() {
+            prop_assert!(!assignment.addresses.is_empty());
+            for address in &assignment.addresses {
+                prop_assert!(seen.insert(*address), "{} twice", address);
+                prop_assert!(picture.pools[&assignment.pool].contains(*address));
+            }
+        }
+        for name in picture.services.keys() {
+            let known = plan.assignments.contains_key(name) || plan.refusals.contains_key(name);
+            prop_assert!(known, "{} is forgotten", name);
+        }
+    }
+
+    #[test]
+    fn changes_nothing_the_second_time(picture in any_picture(), before in any_current()) {
+        let first = allocate(&picture, &before, &Config::default());
+        let second = allocate(&picture, &first.assignments, &Config::default());
+        prop_assert_eq!(second.changes, vec![]);
+    }
+
+    #[test]
+    fn never_moves_a_holder_for_the_sake_of_others(
+        picture in any_picture(),
+        others in prop::collection::vec(any_service(), 0..6),
+    ) {
+        let before = allocate(&picture, &NOBODY, &Config::default()).assignments;
+        let mut grown = picture.clone();
+        for other in others {
+            grown.services.entry(other.name.clone()).or_insert(other);
+        }
+        let far = pool("a-new-pool", &["198.51.100.0-198.51.100.99", "2001:db8:f::-2001:db8:f::f"]);
+        grown.pools.insert(far.name.clone(), far);
+        let after = allocate(&grown, &before, &Config::default()).assignments;
+        for (name, held) in &before {
+            let service = &picture.services[name];
+            let now = &after[name];
+            // An address may be joined by one of the other family, if one is preferred.
+            let kept = held.addresses.iter().all(|address| now.addresses.contains(address));
+            prop_assert!(kept, "{:?}: {} became {}", service, held, now);
+        }
+    }
+}

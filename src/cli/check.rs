@@ -1,0 +1,189 @@
+//! `herald check`: what would these manifests do, and what is wrong with them?
+//!
+//! Offline: it reads the files, talks to nobody and changes nothing. It goes the same way through
+//! `source` and `allocator` as a speaker does, so that what passes here takes effect there.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::allocator::{self, Assignment, Config, Refusal};
+use crate::observed::ServiceName;
+use crate::problem::{Level, Problem};
+use crate::source::directory::{read_file, scan};
+use crate::source::{Assembler, FileState};
+
+/// Validates manifests without a cluster and shows which addresses Services would get.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  herald check pools.yaml             one file
+  herald check pools.yaml web.yaml    files that are used together
+  herald check manifests/             all *.yaml, *.yml and *.json of a directory
+  herald check --output json manifests/ | jq '.problems[].message'
+
+Every problem is one line: file:line:column, the field, what was found and what was expected.
+A file with an error has no effect at all, so that no edit is applied by half.
+Addresses are what an empty cluster would assign; a running one keeps those it has assigned.
+
+Exit status: 0 without errors (warnings and notices are none), 1 with errors, 2 if the command
+itself was wrong.")]
+pub struct CheckArgs {
+    /// Manifest files, or directories of them.
+    #[arg(required = true, value_name = "FILE")]
+    pub paths: Vec<PathBuf>,
+    /// How to print the result.
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The loadBalancerClass to serve; without it, Services that have no class.
+    #[arg(long, value_name = "CLASS")]
+    pub load_balancer_class: Option<String>,
+}
+
+/// How to print the result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Checks the manifests and prints what is found.
+pub fn run(args: &CheckArgs, out: &mut dyn Write) -> ExitCode {
+    let report = match check(args) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("herald check: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let printed = match args.output {
+        Output::Table => report.print_table(out),
+        Output::Json => report.print_json(out),
+    };
+    match printed {
+        // Whoever reads has read enough; the verdict stands.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("herald check: cannot print the result: {error}");
+            ExitCode::from(2)
+        }
+        _ if report.errors > 0 => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// What is found in a set of manifests.
+#[derive(Debug, Serialize)]
+struct Report {
+    files: usize,
+    objects: usize,
+    errors: usize,
+    warnings: usize,
+    problems: Vec<Problem>,
+    assignments: BTreeMap<ServiceName, Assignment>,
+    refusals: BTreeMap<ServiceName, Refusal>,
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<Report> {
+    let mut files = BTreeMap::new();
+    for path in &args.paths {
+        files.extend(read(path)?);
+    }
+    let snapshot = Assembler::default().update(files);
+    let config = Config { class: args.load_balancer_class.clone() };
+    let plan = allocator::allocate(&snapshot.observed, &BTreeMap::new(), &config);
+    let count = |level| snapshot.problems.iter().filter(|problem| problem.level == level).count();
+    Ok(Report {
+        files: snapshot.files,
+        objects: snapshot.objects,
+        errors: count(Level::Error),
+        warnings: count(Level::Warning),
+        problems: snapshot.problems,
+        assignments: plan.assignments,
+        refusals: plan.refusals,
+    })
+}
+
+/// A file, whatever its name, or all manifests of a directory, named so that an editor finds them.
+fn read(path: &Path) -> anyhow::Result<BTreeMap<String, FileState>> {
+    let name = |path: &Path| path.display().to_string();
+    if path.is_dir() {
+        let files =
+            scan(path).with_context(|| format!("cannot read the directory {}", name(path)))?;
+        return Ok(files
+            .into_iter()
+            .map(|(file, state)| (name(&path.join(file)), state))
+            .collect());
+    }
+    let state = read_file(path)
+        .with_context(|| format!("cannot read {}: there is no such file", name(path)))?;
+    Ok(BTreeMap::from([(name(path), state)]))
+}
+
+impl Report {
+    fn print_json(&self, out: &mut dyn Write) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *out, self)?;
+        writeln!(out)
+    }
+
+    fn print_table(&self, out: &mut dyn Write) -> io::Result<()> {
+        for problem in &self.problems {
+            writeln!(out, "{problem}")?;
+        }
+        let rows = self.rows();
+        if !rows.is_empty() {
+            if !self.problems.is_empty() {
+                writeln!(out)?;
+            }
+            let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+            let (first, second) = (width(0).unwrap_or(0), width(1).unwrap_or(0));
+            for [service, pool, addresses] in &rows {
+                writeln!(out, "{service:first$}  {pool:second$}  {addresses}")?;
+            }
+        }
+        if !rows.is_empty() || !self.problems.is_empty() {
+            writeln!(out)?;
+        }
+        writeln!(
+            out,
+            "{}, {}: {}, {}",
+            counted(self.files, "file"),
+            counted(self.objects, "object"),
+            counted(self.errors, "error"),
+            counted(self.warnings, "warning"),
+        )
+    }
+
+    fn rows(&self) -> Vec<[String; 3]> {
+        let mut rows: Vec<_> = self
+            .assignments
+            .iter()
+            .map(|(service, assignment)| {
+                let addresses: Vec<_> =
+                    assignment.addresses.iter().map(ToString::to_string).collect();
+                [service.to_string(), assignment.pool.clone(), addresses.join(", ")]
+            })
+            .chain(self.refusals.iter().map(|(service, refusal)| {
+                [service.to_string(), "-".to_owned(), format!("none: {}", refusal.message)]
+            }))
+            .collect();
+        rows.sort();
+        if !rows.is_empty() {
+            rows.insert(0, ["SERVICE".to_owned(), "POOL".to_owned(), "ADDRESSES".to_owned()]);
+        }
+        rows
+    }
+}
+
+/// `1 file`, `2 files`.
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}

@@ -1,0 +1,109 @@
+//! What a node publishes about itself with its session, for the others' data planes and for
+//! placement: its usable interfaces. Carried as opaque bytes by the election.
+
+use std::net::IpAddr;
+
+use herald_announcer::{Links, MacAddr};
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// A node's facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Interfaces that are up, have carrier and may carry announcements, by name.
+    pub interfaces: Vec<Interface>,
+}
+
+/// One usable interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name on that node.
+    pub name: String,
+    /// Its MAC, in colon form.
+    pub mac: String,
+    /// Its addresses with their prefix lengths.
+    pub addresses: Vec<IpNetwork>,
+}
+
+impl Facts {
+    /// The facts about those of `names` that can be used now.
+    pub fn of<'a>(links: &Links, names: impl IntoIterator<Item = &'a String>) -> Self {
+        let interfaces = names
+            .into_iter()
+            .filter_map(|name| links.by_name.get(name))
+            .filter(|link| link.up && link.carrier && !link.is_enslaved && !link.no_arp)
+            .filter_map(|link| {
+                let mac = link.mac?.to_string();
+                Some(Interface { name: link.name.clone(), mac, addresses: link.addresses.clone() })
+            });
+        Self { interfaces: interfaces.collect() }
+    }
+
+    /// As published. Facts of another version that cannot be read count as none: such a node
+    /// takes part in the election but carries no traffic.
+    pub fn decode(bytes: &[u8]) -> Self {
+        serde_json::from_slice(bytes).unwrap_or_default()
+    }
+
+    /// For publishing.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The MAC at which this node is reached from `other`: that of an interface in a network both
+    /// are in, else of its first interface.
+    pub fn mac_towards(&self, other: &Self) -> Option<[u8; 6]> {
+        let shared = self
+            .interfaces
+            .iter()
+            .find(|ours| other.interfaces.iter().any(|theirs| ours.shares_network_with(theirs)));
+        shared.or(self.interfaces.first()).and_then(Interface::mac)
+    }
+}
+
+impl Interface {
+    /// The MAC as octets.
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        self.mac.parse::<MacAddr>().ok().map(|mac| mac.0)
+    }
+
+    /// Whether one of its networks contains the address.
+    pub fn is_in_network_of(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|network| network.contains(ip))
+    }
+
+    fn shares_network_with(&self, other: &Self) -> bool {
+        let ours = self.addresses.iter().filter(|network| !is_link_local(network.ip()));
+        ours.into_iter().any(|network| other.addresses.iter().any(|o| network.contains(o.ip())))
+    }
+}
+
+/// Every interface has the network fe80::/64; it connects nothing.
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(name: &str, mac: &str, address: &str) -> Facts {
+        let addresses = vec![address.parse().unwrap(), "fe80::1/64".parse().unwrap()];
+        Facts { interfaces: vec![Interface { name: name.into(), mac: mac.into(), addresses }] }
+    }
+
+    #[test]
+    fn reads_back_what_it_published() {
+        let facts = facts("eth0", "02:00:00:00:01:0b", "192.168.1.11/24");
+        assert_eq!(Facts::decode(&facts.encode()), facts);
+        assert_eq!(Facts::decode(b"of a later version"), Facts::default());
+    }
+
+    #[test]
+    fn a_node_is_reached_on_the_network_both_are_in() {
+        let us = facts("eth0", "02:00:00:00:01:0b", "192.168.1.11/24");
+        let mut peer = facts("eth0", "02:00:00:00:02:0c", "10.0.0.12/24");
+        peer.interfaces.extend(facts("eth1", "02:00:00:00:01:0c", "192.168.1.12/24").interfaces);
+        assert_eq!(peer.mac_towards(&us), Some([2, 0, 0, 0, 1, 12]));
+    }
+}

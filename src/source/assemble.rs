@@ -1,0 +1,302 @@
+//! All files together: which of them are in force, and the picture they make.
+//!
+//! Last good state: a file that becomes invalid, unreadable or conflicting keeps what it said when
+//! it last was good, and says so; other files still apply. A file that never was good is absent. Of
+//! files that conflict, the one whose change brought the conflict is rejected; when several changed
+//! at once, the earlier name wins. A deleted file takes its objects with it.
+//!
+//! Pure: `directory` hands in the bytes. Equal bytes are not parsed twice.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::conflicts::Index;
+use super::file::{self, Content, of_whole_file};
+use super::object::{Kind, Object, ObjectKey, Placed, location};
+use crate::observed::{Endpoint, Observed, ServiceName};
+use crate::problem::{Level, Problem, Reason};
+
+/// A file as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileState {
+    /// Its bytes.
+    Bytes(Vec<u8>),
+    /// It is there but could not be read; what was attempted and what went wrong.
+    Unreadable(String),
+    /// It is there and was not read because it has this many bytes.
+    TooLarge(u64),
+}
+
+/// What the input says, and what is wrong with it.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Snapshot {
+    /// The picture that is in force.
+    pub observed: Observed,
+    /// Problems in the order of their places.
+    pub problems: Vec<Problem>,
+    /// How many files there are.
+    pub files: usize,
+    /// How many objects are in force.
+    pub objects: usize,
+}
+
+/// Keeps the last good state of every file.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    files: BTreeMap<String, Tracked>,
+    index: Index,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    state: FileState,
+    newest: Result<Arc<Content>, Vec<Problem>>,
+    in_force: Option<Arc<Content>>,
+    conflicts: Vec<Problem>,
+}
+
+impl Tracked {
+    /// The content that waits to be put in force.
+    fn pending(&self) -> Option<&Arc<Content>> {
+        let newest = self.newest.as_ref().ok()?;
+        let in_force = self.in_force.as_ref();
+        (!in_force.is_some_and(|in_force| Arc::ptr_eq(in_force, newest))).then_some(newest)
+    }
+
+    fn objects_in_force(&self) -> &[Placed] {
+        self.in_force.as_ref().map_or(&[], |content| &content.objects)
+    }
+}
+
+impl Assembler {
+    /// Takes in all files as they are now; what is not among them is gone.
+    pub fn update(&mut self, files: BTreeMap<String, FileState>) -> Snapshot {
+        self.forget(&files);
+        for (name, state) in files {
+            self.read(name, state);
+        }
+        let pending: Vec<_> = self
+            .files
+            .iter()
+            .filter(|(_, tracked)| tracked.pending().is_some())
+            .map(|(name, _)| name.clone())
+            .collect();
+        if !self.accept_together(&pending) {
+            self.accept_one_by_one(pending);
+        }
+        self.snapshot()
+    }
+
+    fn forget(&mut self, files: &BTreeMap<String, FileState>) {
+        let index = &mut self.index;
+        self.files.retain(|name, tracked| {
+            let stays = files.contains_key(name);
+            if !stays {
+                index.remove(tracked.objects_in_force());
+            }
+            stays
+        });
+    }
+
+    fn read(&mut self, name: String, state: FileState) {
+        let known = self.files.get_mut(&name);
+        if known.as_ref().is_some_and(|tracked| tracked.state == state) {
+            return;
+        }
+        let newest = match &state {
+            FileState::Bytes(bytes) => file::parse(&name, bytes),
+            FileState::Unreadable(message) => {
+                Err(vec![of_whole_file(&name, Reason::Unreadable, message.clone())])
+            }
+            FileState::TooLarge(bytes) => {
+                let message =
+                    format!("{bytes} bytes long; expected at most {}", file::MAX_FILE_BYTES);
+                Err(vec![of_whole_file(&name, Reason::TooLarge, message)])
+            }
+        };
+        let in_force = known.and_then(|tracked| tracked.in_force.clone());
+        let newest = newest.map(|content| Arc::new(keep_refused(content, in_force.as_deref())));
+        self.files.insert(name, Tracked { state, newest, in_force, conflicts: Vec::new() });
+    }
+
+    /// Puts all pending files in force at once, if that makes no conflict; then objects can also
+    /// move from file to file.
+    fn accept_together(&mut self, pending: &[String]) -> bool {
+        let mut index = self.index.clone();
+        for name in pending {
+            index.remove(self.files.get(name).map_or(&[], Tracked::objects_in_force));
+        }
+        for name in pending {
+            let content = self.files.get(name).and_then(Tracked::pending);
+            if content.is_some_and(|content| index.add(name, &content.objects).is_err()) {
+                return false;
+            }
+        }
+        self.index = index;
+        for tracked in self.files.values_mut() {
+            if let Some(content) = tracked.pending().cloned() {
+                tracked.in_force = Some(content);
+            }
+            tracked.conflicts.clear();
+        }
+        true
+    }
+
+    /// Puts in force what can be, again and again until nothing more can: a file may wait for
+    /// addresses that another one is about to give up.
+    fn accept_one_by_one(&mut self, mut pending: Vec<String>) {
+        loop {
+            let before = pending.len();
+            pending.retain(|name| !self.accept(name));
+            if pending.len() == before {
+                return;
+            }
+        }
+    }
+
+    fn accept(&mut self, name: &str) -> bool {
+        let Some(tracked) = self.files.get_mut(name) else { return true };
+        let Some(content) = tracked.pending().cloned() else { return true };
+        self.index.remove(tracked.objects_in_force());
+        match self.index.add(name, &content.objects) {
+            Ok(()) => {
+                tracked.in_force = Some(content);
+                tracked.conflicts.clear();
+                true
+            }
+            Err(conflicts) => {
+                tracked.conflicts = conflicts;
+                // What is in force was free of conflicts and nothing came between.
+                let restored = self.index.add(name, tracked.objects_in_force());
+                debug_assert!(restored.is_ok());
+                false
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot { files: self.files.len(), ..Snapshot::default() };
+        for (name, tracked) in &self.files {
+            snapshot.problems.extend(problems_of(name, tracked));
+            snapshot.observed.services_incomplete |= tracked.in_force.is_none();
+            snapshot.observed.pools_incomplete |= may_hide_a_pool(tracked);
+            for placed in tracked.objects_in_force() {
+                snapshot.objects += 1;
+                insert(&mut snapshot.observed, &placed.object);
+            }
+        }
+        for endpoints in snapshot.observed.endpoints.values_mut() {
+            merge(endpoints);
+        }
+        for (name, tracked) in &self.files {
+            let references = unknown_references(name, tracked, &snapshot.observed);
+            snapshot.problems.extend(references);
+        }
+        snapshot.problems.sort_by(|a, b| (&a.location, a.level).cmp(&(&b.location, b.level)));
+        snapshot
+    }
+}
+
+/// An object that used to be supported and was edited so that it no longer is stays as it was.
+fn keep_refused(mut content: Content, in_force: Option<&Content>) -> Content {
+    let is_refused = |placed: &&Placed| content.refused.contains(&placed.key);
+    let before = in_force.map_or(&[][..], |content| &content.objects);
+    let kept: Vec<_> = before.iter().filter(is_refused).cloned().collect();
+    content.objects.extend(kept);
+    content
+}
+
+fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
+    let mut problems = match &tracked.newest {
+        Ok(content) => content.problems.clone(),
+        Err(problems) => problems.clone(),
+    };
+    problems.extend(tracked.conflicts.iter().cloned());
+    let rejected = tracked.newest.is_err() || !tracked.conflicts.is_empty();
+    if rejected && tracked.in_force.is_some() {
+        let objects = tracked.objects_in_force().len();
+        problems.push(Problem {
+            level: Level::Warning,
+            object: None,
+            location: Some(location(name, Default::default())),
+            reason: Reason::LastGoodKept,
+            message: format!("the last good content stays in force ({objects} objects)"),
+        });
+    }
+    problems
+}
+
+/// Whether the file may hold a pool that is not in force in any version.
+fn may_hide_a_pool(tracked: &Tracked) -> bool {
+    let is_in_force =
+        |key: &ObjectKey| tracked.objects_in_force().iter().any(|placed| placed.key == *key);
+    match &tracked.in_force {
+        None => true,
+        Some(in_force) => {
+            in_force.refused.iter().any(|key| key.kind == Kind::IpAddressPool && !is_in_force(key))
+        }
+    }
+}
+
+fn insert(observed: &mut Observed, object: &Object) {
+    match object {
+        Object::Pool { pool, .. } => {
+            observed.pools.insert(pool.name.clone(), pool.clone());
+        }
+        Object::Advertisement(announced) => {
+            observed.advertisements.insert(announced.name.clone(), announced.clone());
+        }
+        Object::Service(service) => {
+            observed.services.insert(service.name.clone(), service.clone());
+        }
+        Object::Endpoints { service, endpoints } => {
+            extend(&mut observed.endpoints, service, endpoints);
+        }
+        Object::Node(node) => {
+            observed.nodes.insert(node.name.clone(), node.clone());
+        }
+    }
+}
+
+fn extend(
+    all: &mut BTreeMap<ServiceName, Vec<Endpoint>>,
+    service: &ServiceName,
+    endpoints: &[Endpoint],
+) {
+    all.entry(service.clone()).or_default().extend_from_slice(endpoints);
+}
+
+/// Joins endpoints of the same address. While a pod moves between slices it may briefly be in two
+/// (EndpointSlice concepts, "Duplicate endpoints"), and slices may differ in their ports.
+fn merge(endpoints: &mut Vec<Endpoint>) {
+    endpoints.sort_by_key(|endpoint| endpoint.address);
+    endpoints.dedup_by(|next, kept| {
+        let same = next.address == kept.address;
+        if same {
+            kept.ready |= next.ready;
+            kept.node = kept.node.take().or_else(|| next.node.take());
+            kept.ports.append(&mut next.ports);
+            kept.ports.sort();
+            kept.ports.dedup();
+        }
+        same
+    });
+}
+
+fn unknown_references(file: &str, tracked: &Tracked, observed: &Observed) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for placed in tracked.objects_in_force() {
+        let Object::Advertisement(announced) = &placed.object else { continue };
+        for pool in announced.pools.iter().filter(|pool| !observed.pools.contains_key(*pool)) {
+            let message = format!(
+                "spec.ipAddressPools: {pool:?}: no such pool; expected the name of an IPAddressPool"
+            );
+            let (level, reason) = (Level::Warning, Reason::UnknownReference);
+            problems.push(placed.problem(level, file, placed.position, reason, message));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests;

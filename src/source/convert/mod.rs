@@ -1,0 +1,65 @@
+//! Kubernetes API types into the values of `observed`.
+//!
+//! One file for each kind, all of the same form: metadata and spec in, the typed value out, and
+//! whatever is wrong as findings that name the field. Nothing here knows whether the object came
+//! from a file or from an API server. A field that is accepted but has no effect yet must leave a
+//! finding: a warning when ignoring it only loses a preference, a refusal when ignoring it would
+//! widen what its author restricted.
+
+mod address;
+mod advertisement;
+mod endpoints;
+mod node;
+mod pool;
+mod selector;
+mod service;
+
+use super::tree::FieldPath;
+use crate::problem::{Level, Reason};
+
+pub use advertisement::advertisement;
+pub use endpoints::endpoints;
+pub use node::node;
+pub use pool::pool;
+pub use service::service;
+
+/// Something wrong with a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub level: Level,
+    pub path: FieldPath,
+    pub reason: Reason,
+    /// The value found and what was expected; the path is not repeated in it.
+    pub message: String,
+}
+
+/// What was found while an object was converted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings(pub Vec<Finding>);
+
+impl Findings {
+    /// The object cannot take effect.
+    pub fn error(&mut self, path: FieldPath, reason: Reason, message: impl Into<String>) {
+        self.0.push(Finding { level: Level::Error, path, reason, message: message.into() });
+    }
+
+    /// The object takes effect, but not as its author may expect.
+    pub fn warning(&mut self, path: FieldPath, reason: Reason, message: impl Into<String>) {
+        self.0.push(Finding { level: Level::Warning, path, reason, message: message.into() });
+    }
+
+    /// The field restricts something and its effect does not exist yet: the object is refused.
+    pub fn refuse(&mut self, path: FieldPath) {
+        let message = format!(
+            "not supported yet: {path}; the object is refused, since ignoring the field would \
+             widen what it restricts"
+        );
+        self.error(path, Reason::NotSupportedYet, message);
+    }
+
+    /// The field has no effect yet, and ignoring it restricts nothing less.
+    pub fn ignore(&mut self, path: FieldPath) {
+        let message = format!("not supported yet: {path}; the field has no effect");
+        self.warning(path, Reason::NotSupportedYet, message);
+    }
+}

@@ -1,0 +1,60 @@
+//! One manifest file: all of its documents, or why it cannot take effect.
+//!
+//! A file takes effect as a whole or not at all, so that an edit is never half applied. Only an
+//! object that is valid but not supported yet is left out alone; the others of its file stay.
+
+use super::conflicts::Index;
+use super::document::Reading;
+use super::object::{ObjectKey, Placed, location};
+use super::yaml;
+use crate::problem::{Level, Problem, Reason};
+
+/// The largest file that is read.
+pub const MAX_FILE_BYTES: usize = 4 << 20;
+
+/// A file that can take effect.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Content {
+    /// Its objects.
+    pub objects: Vec<Placed>,
+    /// Objects that are left out because they are not supported yet.
+    pub refused: Vec<ObjectKey>,
+    /// What is wrong without keeping the file from taking effect.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads a file; the name is for problems.
+///
+/// # Errors
+///
+/// Everything that is wrong with the file, at least one problem of them an error.
+pub fn parse(name: &str, bytes: &[u8]) -> Result<Content, Vec<Problem>> {
+    if bytes.len() > MAX_FILE_BYTES {
+        let message = format!("{} bytes long; expected at most {MAX_FILE_BYTES}", bytes.len());
+        return Err(vec![of_whole_file(name, Reason::TooLarge, message)]);
+    }
+    let documents = yaml::documents(bytes).map_err(|error| {
+        vec![Problem {
+            level: Level::Error,
+            object: None,
+            location: Some(location(name, error.position)),
+            reason: Reason::YamlSyntax,
+            message: format!("cannot read YAML: {}", error.message),
+        }]
+    })?;
+    let mut reading = Reading::default();
+    for document in &documents {
+        reading.document(name, document);
+    }
+    let Reading { objects, refused, mut problems, invalid } = reading;
+    let conflicts = Index::default().add(name, &objects).err().unwrap_or_default();
+    let invalid = invalid || !conflicts.is_empty();
+    problems.extend(conflicts);
+    if invalid { Err(problems) } else { Ok(Content { objects, refused, problems }) }
+}
+
+/// An error about a file as a whole.
+pub fn of_whole_file(name: &str, reason: Reason, message: String) -> Problem {
+    let location = Some(location(name, Default::default()));
+    Problem { level: Level::Error, object: None, location, reason, message }
+}

@@ -1,0 +1,139 @@
+//! The objects that a file holds, typed, with the places that later findings must point at.
+//!
+//! Plain data between `document`, which makes them, and `assemble`, which puts them together.
+
+use std::fmt;
+
+use super::tree::Position;
+use crate::observed::{Advertisement, Endpoint, Node, Pool, Service, ServiceName};
+use crate::problem::{Level, Location, Problem, Reason};
+
+/// The kinds that Herald reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    IpAddressPool,
+    L2Advertisement,
+    Service,
+    EndpointSlice,
+    Node,
+}
+
+impl Kind {
+    /// Every kind there is.
+    pub const ALL: &'static [Self] = &[
+        Self::IpAddressPool,
+        Self::L2Advertisement,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Node,
+    ];
+
+    /// The name in manifests.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::IpAddressPool => "IPAddressPool",
+            Self::L2Advertisement => "L2Advertisement",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        }
+    }
+
+    /// The API version that is read.
+    pub const fn api_version(self) -> &'static str {
+        match self {
+            Self::IpAddressPool | Self::L2Advertisement => "metallb.io/v1beta1",
+            Self::Service | Self::Node => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+        }
+    }
+
+    /// Whether objects of the kind live in a namespace.
+    pub const fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Node)
+    }
+
+    /// Whether the namespace is part of what makes an object itself. MetalLB's objects all live in
+    /// one namespace, so that pools are known by name alone.
+    const fn is_known_by_namespace(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice)
+    }
+}
+
+/// Which object it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectKey {
+    pub kind: Kind,
+    /// Empty for kinds without namespaces.
+    pub namespace: String,
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// What no two objects may have in common.
+    pub fn identity(&self) -> (Kind, &str, &str) {
+        let namespace =
+            if self.kind.is_known_by_namespace() { self.namespace.as_str() } else { "" };
+        (self.kind, namespace, &self.name)
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.name())?;
+        match self.namespace.as_str() {
+            "" => write!(f, " {}", self.name),
+            namespace => write!(f, " {namespace}/{}", self.name),
+        }
+    }
+}
+
+/// An object, typed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    Pool {
+        pool: Pool,
+        /// Where each range of the pool stands.
+        positions: Vec<Position>,
+    },
+    Advertisement(Advertisement),
+    Service(Service),
+    Endpoints {
+        service: ServiceName,
+        endpoints: Vec<Endpoint>,
+    },
+    Node(Node),
+}
+
+/// An object and where it stands in its file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placed {
+    pub key: ObjectKey,
+    pub position: Position,
+    pub object: Object,
+}
+
+impl Placed {
+    /// A problem with this object in that file.
+    pub fn problem(
+        &self,
+        level: Level,
+        file: &str,
+        position: Position,
+        reason: Reason,
+        message: String,
+    ) -> Problem {
+        Problem {
+            level,
+            object: Some(self.key.to_string()),
+            location: Some(location(file, position)),
+            reason,
+            message,
+        }
+    }
+}
+
+/// A position in a file.
+pub fn location(file: &str, position: Position) -> Location {
+    Location { file: file.to_owned(), line: position.line, column: position.column }
+}

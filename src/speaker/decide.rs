@@ -1,0 +1,289 @@
+//! The speaker's one decision (pure): from everything known to everything to be done. Level, not
+//! edge: the same knowledge always gives the same decision, so a lost action is decided again.
+//!
+//! Must never let the kernel or the announcer speak for a VIP whose claim this node does not hold
+//! in the view it is given. Read [`crate::desired`] first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use herald_announcer::{Announced, Answering, Links};
+use herald_ebpf::{Backend, Picture, Protocol as Carried, ServicePort};
+use herald_leader_election::{ClaimKey, Guard, NodeName, View, Wanted};
+
+use crate::allocator::{self, Plan};
+use crate::desired::{self, Vip};
+use crate::facts::Facts;
+use crate::observed::{Observed, Protocol};
+use crate::speaker::records;
+
+/// Everything known at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Knowledge<'a> {
+    /// This node.
+    pub me: &'a NodeName,
+    /// The cluster, as its manifests say.
+    pub observed: &'a Observed,
+    /// The election's view.
+    pub view: &'a View,
+    /// This machine's interfaces.
+    pub links: &'a Links,
+    /// Interfaces this speaker serves, each with whether XDP carries its traffic.
+    pub interfaces: &'a BTreeMap<String, Carrier>,
+    /// Which Services are ours.
+    pub allocator: &'a allocator::Config,
+    /// The speaker is about to end: it gives everything away.
+    pub leaving: bool,
+}
+
+/// Who carries an interface's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// The XDP program, which also answers ARP and neighbour solicitations.
+    Xdp,
+    /// kube-proxy; the announcer answers from userspace.
+    Off,
+}
+
+/// Everything to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// For the election: who may hold what.
+    pub wanted: Wanted,
+    /// Claims to give back, once they are silent.
+    pub releases: BTreeSet<ClaimKey>,
+    /// Assignments to write (`None` removes), while this node is the allocator.
+    pub puts: BTreeMap<String, Option<Vec<u8>>>,
+    /// What the puts depend on.
+    pub guard: Option<Guard>,
+    /// For the data plane.
+    pub picture: Picture,
+    /// For the announcer.
+    pub announced: Announced,
+    /// What this node publishes about itself.
+    pub facts: Facts,
+    /// For status: the wanted VIPs.
+    pub vips: BTreeMap<IpAddr, Vip>,
+    /// For status: the allocator's plan, on whichever node it acts.
+    pub plan: Plan,
+}
+
+/// Decides.
+pub fn decide(known: &Knowledge<'_>) -> Decision {
+    let current = records::assignments(&known.view.records);
+    let plan = allocator::allocate(known.observed, &current, known.allocator);
+    let vips = desired::desired(known.me, known.observed, &current, known.view);
+    let held: BTreeMap<IpAddr, BTreeSet<String>> = vips
+        .iter()
+        .filter(|_| !known.leaving)
+        .filter(|(vip, _)| known.view.held(known.me, &ClaimKey::Vip(**vip)).is_some())
+        .filter_map(|(vip, wanted)| Some((*vip, wanted.eligible.get(known.me)?.clone())))
+        .collect();
+    let releases = known
+        .view
+        .claims_of(known.me)
+        .filter(|claim| matches!(claim.key, ClaimKey::Vip(vip) if !held.contains_key(&vip)))
+        .map(|claim| claim.key)
+        .collect();
+    let guard = known
+        .view
+        .held(known.me, &ClaimKey::Allocator)
+        .map(|claim| Guard { key: claim.key, term: claim.term })
+        .filter(|_| !known.leaving);
+    let puts = match guard {
+        Some(_) => records::difference(&known.view.records, &plan.assignments),
+        None => BTreeMap::new(),
+    };
+    Decision {
+        wanted: wanted(known.view, &vips),
+        releases,
+        puts,
+        guard,
+        picture: picture(known, &vips, &held),
+        announced: announced(known, &held),
+        facts: Facts::of(known.links, known.interfaces.keys()),
+        vips,
+        plan,
+    }
+}
+
+/// All VIPs, and the allocator, which any living speaker may be.
+fn wanted(view: &View, vips: &BTreeMap<IpAddr, Vip>) -> Wanted {
+    let speakers = view.sessions.keys().filter(|node| view.is_alive(node)).cloned().collect();
+    let mut claims = BTreeMap::from([(ClaimKey::Allocator, speakers)]);
+    for (vip, wanted) in vips {
+        claims.insert(ClaimKey::Vip(*vip), wanted.eligible.keys().cloned().collect());
+    }
+    Wanted { claims }
+}
+
+fn picture(
+    known: &Knowledge<'_>,
+    vips: &BTreeMap<IpAddr, Vip>,
+    held: &BTreeMap<IpAddr, BTreeSet<String>>,
+) -> Picture {
+    let index = |name: &String| {
+        let is_xdp = known.interfaces.get(name) == Some(&Carrier::Xdp);
+        known.links.by_name.get(name).filter(|_| is_xdp).map(|link| link.index)
+    };
+    let mut picture = Picture::default();
+    for (vip, interfaces) in held {
+        picture.vips.extend(interfaces.iter().filter_map(index).map(|index| (*vip, index)));
+    }
+    for link in known.interfaces.keys().filter_map(|name| known.links.by_name.get(name)) {
+        if let (Some(mac), Some(index)) = (link.mac, index(&link.name)) {
+            picture.links.insert(index, mac.0);
+        }
+    }
+    for (node, facts) in desired::facts(known.view) {
+        if node != *known.me {
+            let macs = facts.interfaces.iter().filter_map(|i| Some((i.mac()?, addresses(i))));
+            picture.peers.extend(macs);
+        }
+    }
+    for (vip, wanted) in vips {
+        for backend in &wanted.backends {
+            let Some(protocol) = carried(backend.protocol) else { continue };
+            let port = ServicePort { vip: *vip, port: backend.port, protocol };
+            // A port whose endpoints all drop out stays, empty: its packets are counted as such.
+            let set = picture.services.entry(port).or_default();
+            if let Ok(node_mac) = backend.target {
+                let is_local = backend.node.as_ref() == Some(known.me);
+                set.insert(Backend { address: backend.address, node_mac, is_local });
+            }
+        }
+    }
+    picture
+}
+
+const fn carried(protocol: Protocol) -> Option<Carried> {
+    match protocol {
+        Protocol::Tcp => Some(Carried::Tcp),
+        Protocol::Udp => Some(Carried::Udp),
+        Protocol::Sctp => None,
+    }
+}
+
+/// A peer's own addresses on an interface, by which it is told from the clients it forwards for.
+fn addresses(interface: &crate::facts::Interface) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let mut v4 = None;
+    let mut v6 = None;
+    for network in &interface.addresses {
+        match network.ip() {
+            IpAddr::V4(ip) => v4 = v4.or(Some(ip)),
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => {}
+            IpAddr::V6(ip) => v6 = v6.or(Some(ip)),
+        }
+    }
+    (v4, v6)
+}
+
+fn announced(known: &Knowledge<'_>, held: &BTreeMap<IpAddr, BTreeSet<String>>) -> Announced {
+    let answering = known.interfaces.iter().map(|(name, carrier)| {
+        let answering = match carrier {
+            Carrier::Xdp => Answering::Datapath,
+            Carrier::Off => Answering::Userspace,
+        };
+        (name.clone(), answering)
+    });
+    Announced { vips: held.clone(), answering: answering.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{
+        VIP, assigned, claimed, links, mac, node, observed, service_name, view, vip_key,
+    };
+
+    fn decision(view: &View, me: u8, leaving: bool) -> Decision {
+        decide_with(&observed(), view, me, Carrier::Xdp, leaving)
+    }
+
+    fn decide_with(
+        observed: &Observed,
+        view: &View,
+        me: u8,
+        carrier: Carrier,
+        leaving: bool,
+    ) -> Decision {
+        decide(&Knowledge {
+            me: &node(me),
+            observed,
+            view,
+            links: &links(me),
+            interfaces: &BTreeMap::from([("eth0".to_owned(), carrier)]),
+            allocator: &allocator::Config::default(),
+            leaving,
+        })
+    }
+
+    #[test]
+    fn only_the_allocator_writes_assignments() {
+        assert_eq!(decision(&view(1), 1, false).puts, BTreeMap::new());
+        let view = claimed(view(1), ClaimKey::Allocator, 1);
+        let decided = decision(&view, 1, false);
+        assert_eq!(decided.guard, Some(Guard { key: ClaimKey::Allocator, term: 1 }));
+        let keys: Vec<_> = decided.puts.keys().collect();
+        assert_eq!(keys, ["assignment/default/echo"]);
+        assert_eq!(decision(&assigned(view), 1, false).puts, BTreeMap::new(), "already written");
+    }
+
+    #[test]
+    fn wants_every_assigned_vip_held_by_an_eligible_node() {
+        let all: BTreeSet<NodeName> = (1..=3).map(node).collect();
+        let wanted = decision(&assigned(view(1)), 1, false).wanted.claims;
+        assert_eq!(wanted, BTreeMap::from([(ClaimKey::Allocator, all.clone()), (vip_key(), all)]));
+    }
+
+    #[test]
+    fn speaks_only_for_the_vip_it_holds() {
+        let view = claimed(assigned(view(1)), vip_key(), 1);
+        let ours = decision(&view, 1, false);
+        assert_eq!(ours.picture.vips, BTreeSet::from([(IpAddr::from(VIP), 2)]));
+        assert_eq!(ours.announced.vips.len(), 1);
+        let theirs = decision(&View { me: node(2), ..view }, 2, false);
+        assert_eq!((theirs.picture.vips.len(), theirs.announced.vips.len()), (0, 0));
+        assert_eq!(theirs.picture.services.len(), 2, "but it delivers to its own pods");
+    }
+
+    #[test]
+    fn is_silent_once_leaving() {
+        let view = claimed(assigned(view(1)), vip_key(), 1);
+        let decided = decision(&view, 1, true);
+        assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+        assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+    }
+
+    #[test]
+    fn gives_back_a_vip_nobody_wants_any_more() {
+        let mut observed = observed();
+        observed.services.remove(&service_name());
+        let view = claimed(assigned(view(1)), vip_key(), 1);
+        let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+        assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+        assert_eq!(decided.picture.vips.len(), 0);
+    }
+
+    #[test]
+    fn knows_which_backends_are_here() {
+        let picture = decision(&assigned(view(2)), 2, false).picture;
+        let vip = IpAddr::from(VIP);
+        let web = ServicePort { vip, port: 80, protocol: Carried::Tcp };
+        let here: Vec<_> =
+            picture.services[&web].iter().map(|b| (b.node_mac, b.is_local)).collect();
+        assert_eq!(here, [(mac(1), false), (mac(2), true), (mac(3), false)]);
+        let peers: Vec<_> = picture.peers.keys().copied().collect();
+        assert_eq!(peers, [mac(1), mac(3)]);
+        assert_eq!(picture.links, BTreeMap::from([(2, mac(2))]));
+    }
+
+    #[test]
+    fn without_xdp_the_announcer_answers_and_the_kernel_does_not() {
+        let view = claimed(assigned(view(1)), vip_key(), 1);
+        let decided = decide_with(&observed(), &view, 1, Carrier::Off, false);
+        assert_eq!(decided.picture.vips, BTreeSet::new());
+        assert_eq!(decided.announced.answering["eth0"], Answering::Userspace);
+        assert_eq!(decided.announced.vips.len(), 1);
+    }
+}

@@ -1,0 +1,311 @@
+//! Performs decisions (edge): the one task that touches the data plane, the announcer and the
+//! election, and that owns every other task.
+//!
+//! The order within one round is part of the protocol: what becomes silent is silent in the
+//! kernel and the announcer before the election hears that it was given back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use herald_announcer::{AnnouncerHandle, Links};
+use herald_leader_election::{BootTime, Handle, NodeName, View, Wanted, clock};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::allocator::Config;
+use crate::facts::Facts;
+use crate::source::Snapshot;
+use crate::speaker::End;
+use crate::speaker::carriers::Carriers;
+use crate::speaker::decide::{Decision, Knowledge, decide};
+use crate::speaker::report::{Material, report};
+use crate::speaker::socket::Request;
+
+/// A write or a map update that had no effect yet is tried again after this.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A leaving speaker waits this long for the others to take its VIPs, then goes all the same:
+/// the kernel forwards on without it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The tasks the driver owns; the end of any one ends the process.
+pub(crate) struct Tasks {
+    pub links_task: JoinHandle<Result<(), herald_announcer::Error>>,
+    pub source_task: JoinHandle<Result<(), crate::source::WatchError>>,
+    pub announcer_task: JoinHandle<Result<(), herald_announcer::Error>>,
+    pub election_task: JoinHandle<Result<(), herald_leader_election::Error>>,
+    pub status_task: JoinHandle<()>,
+}
+
+/// The driver.
+pub(crate) struct Driver {
+    me: NodeName,
+    allocator: Config,
+    links: watch::Receiver<Arc<Links>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    view: watch::Receiver<Arc<View>>,
+    deadline: watch::Receiver<Option<BootTime>>,
+    carriers: Carriers,
+    announcer: AnnouncerHandle,
+    election: Handle,
+    /// The last decision performed; none until this process has a session of its own, because
+    /// until then what an earlier process left in the kernel stays in force.
+    last: Option<Decision>,
+    wanted: Option<Wanted>,
+    facts: Option<Facts>,
+    /// Writes on their way through the log, with the time they were sent.
+    in_flight: BTreeMap<String, (Option<Vec<u8>>, BootTime)>,
+    must_retry: bool,
+    leaving_since: Option<BootTime>,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        me: NodeName,
+        allocator: Config,
+        links: watch::Receiver<Arc<Links>>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        carriers: Carriers,
+        announcer: AnnouncerHandle,
+        election: Handle,
+    ) -> Self {
+        Self {
+            me,
+            allocator,
+            links,
+            snapshots,
+            view: election.view(),
+            deadline: election.deadline(),
+            carriers,
+            announcer,
+            election,
+            last: None,
+            wanted: None,
+            facts: None,
+            in_flight: BTreeMap::new(),
+            must_retry: false,
+            leaving_since: None,
+        }
+    }
+
+    /// Runs until asked to end and everything is given away.
+    ///
+    /// # Errors
+    ///
+    /// The part that failed.
+    pub(crate) async fn run(
+        mut self,
+        mut tasks: Tasks,
+        mut reports: mpsc::Receiver<Request>,
+        mut end: End,
+    ) -> anyhow::Result<()> {
+        loop {
+            self.round();
+            if self.may_leave() {
+                self.election.close().await;
+                return Ok(());
+            }
+            let wait = (self.must_retry || !self.in_flight.is_empty()).then_some(RETRY);
+            let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
+            tokio::select! {
+                changed = self.view.changed() => changed.context("the election ended")?,
+                changed = self.snapshots.changed() => changed.context("the source's watch ended")?,
+                changed = self.links.changed() => {
+                    changed.context("the interfaces' watch ended")?;
+                    let links = self.links.borrow_and_update().clone();
+                    self.carriers.follow(&links);
+                }
+                Some(request) = reports.recv() => {
+                    // A client that hung up needs no answer.
+                    let _ = request.send(self.report());
+                }
+                () = end.asked(), if self.leaving_since.is_none() => self.leave(),
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+                ended = &mut tasks.links_task => bail!(why("interface watch", ended)),
+                ended = &mut tasks.source_task => bail!(why("manifest watch", ended)),
+                ended = &mut tasks.announcer_task => bail!(why("announcer", ended)),
+                ended = &mut tasks.election_task => bail!(why("election", ended)),
+                ended = &mut tasks.status_task => bail!("the status socket ended: {ended:?}"),
+            }
+        }
+    }
+
+    /// Decides and performs.
+    fn round(&mut self) {
+        let view = self.view.borrow_and_update().clone();
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        let links = self.links.borrow_and_update().clone();
+        let decision = self.decide(&view, &snapshot, &links);
+        self.publish(&decision);
+        if !view.is_settled() && self.last.is_none() {
+            return;
+        }
+        self.must_retry = !self.perform(&decision);
+        if !self.must_retry {
+            for key in &decision.releases {
+                self.election.release(*key);
+            }
+        }
+        self.put(&decision, &view);
+        self.last = Some(decision);
+    }
+
+    fn decide(&self, view: &View, snapshot: &Snapshot, links: &Links) -> Decision {
+        decide(&Knowledge {
+            me: &self.me,
+            observed: &snapshot.observed,
+            view,
+            links,
+            interfaces: &self.carriers.carriers(),
+            allocator: &self.allocator,
+            leaving: self.leaving_since.is_some(),
+        })
+    }
+
+    /// What the election and the other nodes should know.
+    fn publish(&mut self, decision: &Decision) {
+        if self.wanted.as_ref() != Some(&decision.wanted) {
+            self.election.set_wanted(decision.wanted.clone());
+            self.wanted = Some(decision.wanted.clone());
+        }
+        if self.facts.as_ref() != Some(&decision.facts) {
+            self.election.set_facts(decision.facts.encode());
+            self.facts = Some(decision.facts.clone());
+        }
+    }
+
+    /// The data plane before the announcer: an announcement draws traffic. True if all took effect.
+    fn perform(&mut self, decision: &Decision) -> bool {
+        let mut done = true;
+        let is_new = self.last.as_ref().is_none_or(|last| last.picture != decision.picture);
+        if let Some(datapath) = self.carriers.datapath()
+            && (is_new || self.must_retry)
+            && let Err(error) = datapath.apply(&decision.picture)
+        {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::error!(error, "cannot update the data plane");
+            done = false;
+        }
+        self.announcer.set(Arc::new(decision.announced.clone()));
+        self.tell(decision);
+        done
+    }
+
+    /// Logs which VIPs were won and lost.
+    fn tell(&self, decision: &Decision) {
+        let none = BTreeMap::new();
+        let before = self.last.as_ref().map_or(&none, |last| &last.announced.vips);
+        let now = &decision.announced.vips;
+        for (vip, interfaces) in now.iter().filter(|(vip, _)| !before.contains_key(vip)) {
+            tracing::info!(%vip, ?interfaces, "speaking for a VIP");
+        }
+        for vip in before.keys().filter(|vip| !now.contains_key(vip)) {
+            tracing::info!(%vip, "silent for a VIP");
+        }
+    }
+
+    /// Sends the allocator's writes that are not on their way already.
+    fn put(&mut self, decision: &Decision, view: &View) {
+        let now = clock::boot_now();
+        self.in_flight.retain(|key, (value, _)| view.records.get(key) != value.as_ref());
+        let Some(guard) = decision.guard else {
+            self.in_flight.clear();
+            return;
+        };
+        for (key, value) in &decision.puts {
+            let waiting = self
+                .in_flight
+                .get(key)
+                .is_some_and(|(sent, at)| sent == value && now.since(*at) < RETRY);
+            if !waiting {
+                let value_text = value.as_deref().map(String::from_utf8_lossy);
+                tracing::info!(record = key, value = value_text.as_deref(), "assigning");
+                self.election.put(key.clone(), value.clone(), guard);
+                self.in_flight.insert(key.clone(), (value.clone(), now));
+            }
+        }
+    }
+
+    /// Silences everything, then gives it away; the kernel keeps forwarding.
+    fn leave(&mut self) {
+        tracing::info!("asked to end: giving all claims away");
+        self.leaving_since = Some(clock::boot_now());
+        self.round();
+        self.election.drain();
+    }
+
+    /// Whether everything this speaker held is held by others, or nobody will take it.
+    fn may_leave(&self) -> bool {
+        let Some(since) = self.leaving_since else { return false };
+        let view = self.view.borrow();
+        let others = view.sessions.values().any(|session| {
+            session.node != self.me && view.is_alive(&session.node) && !session.draining
+        });
+        let orphans = || {
+            let vips = self.last.iter().flat_map(|decision| &decision.vips);
+            let mut takers = vips.filter(|(_, vip)| vip.eligible.keys().any(|n| *n != self.me));
+            takers.any(|(ip, _)| {
+                let key = herald_leader_election::ClaimKey::Vip(*ip);
+                view.holder(&key).is_none_or(|holder| *holder == self.me)
+            })
+        };
+        !others || !orphans() || clock::boot_now().since(since) > PATIENCE
+    }
+
+    fn report(&mut self) -> String {
+        let mut counters = self.announcer_counters();
+        match self.carriers.datapath().map(|datapath| datapath.counters()) {
+            Some(Ok(packets)) => {
+                counters.extend(
+                    packets.iter().map(|c| (format!("xdp_{}", c.reason.label()), c.packets)),
+                );
+            }
+            Some(Err(error)) => tracing::warn!(%error, "cannot read the data plane's counters"),
+            None => {}
+        }
+        let view = self.view.borrow().clone();
+        let snapshot = self.snapshots.borrow().clone();
+        let links = self.links.borrow().clone();
+        let decision = self.decide(&view, &snapshot, &links);
+        let material = Material {
+            me: &self.me,
+            view: &view,
+            decision: &decision,
+            deadline: *self.deadline.borrow(),
+            now: clock::boot_now(),
+            datapath: self.carriers.report(),
+            counters,
+            problems: snapshot.problems.clone(),
+        };
+        serde_json::to_string(&report(material))
+            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    }
+
+    fn announcer_counters(&self) -> BTreeMap<String, u64> {
+        let counters = self.announcer.counters();
+        let mut named = BTreeMap::from([
+            ("announcer_requests".to_owned(), counters.requests),
+            ("announcer_replies".to_owned(), counters.replies),
+            ("announcer_announcements".to_owned(), counters.announcements),
+            ("announcer_fenced".to_owned(), counters.fenced),
+            ("announcer_send_failures".to_owned(), counters.send_failures),
+        ]);
+        let ignored = counters.ignored.iter();
+        named.extend(ignored.map(|(why, count)| (format!("announcer_ignored_{why}"), *count)));
+        named
+    }
+}
+
+/// Why a task that should never end did.
+fn why<E>(what: &str, ended: Result<Result<(), E>, tokio::task::JoinError>) -> String
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    match ended {
+        Ok(Ok(())) => format!("the {what} ended"),
+        Ok(Err(error)) => format!("the {what} failed: {:#}", anyhow::Error::new(error)),
+        Err(error) => format!("the {what} crashed: {error}"),
+    }
+}

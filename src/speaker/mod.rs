@@ -1,0 +1,183 @@
+//! The speaker: the process on a node. Starts the parts, then loops: something changed, decide
+//! anew, do what the decision says ([`driver`]).
+//!
+//! It must not forward or answer anything by itself; the kernel does, and goes on while this
+//! process is away. The order of starting matters: interfaces, source, data plane, then the
+//! election, because a claim may be won within milliseconds of it.
+//!
+//! Read [`decide`] for what is done when.
+
+pub mod carriers;
+pub mod decide;
+mod driver;
+mod fence;
+pub mod records;
+mod report;
+pub mod socket;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use herald_announcer::{Announcer, Answering, Links};
+use herald_leader_election::{NodeName, RaftConfig, Timing};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::allocator;
+use crate::facts::Facts;
+use crate::observed::Observed;
+use crate::source::{self, Snapshot};
+use crate::speaker::carriers::{Carriers, Choice};
+use crate::speaker::driver::{Driver, Tasks};
+use crate::speaker::fence::Fences;
+
+/// How a speaker is to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node, as its Node object is named.
+    pub node: String,
+    /// The manifest directory.
+    pub source: PathBuf,
+    /// The nodes that vote; the same list on each of them.
+    pub voters: Vec<String>,
+    /// Where raft keeps its log.
+    pub state_dir: PathBuf,
+    /// Where the status socket is.
+    pub run_dir: PathBuf,
+    /// Where programs and maps are pinned.
+    pub pin_dir: PathBuf,
+    /// Interfaces to serve; empty: those with the node's addresses.
+    pub interfaces: Vec<String>,
+    /// The data plane's mode.
+    pub datapath: Choice,
+    /// Which Services are ours.
+    pub allocator: allocator::Config,
+    /// Heartbeat and ttl.
+    pub timing: Timing,
+    /// The port on which speakers talk to each other.
+    pub raft_port: u16,
+}
+
+/// How often a wait for the first manifests is logged.
+const REMINDER: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or SIGINT, which give all claims away first.
+///
+/// # Errors
+///
+/// What is missing to start, in one sentence; or the part that failed while running.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    config.timing.check()?;
+    if !config.voters.contains(&config.node) {
+        bail!("node {} is not among --voters {}", config.node, config.voters.join(","));
+    }
+    let mut end = End::listen()?;
+    let (links, links_task) =
+        herald_announcer::links::watch().await.context("cannot watch the network interfaces")?;
+    let (mut snapshots, source_task) = source::watch(&config.source).await?;
+    let Some(voters) = voters(&config, &mut snapshots, &mut end).await? else {
+        return Ok(());
+    };
+    let observed = snapshots.borrow().observed.clone();
+    let addresses = observed.nodes[&config.node].addresses.clone();
+    let first_links: Arc<Links> = links.borrow().clone();
+    let interfaces = carriers::choose(&config.interfaces, &config.node, &addresses, &first_links)?;
+    let (carriers, kernel) =
+        Carriers::open(config.datapath, &config.pin_dir, &interfaces, &first_links)?;
+    let userspace = Arc::new(AtomicU64::new(0));
+    let (announcer, announcer_task) =
+        Announcer::start(links.clone(), Answering::Userspace, Arc::clone(&userspace));
+    let listener = socket::listen(&config.run_dir)
+        .with_context(|| format!("cannot listen at {}", socket::path(&config.run_dir).display()))?;
+    let me = NodeName(config.node.clone());
+    let raft = RaftConfig {
+        // Speakers of another cluster on the same network have other voters.
+        cluster: config.voters.join(","),
+        node: me.clone(),
+        listen: voters[&me],
+        voters,
+        state_dir: config.state_dir.clone(),
+        timing: config.timing,
+        facts: Facts::of(&first_links, &interfaces).encode(),
+    };
+    let fences = Box::new(Fences { userspace, kernel });
+    let (election, election_task) =
+        herald_leader_election::start(raft, fences).context("cannot start the election")?;
+    let (requests, report_requests) = mpsc::channel(4);
+    let status_task = tokio::spawn(socket::serve(listener, requests));
+    tracing::info!(node = %me, interfaces = interfaces.join(","), "speaking");
+    let tasks = Tasks { links_task, source_task, announcer_task, election_task, status_task };
+    let driver = Driver::new(me, config.allocator, links, snapshots, carriers, announcer, election);
+    let result = driver.run(tasks, report_requests, end).await;
+    // The socket is ours: a later speaker must not find a file nobody listens on.
+    let _ = std::fs::remove_file(socket::path(&config.run_dir));
+    result
+}
+
+/// The signals that ask for an orderly end.
+pub(crate) struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+        })
+    }
+
+    /// Waits for one.
+    pub(crate) async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The voters' addresses, once all their Node objects are there; `None` if asked to end before.
+async fn voters(
+    config: &Config,
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    end: &mut End,
+) -> anyhow::Result<Option<BTreeMap<NodeName, SocketAddr>>> {
+    loop {
+        let missing = match resolve(config, &snapshots.borrow_and_update().observed) {
+            Ok(voters) => return Ok(Some(voters)),
+            Err(missing) => missing,
+        };
+        let source = config.source.display();
+        tracing::info!(missing = missing.join(","), %source, "waiting for Node manifests");
+        tokio::select! {
+            changed = snapshots.changed() => changed.context("the manifest directory's watch ended")?,
+            () = tokio::time::sleep(REMINDER) => {}
+            () = end.asked() => return Ok(None),
+        }
+    }
+}
+
+/// All voters with their addresses, or the names of those without.
+fn resolve(
+    config: &Config,
+    observed: &Observed,
+) -> Result<BTreeMap<NodeName, SocketAddr>, Vec<String>> {
+    let address = |name: &String| -> Option<IpAddr> {
+        observed.nodes.get(name).and_then(|node| node.addresses.first().copied())
+    };
+    let missing: Vec<String> =
+        config.voters.iter().filter(|name| address(name).is_none()).cloned().collect();
+    if !missing.is_empty() {
+        return Err(missing);
+    }
+    let voter = |name: &String| {
+        Some((NodeName(name.clone()), SocketAddr::new(address(name)?, config.raft_port)))
+    };
+    Ok(config.voters.iter().filter_map(voter).collect())
+}

@@ -1,0 +1,148 @@
+//! From what the driver knows to the report that `herald status` prints (pure).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use herald_leader_election::{BootTime, ClaimKey, NodeName, SessionState, View};
+
+use crate::desired::{Backend, Vip};
+use crate::facts::Facts;
+use crate::observed::Protocol;
+use crate::problem::Problem;
+use crate::speaker::decide::Decision;
+use crate::speaker::records;
+use crate::status;
+
+/// What a report is made of.
+pub struct Material<'a> {
+    /// This node.
+    pub me: &'a NodeName,
+    /// The election's view.
+    pub view: &'a View,
+    /// The last decision.
+    pub decision: &'a Decision,
+    /// Until when this node may speak, if it may.
+    pub deadline: Option<BootTime>,
+    /// The present.
+    pub now: BootTime,
+    /// The interfaces and their modes.
+    pub datapath: Vec<status::Datapath>,
+    /// All counters by name.
+    pub counters: BTreeMap<String, u64>,
+    /// The source's problems.
+    pub problems: Vec<Problem>,
+}
+
+/// The report.
+pub fn report(material: Material<'_>) -> status::Report {
+    let left = material.deadline.map(|deadline| deadline.since(material.now));
+    let left = left.filter(|left| *left > Duration::ZERO);
+    status::Report {
+        node: material.me.to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+        election: election(material.view, left),
+        vips: material.decision.vips.iter().map(|(ip, vip)| material.vip(*ip, vip, left)).collect(),
+        services: material.services(),
+        datapath: material.datapath,
+        counters: material.counters,
+        problems: material.problems,
+    }
+}
+
+fn election(view: &View, left: Option<Duration>) -> status::Election {
+    let sessions = view.sessions.values().map(|session| status::Session {
+        node: session.node.to_string(),
+        epoch: session.epoch,
+        state: match session.state {
+            SessionState::Open => "open",
+            SessionState::Revoked => "revoked",
+            SessionState::Closed => "closed",
+        },
+        draining: session.draining,
+    });
+    status::Election {
+        backend: "raft",
+        leader: view.leader.as_ref().map(ToString::to_string),
+        term: view.raft_term,
+        sessions: sessions.collect(),
+        deadline_ms: left.map(milliseconds),
+    }
+}
+
+impl Material<'_> {
+    fn vip(&self, address: IpAddr, vip: &Vip, left: Option<Duration>) -> status::Vip {
+        let key = ClaimKey::Vip(address);
+        let holder = self.view.holder(&key);
+        let is_ours = holder == Some(self.me);
+        let interfaces: Vec<String> =
+            vip.eligible.get(self.me).into_iter().flatten().cloned().collect();
+        let ineligible = vip.ineligible.iter().map(|(node, reason)| status::Ineligible {
+            node: node.to_string(),
+            reason: reason.label(),
+        });
+        status::Vip {
+            address,
+            service: vip.service.to_string(),
+            pool: vip.pool.clone(),
+            holder: holder.map(ToString::to_string),
+            term: self.view.claims.get(&key).map_or(0, |claim| claim.term),
+            expires_ms: left.filter(|_| is_ours).map(milliseconds),
+            announcing: left.is_some() && self.decision.announced.vips.contains_key(&address),
+            mac: interfaces.first().and_then(|name| self.mac(name)),
+            interfaces,
+            ineligible: ineligible.collect(),
+            backends: vip.backends.iter().map(backend).collect(),
+        }
+    }
+
+    fn mac(&self, interface: &str) -> Option<String> {
+        let Facts { interfaces } = &self.decision.facts;
+        interfaces.iter().find(|ours| ours.name == interface).map(|ours| ours.mac.clone())
+    }
+
+    /// Services with addresses by the records, and those the allocator refuses.
+    fn services(&self) -> Vec<status::Service> {
+        let mut services = BTreeMap::new();
+        for (name, assignment) in records::assignments(&self.view.records) {
+            let service = status::Service {
+                name: name.to_string(),
+                addresses: assignment.addresses,
+                reason: None,
+                message: None,
+            };
+            services.insert(name, service);
+        }
+        for (name, refusal) in &self.decision.plan.refusals {
+            let service = services.entry(name.clone()).or_insert_with(|| status::Service {
+                name: name.to_string(),
+                addresses: Vec::new(),
+                reason: None,
+                message: None,
+            });
+            service.reason = Some(refusal.reason.label().to_owned());
+            service.message = Some(refusal.message.clone());
+        }
+        services.into_values().collect()
+    }
+}
+
+fn backend(backend: &Backend) -> status::Backend {
+    status::Backend {
+        address: backend.address.ip(),
+        port: backend.address.port(),
+        node: backend.node.as_ref().map(ToString::to_string),
+        protocol: match backend.protocol {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        },
+        service_port: backend.port,
+        used: backend.target.is_ok(),
+        reason: backend.target.err().map(|unused| unused.label()),
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
