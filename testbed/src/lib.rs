@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The lab: a small LAN made of network namespaces, real packets, faults on demand; the demo and
+//! the end-to-end tests run in it.
+//!
+//! Everything happens in private namespaces ([`sandbox`]), so that nothing can be left behind: what
+//! the lab makes goes with its processes. The crate must never touch the machine's own network, and
+//! it knows Herald only from outside: as a command with flags, manifests and a status report.
+//!
+//! Read [`lab`] for the network, then [`scenario`] for Herald in it, then [`demo`].
+
+pub mod client;
+pub mod clock;
+pub mod demo;
+pub mod e2e;
+pub mod lab;
+pub mod pod;
+pub mod probe;
+pub mod resolve;
+pub mod sandbox;
+pub mod scenario;
+pub mod status;
+pub mod tap;

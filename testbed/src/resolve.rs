@@ -1,0 +1,65 @@
+//! Asks the LAN who has an address (edge), as any host does, but hears every answer, not only the
+//! first: a second voice is what must never be.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use herald_announcer::MacAddr;
+use herald_announcer::wire::{Arp, NeighbourSolicitation, Operation, solicited_node};
+
+use crate::clock;
+use crate::lab::addresses::{Host, host};
+use crate::lab::{Lab, pass};
+use crate::tap::{Kind, PacketSocket, voice};
+
+/// How long answers are listened for; a second voice may be slower than the first.
+const WINDOW: Duration = Duration::from_millis(300);
+
+/// The MACs of all answers, in order, to one question asked by the client on the LAN.
+///
+/// # Errors
+///
+/// If the question cannot be sent.
+pub fn who_has(lab: &Lab, address: IpAddr) -> anyhow::Result<Vec<MacAddr>> {
+    let asker = host("c1").context("the lab has no c1")?;
+    lab.netns(asker.name)?.inside(|| {
+        let socket = PacketSocket::open(pass::index("eth0")?, libc::ETH_P_ALL)?;
+        socket.send(&question(asker, address))?;
+        let mut answers = Vec::new();
+        let mut buffer = [0; 512];
+        let end = clock::now() + WINDOW;
+        while clock::now() < end {
+            if let Some((frame, false)) = socket.receive(&mut buffer)?
+                && let Some((said, mac, Kind::Answer)) = voice(frame)
+                && said == address
+            {
+                answers.push(mac);
+            }
+        }
+        Ok(answers)
+    })
+}
+
+fn question(asker: Host, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(target) => Arp {
+            operation: Operation::Request,
+            sender_mac: asker.mac(),
+            sender: asker.v4(),
+            target_mac: MacAddr::ZERO,
+            target,
+        }
+        .to_frame(MacAddr::BROADCAST),
+        IpAddr::V6(target) => {
+            let destination = solicited_node(target);
+            NeighbourSolicitation {
+                source: asker.v6(),
+                destination,
+                target,
+                source_mac: Some(asker.mac()),
+            }
+            .to_frame(asker.mac(), MacAddr::of_ipv6_multicast(destination))
+        }
+    }
+}

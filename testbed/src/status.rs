@@ -1,0 +1,120 @@
+//! The part of `herald status --output json` that the lab reads (pure). The lab reads it as any
+//! other program would: by the field names, without Herald's own types.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+/// One speaker's report.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// The node.
+    pub node: String,
+    /// How each interface carries traffic.
+    pub datapath: Vec<Datapath>,
+    /// The election.
+    pub election: Election,
+    /// All VIPs.
+    pub vips: Vec<Vip>,
+    /// All Services.
+    pub services: Vec<Service>,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+    /// What is wrong with the configuration.
+    pub problems: Vec<serde_json::Value>,
+}
+
+/// How one interface carries traffic.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Datapath {
+    /// The interface.
+    pub interface: String,
+    /// `native`, `generic` or `off`.
+    pub mode: String,
+    /// Why not better.
+    pub reason: Option<String>,
+}
+
+/// Who decides.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Election {
+    /// Raft's leader.
+    pub leader: Option<String>,
+    /// All sessions.
+    pub sessions: Vec<Session>,
+}
+
+/// One node's session.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Session {
+    /// The node.
+    pub node: String,
+    /// Grows with each session of the node.
+    pub epoch: u64,
+    /// `open`, `revoked` or `closed`.
+    pub state: String,
+}
+
+/// One VIP.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Vip {
+    /// The address.
+    pub address: IpAddr,
+    /// Who may answer for it.
+    pub holder: Option<String>,
+    /// The claim's term.
+    pub term: u64,
+    /// Whether this node announces it.
+    pub announcing: bool,
+    /// Where its traffic goes.
+    pub backends: Vec<Backend>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Backend {
+    /// Its node.
+    pub node: Option<String>,
+    /// Whether it gets traffic.
+    pub used: bool,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+/// One Service.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Service {
+    /// `namespace/name`.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Why it has none, or too few.
+    pub reason: Option<String>,
+}
+
+impl Status {
+    /// The VIP of an address.
+    pub fn vip(&self, address: IpAddr) -> Option<&Vip> {
+        self.vips.iter().find(|vip| vip.address == address)
+    }
+
+    /// The holder of each VIP that has one.
+    pub fn holders(&self) -> BTreeMap<IpAddr, String> {
+        let holder = |vip: &Vip| Some((vip.address, vip.holder.clone()?));
+        self.vips.iter().filter_map(holder).collect()
+    }
+
+    /// How many sessions are open.
+    pub fn open_sessions(&self) -> usize {
+        self.election.sessions.iter().filter(|session| session.state == "open").count()
+    }
+
+    /// A node's session, if it is open.
+    pub fn open_session(&self, node: &str) -> Option<&Session> {
+        self.election
+            .sessions
+            .iter()
+            .find(|session| session.node == node && session.state == "open")
+    }
+}

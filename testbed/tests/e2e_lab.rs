@@ -1,0 +1,129 @@
+//! The lab itself, without Herald: what the other tests stand on must be able to fail.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use herald_testbed::client::{self, Transport};
+use herald_testbed::lab::Lab;
+use herald_testbed::lab::addresses::{NODES, POD_PORT, PODS, host};
+use herald_testbed::probe::Probe;
+use herald_testbed::resolve::who_has;
+use herald_testbed::tap::{Direction, Tap};
+use herald_testbed::{clock, sandbox};
+
+fn lab() -> anyhow::Result<Lab> {
+    sandbox::enter()?;
+    let lab = Lab::build(Path::new(sandbox::SCRATCH))?;
+    // The last pod started is the last to listen.
+    let netns = lab.netns("n1")?;
+    clock::await_for("the pods answer", Duration::from_secs(5), || {
+        let last = pods()
+            .last()
+            .map_or(Ok(()), |(_, pod)| netns.inside(|| client::who(Transport::Tcp, pod).map(drop)));
+        Ok(last.ok())
+    })?;
+    Ok(lab)
+}
+
+fn pods() -> impl Iterator<Item = (String, SocketAddr)> {
+    (1..=NODES).flat_map(|node| {
+        (1..=PODS).flat_map(move |pod| {
+            let (network, last) = (u16::from(node), u16::from(pod + 1));
+            let v4 = SocketAddr::from(([10, 244, node, pod + 1], POD_PORT));
+            let v6 = SocketAddr::from(([0xfd00, 0x244, network, 0, 0, 0, 0, last], POD_PORT));
+            [v4, v6].map(|address| (format!("n{node}-p{pod}"), address))
+        })
+    })
+}
+
+#[test]
+fn every_node_reaches_every_pod() -> anyhow::Result<()> {
+    let lab = lab()?;
+    for node in 1..=NODES {
+        for (name, pod) in pods() {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                let netns = lab.netns(&format!("n{node}"))?;
+                let reply = netns.inside(|| client::who(transport, pod))?;
+                assert_eq!(reply.answer.pod, name);
+            }
+        }
+    }
+    let (_, far) = pods().last().unwrap();
+    lab.netns("n1")?.inside(|| {
+        client::upload(far, 2_000_000)?;
+        client::download(far, 2_000_000)
+    })
+}
+
+#[test]
+fn a_cut_is_silent_and_measured_and_heals() -> anyhow::Result<()> {
+    let lab = lab()?;
+    let pod = "10.244.2.2:8080".parse()?;
+    let probe = Probe::start(lab.netns("n1")?, pod, 40_000)?;
+    clock::pause(Duration::from_millis(100));
+    lab.cut("n2")?;
+    let carrier = lab.netns("n2")?.inside(|| carrier("eth0"))?;
+    clock::pause(Duration::from_millis(200));
+    lab.heal("n2")?;
+    clock::pause(Duration::from_millis(200));
+    let outcome = probe.finish()?;
+    assert!(carrier, "a cut must not show at the interface");
+    let outage = outcome.outage();
+    assert!(outage >= Duration::from_millis(190), "{outage:?}");
+    assert!(outage < Duration::from_millis(390), "{outage:?}");
+    assert!(outcome.lost() >= 150, "{} of {}", outcome.lost(), outcome.sent());
+    assert_eq!(outcome.nodes(), ["n2"]);
+    Ok(())
+}
+
+#[test]
+fn an_unplugged_node_has_no_carrier() -> anyhow::Result<()> {
+    let lab = lab()?;
+    lab.unplug("n2")?;
+    let unplugged = lab.netns("n2")?.inside(|| carrier("eth0"))?;
+    lab.plug("n2")?;
+    let plugged = lab.netns("n2")?.inside(|| carrier("eth0"))?;
+    assert_eq!((unplugged, plugged), (false, true));
+    Ok(())
+}
+
+#[test]
+fn every_voice_on_the_lan_is_heard() -> anyhow::Result<()> {
+    let lab = lab()?;
+    let node = host("n1").unwrap();
+    let tap = Tap::at("n1", &[node.v4().into()])?;
+    for address in [node.v4().into(), node.v6().into()] {
+        assert_eq!(who_has(&lab, address)?, [node.mac()]);
+    }
+    assert_eq!(who_has(&lab, "192.168.1.240".parse()?)?, []);
+    let pod = "10.244.2.2:8080".parse()?;
+    let reply = lab.netns("n1")?.inside(|| client::who(Transport::Udp, pod))?;
+    let capture = tap.finish()?;
+    let voices = capture.voices.iter().filter(|voice| voice.mac == node.mac());
+    assert_eq!(voices.filter(|voice| voice.direction == Direction::FromHost).count(), 2);
+    let flow = (Direction::FromHost, SocketAddr::new(node.v4().into(), reply.from.port()), pod);
+    assert_eq!(capture.flows.get(&flow), Some(&1));
+    assert_eq!(capture.missed, 0);
+    Ok(())
+}
+
+/// Whether an interface of the calling thread's namespace has a carrier, as `ip` tells: the
+/// namespace's `/sys` is not mounted.
+fn carrier(interface: &str) -> anyhow::Result<bool> {
+    let output =
+        std::process::Command::new("ip").args(["-o", "link", "show", interface]).output()?;
+    Ok(String::from_utf8(output.stdout)?.contains("LOWER_UP"))
+}
+
+#[test]
+fn nothing_of_a_lab_shows_outside() -> anyhow::Result<()> {
+    let before = fs::read_to_string("/proc/self/mounts")?;
+    let inside =
+        std::thread::spawn(|| lab().map(|_| fs::read_to_string("/proc/thread-self/mounts")));
+    let inside = inside.join().unwrap()??;
+    assert_eq!(fs::read_to_string("/proc/self/mounts")?, before);
+    assert_ne!(inside, before);
+    Ok(())
+}

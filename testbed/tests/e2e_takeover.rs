@@ -1,0 +1,76 @@
+//! A node disappears from the LAN without notice: its VIPs are taken over soon, the two never speak
+//! at the same time, and the node that returns takes nothing back.
+
+use std::time::Duration;
+
+use herald_testbed::client::{self, Transport};
+use herald_testbed::clock;
+use herald_testbed::e2e::in_lab;
+use herald_testbed::lab::addresses::{host, node_of, nodes};
+use herald_testbed::probe::Probe;
+use herald_testbed::resolve::who_has;
+use herald_testbed::scenario::service;
+use herald_testbed::tap::Tap;
+
+/// The demo asks for less than a second; this leaves room for a busy machine.
+const LONGEST_OUTAGE: Duration = Duration::from_secs(2);
+
+#[test]
+fn takes_over_when_holder_is_cut_and_returns_sticky() -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        scenario.start_all(&[])?;
+        scenario.put_all_manifests()?;
+        let (vip, old) = scenario.served()?.remove(0);
+        let witness = nodes().find(|node| *node != old).unwrap();
+        let term = scenario.status(&witness)?.vip(vip).unwrap().term;
+        let server = service(vip, Transport::Udp);
+        let client = scenario.lab.netns("c1")?.clone();
+        let port = client.inside(|| {
+            let mut ports = 40_000..41_000;
+            let port = ports.find(|port| {
+                let asked = client::udp(server, *port).and_then(|s| client::who_udp(&s, "where"));
+                asked.is_ok_and(|reply| reply.answer.node != old)
+            });
+            Ok(port.unwrap())
+        })?;
+
+        let tap = Tap::at("c1", &[])?;
+        let probe = Probe::start(&client, server, port)?;
+        clock::pause(Duration::from_millis(300));
+        scenario.lab.cut(&old)?;
+        let new = scenario.wait("another node holds the VIP", 15, |scenario| {
+            let holder = scenario.status(&witness)?.vip(vip).and_then(|vip| vip.holder.clone());
+            Ok(holder.filter(|holder| *holder != old))
+        })?;
+        let before = probe.last_answer();
+        clock::await_for("probes are answered again", Duration::from_secs(10), || {
+            Ok((probe.last_answer() > before + 300).then_some(()))
+        })?;
+        let outage = probe.finish()?.outage();
+        assert!(outage > Duration::ZERO, "the cut was not noticed, so nothing was measured");
+        assert!(outage < LONGEST_OUTAGE, "{outage:?}");
+        let silent = scenario.status(&old)?;
+        assert!(!silent.vip(vip).is_some_and(|vip| vip.announcing), "{old} believes it may speak");
+
+        scenario.lab.heal(&old)?;
+        scenario.wait("the returned node has a session", 15, |scenario| {
+            let seen = |node: &str| Some(scenario.status(node).ok()?.open_session(&old)?.epoch);
+            let (others, own) = (seen(&new), seen(&old));
+            Ok((others.is_some() && others == own).then_some(()))
+        })?;
+        clock::pause(Duration::from_secs(2));
+        for node in nodes() {
+            let status = scenario.status(&node)?;
+            let vip = status.vip(vip).unwrap();
+            assert_eq!(vip.holder.as_ref(), Some(&new), "as {node} sees it");
+            assert_eq!(vip.term, term + 1, "as {node} sees it");
+        }
+        assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+
+        let capture = tap.finish()?;
+        let mut voices = capture.voices_for(vip).filter_map(|voice| node_of(voice.mac));
+        assert!(voices.any(|node| node == new), "{new} never announced itself");
+        assert_eq!(voices.find(|node| *node != new), None, "a second voice after {new}'s first");
+        Ok(())
+    })
+}
