@@ -79,6 +79,7 @@ fn probe(socket: &UdpSocket, stop: &AtomicBool, last: &AtomicU64) -> anyhow::Res
     let begin = clock::now();
     let mut outcome = Outcome::default();
     let mut end = None;
+    let mut next = begin;
     loop {
         let now = clock::now();
         if end.is_none() && stop.load(Ordering::Relaxed) {
@@ -91,7 +92,9 @@ fn probe(socket: &UdpSocket, stop: &AtomicBool, last: &AtomicU64) -> anyhow::Res
                 outcome.probes.push(Sent { at: now - begin, answered_by: None });
                 // A refusal (no neighbour, an ICMP error) is a loss; the answer will be missing.
                 let _ = socket.send(outcome.probes.len().to_string().as_bytes());
-                now + PACE
+                // On the beat, but no burst after a pause of this thread.
+                next = (next + PACE).max(now);
+                next
             }
         };
         receive_until(socket, due, &mut outcome, last)?;
