@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use herald_testbed::client::{self, Transport};
+use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
-use herald_testbed::lab::addresses::nodes;
+use herald_testbed::lab::addresses::{host, nodes};
 use herald_testbed::probe::Probe;
+use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::service;
+
+/// How many times a holder is asked to end.
+const ROUNDS: usize = 4;
 
 /// Sorts before `default/echo`, so an allocation that begins anew would give it echo's addresses.
 const EARLIER_SERVICE: &str = "
@@ -53,35 +59,50 @@ fn kill9_and_restart_keeps_assignments() -> anyhow::Result<()> {
     })
 }
 
+/// As in an upgrade of all nodes, one after another, each while it holds the VIP.
 #[test]
 fn sigterm_gives_claims_away_before_exit() -> anyhow::Result<()> {
     in_lab(|scenario| {
         scenario.start_all(&[])?;
         scenario.put_all_manifests()?;
-        let (vip, old) = scenario.served()?.remove(0);
-        let witness = nodes().find(|node| *node != old).unwrap();
-        let server = service(vip, Transport::Udp);
-        let client = scenario.lab.netns("c1")?.clone();
-        let port = client.inside(|| {
-            let mut ports = 40_000..41_000;
-            let port = ports.find(|port| {
-                let asked = client::udp(server, *port).and_then(|s| client::who_udp(&s, "where"));
-                asked.is_ok_and(|reply| reply.answer.node != old)
-            });
-            Ok(port.unwrap())
-        })?;
-        let probe = Probe::start(&client, server, port)?;
-        let ended = scenario.speaker(&old)?.terminate(Duration::from_secs(10))?;
-        assert!(ended.success(), "{ended}");
-        let status = scenario.status(&witness)?;
-        let given = status.vip(vip).unwrap();
-        assert!(given.holder.as_ref().is_some_and(|new| *new != old), "{given:?}");
-        assert!(status.open_session(&old).is_none(), "{:?}", status.election.sessions);
-        scenario.forget(&old);
-        scenario.request("c2", vip, Transport::Tcp)?;
-        let outcome = probe.finish()?;
-        // A takeover needs a whole ttl (600 ms) of silence first; giving away needs none.
-        assert!(outcome.outage() < Duration::from_millis(300), "{:?}", outcome.outage());
+        let (vip, mut old) = scenario.served()?.remove(0);
+        for _ in 0..ROUNDS {
+            let witness = nodes().find(|node| *node != old).unwrap();
+            let server = service(vip, Transport::Udp);
+            let client = scenario.lab.netns("c1")?.clone();
+            let port = client.inside(|| {
+                let mut ports = 40_000..41_000;
+                let port = ports.find(|port| {
+                    let asked = client::udp(server, *port);
+                    let asked = asked.and_then(|socket| client::who_udp(&socket, "where"));
+                    asked.is_ok_and(|reply| reply.answer.node != old)
+                });
+                Ok(port.unwrap())
+            })?;
+            let probe = Probe::start(&client, server, port)?;
+            let begin = clock::now();
+            let ended = scenario.speaker(&old)?.terminate(Duration::from_secs(10))?;
+            assert!(ended.success(), "{ended}");
+            // After 5 s a speaker gives up and goes; giving its claims away takes no such time.
+            let took = clock::now() - begin;
+            assert!(took < Duration::from_secs(3), "{old} took {took:?} to end");
+            let status = scenario.status(&witness)?;
+            let given = status.vip(vip).unwrap();
+            let new = given.holder.clone().filter(|new| *new != old);
+            let new = new.with_context(|| format!("not given away: {given:?}"))?;
+            assert!(status.open_session(&old).is_none(), "{:?}", status.election.sessions);
+            assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+            scenario.request("c2", vip, Transport::Tcp)?;
+            let outcome = probe.finish()?;
+            // A takeover needs a whole ttl (600 ms) of silence first; giving away needs none.
+            assert!(outcome.outage() < Duration::from_millis(300), "{:?}", outcome.outage());
+            scenario.start(&old, &[])?;
+            scenario.wait("the speaker has a session again", 15, |scenario| {
+                let status = scenario.status(&witness)?;
+                Ok(status.open_session(&old).map(drop))
+            })?;
+            old = new;
+        }
         Ok(())
     })
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use herald_testbed::client::{self, Transport};
 use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
@@ -53,6 +54,7 @@ fn takes_over_when_holder_is_cut_and_returns_sticky() -> anyhow::Result<()> {
         assert!(!silent.vip(vip).is_some_and(|vip| vip.announcing), "{old} believes it may speak");
 
         scenario.lab.heal(&old)?;
+        let healed = clock::now();
         scenario.wait("the returned node has a session", 15, |scenario| {
             let seen = |node: &str| Some(scenario.status(node).ok()?.open_session(&old)?.epoch);
             let (others, own) = (seen(&new), seen(&old));
@@ -68,9 +70,19 @@ fn takes_over_when_holder_is_cut_and_returns_sticky() -> anyhow::Result<()> {
         assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
 
         let capture = tap.finish()?;
-        let mut voices = capture.voices_for(vip).filter_map(|voice| node_of(voice.mac));
-        assert!(voices.any(|node| node == new), "{new} never announced itself");
-        assert_eq!(voices.find(|node| *node != new), None, "a second voice after {new}'s first");
+        let of = |node: &str| {
+            let voices = capture.voices_for(vip).filter(move |v| node_of(v.mac) == Some(node));
+            voices.map(|voice| voice.at).collect::<Vec<_>>()
+        };
+        let begin = *of(&new).first().with_context(|| format!("{new} never announced itself"))?;
+        for node in nodes().filter(|node| *node != new) {
+            let second: Vec<_> = of(&node).into_iter().filter(|at| *at > begin).collect();
+            let since_heal: Vec<_> = second.iter().map(|at| *at - healed).collect();
+            assert!(
+                second.is_empty(),
+                "{node} spoke too, so long after it came back: {since_heal:?}"
+            );
+        }
         Ok(())
     })
 }
