@@ -18,15 +18,28 @@ pub fn frames(vip: IpAddr, mac: MacAddr) -> Vec<Vec<u8>> {
     }
 }
 
+/// The one frame that answers a foreign claim. RFC 5227 2.4 allows "one single ARP Announcement",
+/// which is the request form (2.3); IPv6 has one form.
+pub fn defence(vip: IpAddr, mac: MacAddr) -> Vec<u8> {
+    match vip {
+        IpAddr::V4(vip) => arp_form(Operation::Request, vip, mac, MacAddr::ZERO),
+        IpAddr::V6(vip) => neighbour_advertisement(vip, mac),
+    }
+}
+
 /// Both forms, since no single one is learnt from by everybody: RFC 5227 3 prefers the request
 /// ("ARP Announcement"), and RFC 5944 4.6 lets a host update its cache from either and gives
 /// the reply form its target hardware address.
 fn arp(vip: Ipv4Addr, mac: MacAddr) -> Vec<Vec<u8>> {
-    let form = |operation, target_mac| {
-        let packet = Arp { operation, sender_mac: mac, sender: vip, target_mac, target: vip };
-        packet.to_frame(MacAddr::BROADCAST)
-    };
-    vec![form(Operation::Request, MacAddr::ZERO), form(Operation::Reply, mac)]
+    vec![
+        arp_form(Operation::Request, vip, mac, MacAddr::ZERO),
+        arp_form(Operation::Reply, vip, mac, mac),
+    ]
+}
+
+fn arp_form(operation: Operation, vip: Ipv4Addr, mac: MacAddr, target_mac: MacAddr) -> Vec<u8> {
+    let packet = Arp { operation, sender_mac: mac, sender: vip, target_mac, target: vip };
+    packet.to_frame(MacAddr::BROADCAST)
 }
 
 /// RFC 4861 7.2.6: to all nodes, Solicited = 0, Override = 1 to replace what they know.
@@ -63,7 +76,9 @@ mod tests {
              02:00:00:00:00:01 c0a801f0      # 192.168.1.240
              02:00:00:00:00:01 c0a801f0",
         );
-        assert_eq!(frames("192.168.1.240".parse().unwrap(), MAC), [request, reply]);
+        let vip = "192.168.1.240".parse().unwrap();
+        assert_eq!(defence(vip, MAC), request, "a defence is the first of the two");
+        assert_eq!(frames(vip, MAC), [request, reply]);
     }
 
     #[test]

@@ -12,6 +12,14 @@ pub struct Counters {
     pub replies: u64,
     /// Frames of announcements sent; a round of an IPv4 VIP is two.
     pub announcements: u64,
+    /// Questions sent whether a VIP is free.
+    pub probes: u64,
+    /// Announcements sent against a foreign claim.
+    pub defences: u64,
+    /// Claims heard for a VIP that is probed or announced, peers' included.
+    pub claims: u64,
+    /// Claims that came faster than they could be looked at.
+    pub claims_dropped: u64,
     /// Answers and rounds held back because the deadline had passed.
     pub fenced: u64,
     /// Frames the kernel did not take.

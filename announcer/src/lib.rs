@@ -4,8 +4,8 @@
 //! Three layers, to be read in this order:
 //!
 //! 1. [`wire`]: bytes to checked values and back. Nothing behind it validates again.
-//! 2. [`responder`], [`announcement`], [`burst`], [`picture`]: what to say, when and where. Pure: no
-//!    clock, no socket.
+//! 2. [`responder`], [`announcement`], [`burst`], [`picture`]: what to say, when and where; [`claim`],
+//!    [`probe`], [`conflict`]: whether somebody else says it. Pure: no clock, no socket.
 //! 3. [`socket`], [`groups`], [`links`], [`clock`]: the kernel. [`announcer`] ties them together.
 //!
 //! The crate knows neither Kubernetes nor the election. It is told which VIPs to speak for on which
@@ -14,12 +14,17 @@
 pub mod announcement;
 pub mod announcer;
 pub mod burst;
+pub mod claim;
 pub mod clock;
+pub mod conflict;
 pub mod counters;
 pub mod error;
 pub mod groups;
 pub mod links;
+mod listener;
+mod neighbours;
 pub mod picture;
+pub mod probe;
 mod reasons;
 pub mod responder;
 pub mod socket;
@@ -27,10 +32,12 @@ mod voice;
 pub mod wire;
 
 pub use announcer::{Announcer, AnnouncerHandle};
+pub use conflict::{Conflict, ConflictState, Standing};
 pub use counters::Counters;
 pub use error::Error;
 pub use links::{Link, Links};
-pub use picture::{Announced, Answering};
+pub use neighbours::{Reports, Standings};
+pub use picture::{Announced, Answering, Neighbourhood};
 pub use wire::MacAddr;
 
 /// The octets of a table of hexadecimal digits; colons and spaces are free, `#` begins a remark.

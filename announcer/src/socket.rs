@@ -4,7 +4,9 @@
 //! program and has to see every frame we send. Must never receive what no responder could answer;
 //! the kernel filters before it wakes us.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::Ipv4Addr;
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
 use tokio::io::unix::AsyncFd;
@@ -21,6 +23,11 @@ pub enum Kind {
     Arp,
     /// Receives neighbour solicitations.
     Solicitations,
+    /// Receives ARP packets that claim an address of [`PacketSocket::hear_claims_of`]; until that is
+    /// called, probes only.
+    ArpClaims,
+    /// Receives neighbour advertisements, and solicitations of duplicate address detection.
+    NdpClaims,
 }
 
 /// A socket bound to one interface, as long as the interface keeps its index.
@@ -48,6 +55,22 @@ impl PacketSocket {
         // AsyncFd is dropped.
         let socket = unsafe { AsyncFd::register(socket) }.map_err(|e| failed(e.into()))?;
         Ok(Self { ifindex, socket })
+    }
+
+    /// Makes a socket for [`Kind::ArpClaims`] receive claims of these addresses, and perhaps of a
+    /// few between them: a filter has room for some ranges only.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn hear_claims_of(
+        &self,
+        addresses: impl IntoIterator<Item = Ipv4Addr>,
+    ) -> Result<(), Error> {
+        let program = arp_claims(self.ifindex, &ranges(addresses));
+        self.socket
+            .get_ref()
+            .attach_filter(&program)
+            .map_err(|source| Error::OpenSocket { ifindex: self.ifindex, source })
     }
 
     /// Sends a frame now or not at all: what waits for a queue to drain may leave after the
@@ -104,8 +127,8 @@ fn raw_socket() -> Result<Socket, Error> {
 fn address(ifindex: u32, kind: Kind) -> SockAddr {
     let protocol = match kind {
         Kind::Send => 0,
-        Kind::Arp => ethernet::ARP,
-        Kind::Solicitations => ethernet::IPV6,
+        Kind::Arp | Kind::ArpClaims => ethernet::ARP,
+        Kind::Solicitations | Kind::NdpClaims => ethernet::IPV6,
     };
     let link = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
@@ -133,47 +156,105 @@ fn address(ifindex: u32, kind: Kind) -> SockAddr {
 /// device must be ours; one of a VLAN without a device is marked as another host's, as are
 /// flooded frames, so the packet type must be ours too.
 fn filter(ifindex: u32, kind: Kind) -> Option<Vec<SockFilter>> {
-    let header = ethernet::HEADER_LENGTH as u32;
-    let wanted: &[(u32, u32, u32)] = match kind {
+    let mut program = for_this_link(ifindex);
+    match kind {
         Kind::Send => return None,
+        Kind::ArpClaims => return Some(arp_claims(ifindex, &[])),
         // ar$op is a request.
-        Kind::Arp => &[(libc::BPF_H, header + 6, 1)],
-        Kind::Solicitations => &[
-            (libc::BPF_B, header + 6, ipv6::NEXT_HEADER_ICMPV6 as u32),
-            // ICMPv6 type 135, neighbour solicitation.
-            (libc::BPF_B, header + ipv6::HEADER_LENGTH as u32, 135),
-        ],
-    };
+        Kind::Arp => program.extend(require(libc::BPF_H, HEADER + 6, 1)),
+        Kind::Solicitations => {
+            program.extend(require(libc::BPF_B, NEXT_HEADER, u32::from(ipv6::NEXT_HEADER_ICMPV6)));
+            program.extend(require(libc::BPF_B, ICMPV6_TYPE, SOLICITATION));
+        }
+        Kind::NdpClaims => {
+            program.extend(require(libc::BPF_B, NEXT_HEADER, u32::from(ipv6::NEXT_HEADER_ICMPV6)));
+            program.push(load(libc::BPF_B, ICMPV6_TYPE));
+            program.extend(accept_if_equal(ADVERTISEMENT));
+            program.extend(require(libc::BPF_B, ICMPV6_TYPE, SOLICITATION));
+            // From the unspecified address; its first word tells it from every unicast address.
+            program.extend(require(libc::BPF_W, HEADER + 8, 0));
+        }
+    }
+    program.push(accept());
+    Some(program)
+}
+
+/// ARP packets whose sender address lies in a range, both ends included, and probes.
+fn arp_claims(ifindex: u32, ranges: &[(Ipv4Addr, Ipv4Addr)]) -> Vec<SockFilter> {
+    let mut program = for_this_link(ifindex);
+    // ar$spa, which is 0 in a probe.
+    program.push(load(libc::BPF_W, HEADER + 14));
+    program.extend(accept_if_equal(0));
+    for &(first, last) in ranges {
+        program.extend([
+            // Below the range: over the rest of it.
+            branch(libc::BPF_JGE, first.to_bits(), 0, 2),
+            // Above it: over the acceptance.
+            branch(libc::BPF_JGT, last.to_bits(), 1, 0),
+            accept(),
+        ]);
+    }
+    program.push(refuse());
+    program
+}
+
+/// Covers addresses with few ranges: first those without gaps, then the smallest gaps
+/// are taken in. VIPs come from pools, so there are hardly more ranges than pools.
+fn ranges(addresses: impl IntoIterator<Item = Ipv4Addr>) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+    let ascending: BTreeSet<Ipv4Addr> = addresses.into_iter().collect();
+    let mut ranges: Vec<(Ipv4Addr, Ipv4Addr)> = Vec::new();
+    for address in ascending {
+        match ranges.last_mut() {
+            Some((_, last)) if address.to_bits() - last.to_bits() <= 1 => *last = address,
+            _ => ranges.push((address, address)),
+        }
+    }
+    while ranges.len() > MAX_RANGES {
+        let gap = |pair: &[(Ipv4Addr, Ipv4Addr)]| pair[1].0.to_bits() - pair[0].1.to_bits();
+        let smallest = ranges.windows(2).enumerate().min_by_key(|(_, pair)| gap(pair));
+        let Some((at, _)) = smallest else { break };
+        let (_, last) = ranges.remove(at + 1);
+        ranges[at].1 = last;
+    }
+    ranges
+}
+
+/// Refuses frames for another machine or device.
+fn for_this_link(ifindex: u32) -> Vec<SockFilter> {
     let pkttype = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
     let device = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX) as u32;
     let mut program = vec![
         load(libc::BPF_W, pkttype),
         // PACKET_HOST, PACKET_BROADCAST and PACKET_MULTICAST are 0 to 2.
-        jump(libc::BPF_JGT, u32::from(libc::PACKET_MULTICAST)),
-        refuse(),
-        load(libc::BPF_W, device),
-        jump_unless_equal(ifindex),
+        branch(libc::BPF_JGT, u32::from(libc::PACKET_MULTICAST), 0, 1),
         refuse(),
     ];
-    for &(size, offset, value) in wanted {
-        program.extend([load(size, offset), jump_unless_equal(value), refuse()]);
-    }
-    program.push(give(u32::from(u16::MAX)));
-    Some(program)
+    program.extend(require(libc::BPF_W, device, ifindex));
+    program
+}
+
+/// Refuses the frame if the value at the offset is another.
+fn require(size: u32, offset: u32, value: u32) -> [SockFilter; 3] {
+    [load(size, offset), branch(libc::BPF_JEQ, value, 1, 0), refuse()]
+}
+
+/// Accepts the frame if the value loaded last is this one.
+fn accept_if_equal(value: u32) -> [SockFilter; 2] {
+    [branch(libc::BPF_JEQ, value, 0, 1), accept()]
 }
 
 fn load(size: u32, offset: u32) -> SockFilter {
     SockFilter::new((libc::BPF_LD | size | libc::BPF_ABS) as u16, 0, 0, offset)
 }
 
-/// Goes on with the next instruction if the comparison holds, else skips it.
-fn jump(comparison: u32, value: u32) -> SockFilter {
-    SockFilter::new((libc::BPF_JMP | comparison | libc::BPF_K) as u16, 0, 1, value)
+/// Skips so many instructions if the comparison holds, and so many if not.
+fn branch(comparison: u32, value: u32, if_true: u8, if_false: u8) -> SockFilter {
+    let code = (libc::BPF_JMP | comparison | libc::BPF_K) as u16;
+    SockFilter::new(code, if_true, if_false, value)
 }
 
-/// Goes on with the next instruction if the value differs, else skips it.
-fn jump_unless_equal(value: u32) -> SockFilter {
-    SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 1, 0, value)
+fn accept() -> SockFilter {
+    give(u32::from(u16::MAX))
 }
 
 fn refuse() -> SockFilter {
@@ -182,4 +263,46 @@ fn refuse() -> SockFilter {
 
 fn give(octets: u32) -> SockFilter {
     SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, octets)
+}
+
+/// Where a frame's payload begins.
+const HEADER: u32 = ethernet::HEADER_LENGTH as u32;
+const NEXT_HEADER: u32 = HEADER + 6;
+const ICMPV6_TYPE: u32 = HEADER + ipv6::HEADER_LENGTH as u32;
+/// ICMPv6 types (RFC 4861 4.3, 4.4).
+const SOLICITATION: u32 = 135;
+const ADVERTISEMENT: u32 = 136;
+/// Ranges in a filter: a few dozen instructions for each ARP packet on the link.
+const MAX_RANGES: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn covered(addresses: &[&str]) -> Vec<String> {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap());
+        let text = |(first, last)| format!("{first}-{last}");
+        ranges(addresses).into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn neighbouring_addresses_are_one_range() {
+        assert_eq!(covered(&[]), [""; 0]);
+        assert_eq!(
+            covered(&["10.0.0.255", "10.0.1.0", "10.0.1.1", "192.168.1.240"]),
+            ["10.0.0.255-10.0.1.1", "192.168.1.240-192.168.1.240"]
+        );
+    }
+
+    #[test]
+    fn too_many_ranges_take_in_the_smallest_gaps() {
+        let scattered = (0..1000_u32).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + n * n));
+        let ranges = ranges(scattered.clone());
+        assert_eq!(ranges.len(), MAX_RANGES);
+        assert!(ranges.is_sorted() && ranges.windows(2).all(|pair| pair[0].1 < pair[1].0));
+        for address in scattered {
+            assert!(ranges.iter().any(|(first, last)| (first..=last).contains(&&address)));
+        }
+        assert_eq!(ranges[31].0, Ipv4Addr::from_bits(0x0a00_0000 + 999 * 999));
+    }
 }

@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 use crate::clock::boot_now;
+use crate::conflict::Standing;
 use crate::counters::{Counters, Shared};
 use crate::error::Error;
+use crate::neighbours::Standings;
 use crate::picture::Picture;
 use crate::responder::{LinkIdentity, Verdict, respond};
 use crate::socket::PacketSocket;
@@ -23,12 +25,16 @@ pub struct Voice {
     /// Boot-time nanoseconds until which we may speak.
     pub deadline: Arc<AtomicU64>,
     pub counters: Shared,
+    /// Every VIP's standing, as the announcer has found it.
+    pub standings: watch::Receiver<Standings>,
 }
 
 impl Voice {
-    /// Whether the VIP is in the picture at this moment.
+    /// Whether the VIP is in the picture at this moment, and no other host was found to use it. (The
+    /// caller takes a blocked VIP out of the picture, too, but only once it has heard of it.)
     pub fn is_announced(&self, vip: IpAddr, interface: &str) -> bool {
         self.picture.borrow().announced.has(vip, interface)
+            && self.standings.borrow().get(&vip) != Some(&Standing::Blocked)
     }
 
     /// Whether the deadline lies ahead.

@@ -8,6 +8,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use herald_announcer::announcement;
+use herald_announcer::claim::{Claim, Form, claim};
+use herald_announcer::probe;
 use herald_announcer::responder::{LinkIdentity, Verdict, respond};
 use herald_announcer::wire::{
     Arp, Ethernet, Ipv4, Ipv6, MacAddr, Ndp, NeighbourAdvertisement, NeighbourSolicitation,
@@ -133,6 +135,7 @@ proptest! {
     #[test]
     fn no_bytes_make_a_parser_panic(bytes in any_frame()) {
         let _ = Ethernet::parse(&bytes);
+        let _ = claim(&bytes);
         for payload in [&bytes[..], bytes.get(ethernet::HEADER_LENGTH..).unwrap_or_default()] {
             let _ = Arp::parse(payload);
             let _ = Ipv4::parse(payload);
@@ -164,6 +167,8 @@ proptest! {
                     prop_assert_eq!(na.solicited, !na.destination.is_multicast());
                 }
             }
+            let claimed = claim(&reply).unwrap();
+            prop_assert_eq!((claimed.mac, claimed.form), (OWN.mac, Form::Use));
             let elsewhere = LinkIdentity { mac: sent.destination };
             prop_assert!(matches!(respond(&reply, &elsewhere, |_| true), Verdict::Ignore(_)));
         }
@@ -221,6 +226,26 @@ proptest! {
             for frame in announcement::frames(vip, MacAddr([2, 0, 0, 0, 0, 9])) {
                 prop_assert!(matches!(respond(&frame, &OWN, |_| true), Verdict::Ignore(_)));
             }
+        }
+    }
+
+    /// A claim names one machine; whoever answered it would be answering that machine.
+    #[test]
+    fn every_claim_is_one_machines(frame in any_frame()) {
+        if let Some(claim) = claim(&frame) {
+            prop_assert!(!claim.mac.is_multicast());
+            prop_assert!(!claim.address.is_multicast());
+        }
+    }
+
+    /// What we ask, others understand: as a probe, and as a question to be answered.
+    #[test]
+    fn every_probe_is_understood(v4 in unicast_v4(), v6 in unicast_v6(), asker in unicast_mac()) {
+        for address in [IpAddr::V4(v4), IpAddr::V6(v6)] {
+            let frame = probe::frame(address, asker);
+            prop_assert_eq!(claim(&frame), Some(Claim { address, mac: asker, form: Form::Probe }));
+            let verdict = respond(&frame, &OWN, |ip| ip == address);
+            prop_assert!(matches!(verdict, Verdict::Reply(_)), "{:?}", verdict);
         }
     }
 }

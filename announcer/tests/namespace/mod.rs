@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,7 +27,55 @@ pub fn namespace(test: impl AsyncFnOnce() + Send + 'static) {
     }
 }
 
+/// Another machine, with a namespace of its own on a thread of its own.
+pub struct Host {
+    commands: Option<mpsc::Sender<String>>,
+    done: mpsc::Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[allow(dead_code, reason = "each file of tests uses a part")]
+impl Host {
+    /// Gives an interface of this namespace to a new machine.
+    pub fn with(interface: &str) -> Self {
+        let (commands, received) = mpsc::channel::<String>();
+        let (finished, done) = mpsc::channel();
+        let (entered, thread_id) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: no memory is involved in either call; the namespace is this thread's alone.
+            let entry = unsafe { (libc::unshare(libc::CLONE_NEWNET), libc::gettid()) };
+            assert_eq!(entry.0, 0, "{}", std::io::Error::last_os_error());
+            entered.send(entry.1).unwrap();
+            for command in received {
+                ip(&command);
+                finished.send(()).unwrap();
+            }
+        });
+        let id = thread_id.recv().unwrap();
+        ip(&format!("link set {interface} netns {id}"));
+        let host = Self { commands: Some(commands), done, thread: Some(thread) };
+        host.ip(&format!("link set {interface} up"));
+        host
+    }
+
+    /// Runs `ip` on that machine.
+    pub fn ip(&self, arguments: &str) {
+        self.commands.as_ref().unwrap().send(arguments.to_owned()).unwrap();
+        self.done.recv().expect("the command failed");
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Takes every capability from this thread.
+#[allow(dead_code, reason = "each file of tests uses a part")]
 pub fn become_nobody() {
     // SAFETY: no memory is involved. The raw call changes this thread only, unlike libc's.
     let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) };
