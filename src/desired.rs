@@ -12,6 +12,7 @@ use crate::allocator::Assignment;
 use crate::facts::{Facts, Interface};
 use crate::observed::{
     Advertisement, Endpoint, Node, Observed, Protocol, Service, ServiceName, ServicePort,
+    TrafficPolicy,
 };
 
 /// One wanted VIP.
@@ -42,6 +43,8 @@ pub enum Ineligible {
     NoSession,
     /// The node is giving its VIPs away.
     Draining,
+    /// externalTrafficPolicy is Local and no endpoint on the node is ready.
+    NoLocalEndpoint,
     /// No usable interface of the node is named by an L2Advertisement.
     NoSuchInterface,
     /// No usable interface of the node is in a network that contains the VIP.
@@ -57,6 +60,7 @@ impl Ineligible {
             Self::Excluded => "node_excluded_by_label",
             Self::NoSession => "no_session",
             Self::Draining => "draining",
+            Self::NoLocalEndpoint => "no_local_endpoint",
             Self::NoSuchInterface => "no_such_interface",
             Self::NotInSubnet => "not_in_subnet",
         }
@@ -74,8 +78,10 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its node, if known.
     pub node: Option<NodeName>,
-    /// The MAC to send to, or why nothing is sent there.
+    /// The MAC to send new flows to, or why none goes there.
     pub target: Result<[u8; 6], Unused>,
+    /// The MAC to send flows to that it already has, where it gets no new ones.
+    pub draining: Option<[u8; 6]>,
 }
 
 /// Why an endpoint gets no traffic.
@@ -89,8 +95,9 @@ pub enum Unused {
     NodeSessionLost,
     /// The endpoint's node has no usable interface.
     NoInterface,
-    /// The data plane does not carry SCTP.
-    ProtocolNotCarried,
+    /// SCTP to another port than the Service's: its checksum (CRC32c over the whole packet,
+    /// RFC 9260 6.8) cannot follow the change, and the data plane passes it to the stack.
+    SctpPortDiffers,
 }
 
 impl Unused {
@@ -101,7 +108,7 @@ impl Unused {
             Self::NoNode => "no_node",
             Self::NodeSessionLost => "node_session_lost",
             Self::NoInterface => "node_without_interface",
-            Self::ProtocolNotCarried => "protocol_not_carried",
+            Self::SctpPortDiffers => "sctp_port_differs",
         }
     }
 }
@@ -146,14 +153,22 @@ impl Context<'_> {
             all.filter(|ad| from.is_some_and(|pool| ad.covers(pool))).collect();
         let mut eligible = BTreeMap::new();
         let mut ineligible = BTreeMap::new();
+        let backends = self.backends(vip, name, service);
+        let is_local = service.external_traffic_policy == TrafficPolicy::Local;
+        let has_local = |node: &NodeName| {
+            let here = |b: &Backend| b.node.as_ref() == Some(node) && b.target.is_ok();
+            !is_local || backends.iter().any(here)
+        };
         for (node_name, node) in &self.observed.nodes {
             let node_name = NodeName(node_name.clone());
             match self.eligibility(vip, &node_name, node, &advertisements) {
+                Ok(_) if !has_local(&node_name) => {
+                    ineligible.insert(node_name, Ineligible::NoLocalEndpoint);
+                }
                 Ok(interfaces) => drop(eligible.insert(node_name, interfaces)),
                 Err(reason) => drop(ineligible.insert(node_name, reason)),
             }
         }
-        let backends = self.backends(vip, name, service);
         Vip { service: name.clone(), pool: pool.into(), eligible, ineligible, backends }
     }
 
@@ -219,21 +234,26 @@ impl Context<'_> {
             .ports
             .iter()
             .find(|serving| serving.name == port.name && serving.protocol == port.protocol)?;
+        let reached = self.reach(endpoint, port, serving.port);
         Some(Backend {
             port: port.port,
             protocol: port.protocol,
             address: SocketAddr::new(endpoint.address, serving.port),
             node: endpoint.node.clone().map(NodeName),
-            target: self.target(endpoint, port.protocol),
+            target: if endpoint.ready { reached } else { Err(Unused::NotReady) },
+            draining: reached.ok().filter(|_| !endpoint.ready),
         })
     }
 
-    fn target(&self, endpoint: &Endpoint, protocol: Protocol) -> Result<[u8; 6], Unused> {
-        if !endpoint.ready {
-            return Err(Unused::NotReady);
-        }
-        if protocol == Protocol::Sctp {
-            return Err(Unused::ProtocolNotCarried);
+    /// The MAC of the endpoint's node, whether or not it is ready.
+    fn reach(
+        &self,
+        endpoint: &Endpoint,
+        port: &ServicePort,
+        serving: u16,
+    ) -> Result<[u8; 6], Unused> {
+        if port.protocol == Protocol::Sctp && serving != port.port {
+            return Err(Unused::SctpPortDiffers);
         }
         let node = endpoint.node.clone().map(NodeName).ok_or(Unused::NoNode)?;
         // A speaker that said goodbye left its programs in the kernel: the node still delivers.
@@ -314,6 +334,30 @@ mod tests {
         let assignments = BTreeMap::from([(service_name(), assignment)]);
         let vips = desired(&node(1), &observed, &assignments, &view(1));
         assert_eq!(vips[&IpAddr::from([10, 9, 9, 9])].eligible.len(), 3);
+    }
+
+    #[test]
+    fn with_a_local_policy_only_nodes_with_a_ready_pod_are_eligible() {
+        let mut observed = observed();
+        for service in observed.services.values_mut() {
+            service.external_traffic_policy = TrafficPolicy::Local;
+        }
+        let not_ready = Endpoint { ready: false, ..endpoint(2) };
+        observed.endpoints.insert(service_name(), vec![endpoint(1), not_ready]);
+        let vip = the_vip(&observed, &view(1));
+        assert_eq!(vip.eligible.into_keys().collect::<Vec<_>>(), [node(1)]);
+        let why = Ineligible::NoLocalEndpoint;
+        assert_eq!(vip.ineligible, BTreeMap::from([(node(2), why), (node(3), why)]));
+    }
+
+    #[test]
+    fn a_pod_that_is_not_ready_keeps_its_flows() {
+        let mut observed = observed();
+        let not_ready = Endpoint { ready: false, ..endpoint(2) };
+        observed.endpoints.insert(service_name(), vec![not_ready]);
+        let vip = the_vip(&observed, &view(1));
+        let backend = &vip.backends[0];
+        assert_eq!((backend.target, backend.draining), (Err(Unused::NotReady), Some(mac(2))));
     }
 
     #[test]

@@ -93,10 +93,27 @@ pub struct Vip {
     pub interfaces: Vec<String>,
     /// The MAC this node answers with.
     pub mac: Option<String>,
+    /// The foreign machine that uses it, as far as this node has heard.
+    pub conflict: Option<Conflict>,
     /// Nodes that may not hold it, and why.
     pub ineligible: Vec<Ineligible>,
     /// Where its traffic goes.
     pub backends: Vec<Backend>,
+}
+
+/// A foreign machine that uses a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Conflict {
+    /// `blocked`: not announced because of it; `defended`: announced, and defended.
+    pub state: &'static str,
+    /// Its MAC.
+    pub mac: String,
+    /// The interface it was heard on.
+    pub interface: String,
+    /// Milliseconds since it was first heard.
+    pub since_ms: u64,
+    /// Claims heard.
+    pub count: u64,
 }
 
 /// A node that may not hold a VIP.
@@ -212,6 +229,13 @@ impl Received {
             if vip["holder"].is_null() {
                 let message = "no eligible node has a living session".into();
                 noes.push(vec![format!("holder for {address}"), "no_holder".into(), message]);
+            }
+            if !vip["conflict"].is_null() {
+                let conflict = &vip["conflict"];
+                let (mac, interface) = (text(&conflict["mac"]), text(&conflict["interface"]));
+                let message =
+                    format!("{mac} on {interface} uses it ({})", text(&conflict["state"]));
+                noes.push(vec![format!("alone on {address}"), "address_in_use".into(), message]);
             }
             for node in list(&vip["ineligible"]) {
                 let what = format!("{} for {address}", text(&node["node"]));

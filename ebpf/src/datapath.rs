@@ -3,22 +3,23 @@
 //! Maps and links are pinned, so the data plane goes on while no process lives; a new process
 //! adopts the maps and replaces the programs in the pinned links without a packet in between.
 
-use std::collections::BTreeMap;
+mod attach;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::TcAttachOptions;
-use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use herald_ebpf_common as common;
 use herald_ebpf_common::{Reason, WHILE_SESSION};
 
 use crate::fence::SessionFence;
 use crate::picture::Picture;
-use crate::tables::{Tables, Write};
+use crate::tables::{Tables, Update, Write};
 use crate::{Error, OBJECT, pins};
 
 const XDP: &str = "herald_xdp";
@@ -75,13 +76,30 @@ pub struct Datapath {
     ebpf: Ebpf,
     pins: PathBuf,
     vips: HashMap<MapData, common::VipKey, common::VipState>,
+    fenced: HashMap<MapData, common::Address, common::VipState>,
     links: HashMap<MapData, u32, common::Link>,
     peers: HashMap<MapData, common::PeerKey, common::Peer>,
     services: HashMap<MapData, common::ServiceKey, common::ServiceTable>,
     backends: Array<MapData, common::Backend>,
+    chunks: HashMap<MapData, u32, common::Chunk>,
+    sources: LpmTrie<MapData, [u32; 5], u32>,
     reasons: PerCpuArray<MapData, u64>,
     tables: Tables,
+    /// What `LINKS`, `PEERS`, `FENCED` and `VIPS` hold, if that is certain.
+    neighbourhood: Option<Neighbourhood>,
+    /// What `SOURCES` holds, if that is certain.
+    listed: Option<BTreeSet<common::SourceKey>>,
+    fallback: HashMap<MapData, common::ServiceKey, common::ReverseValue>,
+    /// What `FALLBACK` holds, if that is certain.
+    fallback_known: Option<BTreeMap<common::ServiceKey, common::ReverseValue>>,
+    drain: Duration,
 }
+
+/// The parts of a picture that change seldom.
+type Neighbourhood = Picture;
+
+/// How long a slot whose backend changed remembers its flows, unless told otherwise.
+pub const DRAIN: Duration = Duration::from_secs(15 * 60);
 
 impl Datapath {
     /// Loads the programs; adopts what is pinned under `pin_dir`.
@@ -100,18 +118,26 @@ impl Datapath {
         egress(&mut ebpf)?.load().map_err(|source| load(EGRESS, source))?;
         let session = take(&mut ebpf, "SESSION", Array::try_from)?;
         let services = take(&mut ebpf, "SERVICES", HashMap::try_from)?;
-        let tables = Tables::adopt(entries("SERVICES", &services)?);
-        let datapath = Self {
+        let mut datapath = Self {
             vips: take(&mut ebpf, "VIPS", HashMap::try_from)?,
+            fenced: take(&mut ebpf, "FENCED", HashMap::try_from)?,
             links: take(&mut ebpf, "LINKS", HashMap::try_from)?,
             peers: take(&mut ebpf, "PEERS", HashMap::try_from)?,
             services,
             backends: take(&mut ebpf, "BACKENDS", Array::try_from)?,
+            chunks: take(&mut ebpf, "CHUNKS", HashMap::try_from)?,
+            sources: take(&mut ebpf, "SOURCES", LpmTrie::try_from)?,
             reasons: take(&mut ebpf, "REASONS", PerCpuArray::try_from)?,
-            tables,
+            tables: Tables::new(DRAIN),
+            neighbourhood: None,
+            listed: None,
+            fallback: take(&mut ebpf, "FALLBACK", HashMap::try_from)?,
+            fallback_known: None,
+            drain: DRAIN,
             ebpf,
             pins,
         };
+        datapath.adopt(boot_now())?;
         Ok((datapath, SessionFence::new(session)))
     }
 
@@ -145,16 +171,98 @@ impl Datapath {
     /// Detaches both programs from an interface; nothing happens if they are not attached.
     pub fn detach(&mut self, interface: &str) {
         for kind in ["xdp-native", "xdp-generic", "egress"] {
-            unpin(&pins::link(&self.pins, kind, interface));
+            attach::unpin(&pins::link(&self.pins, kind, interface));
         }
+    }
+
+    /// How long a slot whose backend changed remembers its flows, from the next change on.
+    pub fn set_drain(&mut self, drain: Duration) {
+        self.drain = drain;
+        self.tables.set_drain(drain);
+    }
+
+    /// When [`Datapath::apply`] should be called again with the same picture, on the boot clock:
+    /// slots become clean then. Later does no harm but cost.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.tables.next_deadline()
     }
 
     /// Makes the maps equal to `picture`.
     ///
     /// # Errors
     ///
-    /// [`Error::Map`] or [`Error::TooManyBackends`]; what was written before stays.
+    /// [`Error::Map`] or [`Error::TooManyBackends`]; what was written before stays, and the next
+    /// call writes the rest.
     pub fn apply(&mut self, picture: &Picture) -> Result<(), Error> {
+        self.apply_at(picture, boot_now())
+    }
+
+    /// As [`Datapath::apply`], at a moment on the boot clock.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn apply_at(&mut self, picture: &Picture, now: Duration) -> Result<(), Error> {
+        let update = self.tables.update(picture, now);
+        let done = self.apply_parts(picture, &update);
+        if done.is_err() {
+            self.neighbourhood = None;
+            self.listed = None;
+            // The tables took the writes for done; only the kernel knows which were.
+            self.adopt(now)?;
+        }
+        done?;
+        match update.refused {
+            0 => Ok(()),
+            _ => Err(Error::TooManyBackends { limit: common::BACKENDS }),
+        }
+    }
+
+    fn apply_parts(&mut self, picture: &Picture, update: &Update) -> Result<(), Error> {
+        let neighbourhood = Picture {
+            vips: picture.vips.clone(),
+            all_vips: picture.all_vips.clone(),
+            links: picture.links.clone(),
+            peers: picture.peers.clone(),
+            ..Picture::default()
+        };
+        let is_known = self.neighbourhood.as_ref() == Some(&neighbourhood);
+        self.neighbourhood = None;
+        if !is_known {
+            self.meet(picture)?;
+        }
+        // Networks that may ask are there before a table names them, and go after it went.
+        let mut sources = self.tables.sources();
+        let direct = picture.direct.iter().flatten();
+        sources.extend(direct.map(|network| network.key(common::DIRECT)));
+        let listed = match self.listed.take() {
+            Some(listed) => listed,
+            None => self.read_sources()?,
+        };
+        for key in sources.difference(&listed) {
+            self.sources.insert(&trie_key(key), 0, 0).map_err(failed("write", "SOURCES"))?;
+        }
+        for write in &update.writes {
+            self.write(write)?;
+        }
+        for key in listed.difference(&sources) {
+            self.sources.remove(&trie_key(key)).map_err(failed("remove from", "SOURCES"))?;
+        }
+        self.listed = Some(sources);
+        let fallback = picture.fallback();
+        if self.fallback_known.take().as_ref() != Some(&fallback) {
+            reconcile("FALLBACK", &mut self.fallback, fallback.clone())?;
+        }
+        self.fallback_known = Some(fallback);
+        if !is_known {
+            // Last: an answer draws traffic, which the tables must be ready for.
+            self.speak(picture)?;
+        }
+        self.neighbourhood = Some(neighbourhood);
+        Ok(())
+    }
+
+    fn meet(&mut self, picture: &Picture) -> Result<(), Error> {
         let links = picture
             .links
             .iter()
@@ -164,17 +272,42 @@ impl Datapath {
             let key = common::PeerKey { mac: common::mac(*mac), reserved: 0 };
             (key, peer(*v4, *v6))
         });
-        reconcile("PEERS", &mut self.peers, peers.collect())?;
-        let full = Error::TooManyBackends { limit: common::BACKENDS };
-        for write in self.tables.update(&picture.services).map_err(|_| full)? {
-            self.write(write)?;
-        }
-        // Last: an answer draws traffic, which the tables must be ready for.
+        reconcile("PEERS", &mut self.peers, peers.collect())
+    }
+
+    fn speak(&mut self, picture: &Picture) -> Result<(), Error> {
+        reconcile("FENCED", &mut self.fenced, fenced(picture))?;
         let vips = picture.vips.iter().map(|(vip, ifindex)| {
             let key = common::VipKey { address: common::address(*vip), ifindex: *ifindex };
             (key, common::VipState { valid_until: WHILE_SESSION })
         });
         reconcile("VIPS", &mut self.vips, vips.collect())
+    }
+
+    /// Takes what is in the maps for what was written.
+    fn adopt(&mut self, now: Duration) -> Result<(), Error> {
+        let services = entries("SERVICES", &self.services)?;
+        let chunk = |number| self.chunks.get(&number, 0).ok();
+        let backend = |number| self.backends.get(&u32::from(number), 0).ok();
+        self.tables = Tables::adopt(self.drain, now, services, chunk, backend);
+        let used = self.tables.chunks();
+        let keys: Result<Vec<u32>, MapError> = self.chunks.keys().collect();
+        for number in keys.map_err(failed("read", "CHUNKS"))? {
+            if !used.contains(&number) {
+                remove("CHUNKS", &mut self.chunks, &number)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_sources(&self) -> Result<BTreeSet<common::SourceKey>, Error> {
+        let key = |key: Result<Key<[u32; 5]>, MapError>| {
+            let key = key.map_err(failed("read", "SOURCES"))?;
+            let [list, a, b, c, d] = key.data();
+            let address = [a, b, c, d];
+            Ok(common::SourceKey { prefix_bits: key.prefix_len(), list, address })
+        };
+        self.sources.keys().map(key).collect()
     }
 
     /// Silences one VIP on all interfaces at once, ahead of the next picture.
@@ -183,7 +316,10 @@ impl Datapath {
     ///
     /// [`Error::Map`].
     pub fn silence(&mut self, vip: IpAddr) -> Result<(), Error> {
+        self.neighbourhood = None;
         let address = common::address(vip);
+        let silent = common::VipState { valid_until: 0 };
+        self.fenced.insert(address, silent, 0).map_err(failed("write", "FENCED"))?;
         for (key, _) in entries("VIPS", &self.vips)? {
             if key.address == address {
                 remove("VIPS", &mut self.vips, &key)?;
@@ -200,8 +336,8 @@ impl Datapath {
     pub fn counters(&self) -> Result<Vec<Counter>, Error> {
         let mut counters = Vec::new();
         for (index, &reason) in (0..).zip(Reason::ALL) {
-            let source = |source| Error::Map { operation: "read", map: "REASONS", source };
-            let packets = self.reasons.get(&index, 0).map_err(source)?.iter().sum();
+            let read = self.reasons.get(&index, 0).map_err(failed("read", "REASONS"))?;
+            let packets = read.iter().sum();
             if packets > 0 {
                 counters.push(Counter { reason, packets });
             }
@@ -227,63 +363,21 @@ impl Datapath {
         egress(&mut self.ebpf)
     }
 
-    fn write(&mut self, write: Write) -> Result<(), Error> {
-        let failed = |map| move |source| Error::Map { operation: "write", map, source };
+    fn write(&mut self, write: &Write) -> Result<(), Error> {
+        let failed = |map| failed("write", map);
         match write {
             Write::Backend(index, entry) => {
-                self.backends.set(u32::from(index), entry, 0).map_err(failed("BACKENDS"))
+                self.backends.set(u32::from(*index), entry, 0).map_err(failed("BACKENDS"))
+            }
+            Write::Chunk(number, chunk) => {
+                self.chunks.insert(number, chunk.as_ref(), 0).map_err(failed("CHUNKS"))
             }
             Write::Service(key, table) => {
                 self.services.insert(key, table.as_ref(), 0).map_err(failed("SERVICES"))
             }
-            Write::NoService(key) => remove("SERVICES", &mut self.services, &key),
+            Write::NoService(key) => remove("SERVICES", &mut self.services, key),
+            Write::NoChunk(number) => remove("CHUNKS", &mut self.chunks, number),
         }
-    }
-
-    fn attach_xdp(&mut self, interface: &str, mode: Mode) -> Result<(), Error> {
-        let failed = |source: ProgramError| Error::Attach {
-            name: XDP,
-            interface: interface.into(),
-            source: Box::new(source),
-        };
-        let pin = pins::link(&self.pins, &format!("xdp-{}", mode.label()), interface);
-        let program = xdp(&mut self.ebpf)?;
-        if let Some(link) = adopt(&pin).and_then(|link| XdpLink::try_from(link).ok()) {
-            // A link whose interface is gone refuses (ENOLINK): then a new one is made.
-            if let Ok(id) = program.attach_to_link(link) {
-                // The pin keeps the link; ours may go.
-                return program.take_link(id).map(drop).map_err(failed);
-            }
-        }
-        unpin(&pin);
-        let flags = match mode {
-            Mode::Native => XdpMode::Driver,
-            Mode::Generic => XdpMode::Skb,
-        };
-        let id = program.attach(interface, flags).map_err(failed)?;
-        let link = program.take_link(id).map_err(failed)?;
-        persist(FdLink::try_from(link), pin)
-    }
-
-    fn attach_egress(&mut self, interface: &str) -> Result<(), Error> {
-        let failed = |source: ProgramError| Error::Attach {
-            name: EGRESS,
-            interface: interface.into(),
-            source: Box::new(source),
-        };
-        let pin = pins::link(&self.pins, "egress", interface);
-        let program = egress(&mut self.ebpf)?;
-        if let Some(link) = adopt(&pin).and_then(|link| link.try_into().ok())
-            && let Ok(id) = program.attach_to_link(link)
-        {
-            return program.take_link(id).map(drop).map_err(failed);
-        }
-        unpin(&pin);
-        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let id =
-            program.attach_with_options(interface, TcAttachType::Egress, order).map_err(failed)?;
-        let link = program.take_link(id).map_err(failed)?;
-        persist(FdLink::try_from(link), pin)
     }
 }
 
@@ -306,25 +400,23 @@ fn take<M>(
     convert(map).map_err(|source| Error::Map { operation: "open", map: name, source })
 }
 
-fn adopt(pin: &Path) -> Option<FdLink> {
-    PinnedLink::from_pin(pin).ok().map(FdLink::from)
+/// A map's refusal as an error.
+fn failed(operation: &'static str, map: &'static str) -> impl Fn(MapError) -> Error + Copy {
+    move |source| Error::Map { operation, map, source }
 }
 
-/// Removes a pin; with its last reference gone, the link detaches.
-fn unpin(pin: &Path) {
-    if let Err(error) = std::fs::remove_file(pin)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(pin = %pin.display(), %error, "cannot remove a pin");
-    }
+/// A key of `SOURCES` as aya has it: the same 24 octets.
+const fn trie_key(key: &common::SourceKey) -> Key<[u32; 5]> {
+    let [a, b, c, d] = key.address;
+    Key::new(key.prefix_bits, [key.list, a, b, c, d])
 }
 
-fn persist<E>(link: Result<FdLink, E>, pin: PathBuf) -> Result<(), Error>
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    let link = link.map_err(|source| Error::Pin { path: pin.clone(), source: Box::new(source) })?;
-    link.pin(&pin).map(drop).map_err(|source| Error::Pin { path: pin, source: Box::new(source) })
+/// The boot clock, which the kernel's programs read too.
+fn boot_now() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a timespec that outlives the call; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
 
 fn peer(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> common::Peer {
@@ -334,12 +426,21 @@ fn peer(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> common::Peer {
     }
 }
 
+/// Every VIP, with until when this node may speak for it on any interface.
+fn fenced(picture: &Picture) -> BTreeMap<common::Address, common::VipState> {
+    let silent = picture.all_vips.iter().map(|vip| (*vip, 0));
+    let held = picture.vips.iter().map(|(vip, _)| (*vip, WHILE_SESSION));
+    silent
+        .chain(held)
+        .map(|(vip, valid_until)| (common::address(vip), common::VipState { valid_until }))
+        .collect()
+}
+
 fn entries<K: aya::Pod, V: aya::Pod>(
     name: &'static str,
     map: &HashMap<MapData, K, V>,
 ) -> Result<Vec<(K, V)>, Error> {
-    let failed = |source| Error::Map { operation: "read", map: name, source };
-    map.iter().map(|entry| entry.map_err(failed)).collect()
+    map.iter().map(|entry| entry.map_err(failed("read", name))).collect()
 }
 
 /// Makes a map equal to `wanted` by the fewest writes.

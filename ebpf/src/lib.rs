@@ -4,8 +4,9 @@
 //! It must never leave an interface half served: a mode either works whole or is refused with
 //! the reason. It knows nothing of Kubernetes, elections or sockets.
 //!
-//! Read [`picture`] for what is wanted, [`rendezvous`] for how slots are filled, [`tables`] for
-//! the pure difference between two pictures, [`datapath`] for the kernel's side.
+//! Read [`picture`] for what is wanted, [`rendezvous`] for how slots are filled, [`slots`] for
+//! how they change, [`tables`] for the pure difference between two pictures, [`datapath`] for the
+//! kernel's side.
 
 pub mod datapath;
 mod error;
@@ -13,13 +14,16 @@ pub mod fence;
 pub mod picture;
 mod pins;
 pub mod rendezvous;
+pub mod slots;
 pub mod tables;
 
 pub use datapath::{Attached, Counter, Datapath, Mode, Wanted};
 pub use error::Error;
 pub use fence::SessionFence;
 pub use herald_ebpf_common as common;
-pub use picture::{Backend, Picture, Protocol, ServicePort};
+pub use picture::{
+    Affinity, Backend, Locality, Network, Picture, Policy, Protocol, ServicePort, WhenEmpty,
+};
 
 /// The programs, as built by `build.rs`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/herald-ebpf.o"));

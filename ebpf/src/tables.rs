@@ -1,46 +1,82 @@
 //! From pictures to map entries (pure): which indices backends get, which tables a change
 //! touches, and in which order to write them so that no packet meets half of it.
 //!
-//! Order: new backends first, then the tables that name them, then removals. An index is freed
-//! when no table names it and is reused as late as possible, because a packet on another CPU may
-//! still be walking the old table.
+//! Order: new backends first, then chunks, then the services that name both, then removals. An
+//! index is freed when no table names it and is reused as late as possible, because a packet on
+//! another CPU may still be walking the old table. Read [`crate::slots`] first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use herald_ebpf_common::{
-    BACKENDS, Backend as Entry, LOCAL_SLOTS, SLOTS, ServiceKey, ServiceTable,
+    self as common, BACKENDS, Backend as Entry, Chunk, IS_GONE, LOCAL_SLOTS, SLOTS, ServiceKey,
+    ServiceTable, Slot, SourceKey,
 };
 
-use crate::picture::{Backend, ServicePort};
-use crate::rendezvous;
+use crate::picture::{Affinity, Backend, Locality, Network, Picture, Policy, Protocol, WhenEmpty};
+use crate::rendezvous::{self, Candidate};
+use crate::slots::Slots;
 
 /// One write to the kernel's maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     /// An entry of `BACKENDS`.
     Backend(u16, Entry),
+    /// A value of `CHUNKS`.
+    Chunk(u32, Box<Chunk>),
     /// A value of `SERVICES`, new or replaced.
     Service(ServiceKey, Box<ServiceTable>),
     /// A key of `SERVICES` to remove.
     NoService(ServiceKey),
+    /// A key of `CHUNKS` to remove.
+    NoChunk(u32),
 }
 
-/// What `SERVICES` and `BACKENDS` hold now.
-#[derive(Debug, Default)]
+/// What to write, and what cannot be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Update {
+    /// In this order.
+    pub writes: Vec<Write>,
+    /// Services that keep their old table, because their backends outnumber the indices.
+    pub refused: usize,
+}
+
+/// What `SERVICES`, `CHUNKS` and `BACKENDS` hold now.
+#[derive(Debug)]
 pub struct Tables {
+    /// How long a changed slot is dirty.
+    drain: Duration,
     services: BTreeMap<ServiceKey, Installed>,
     indices: HashMap<Backend, Index>,
     /// Occupied indices, to find free ones.
     used: BTreeSet<u16>,
     cursor: u16,
+    /// The next key in `CHUNKS`.
+    next_chunk: u32,
+    /// The lists of networks in `SOURCES`.
+    lists: BTreeMap<BTreeSet<Network>, u32>,
+    next_list: u32,
 }
 
 #[derive(Debug)]
 struct Installed {
-    /// None for a table adopted from an earlier process: it is rewritten once.
-    backends: Option<BTreeSet<Backend>>,
-    indices: BTreeSet<u16>,
+    /// What it was made for; none for a table adopted from an earlier process.
+    spec: Option<Spec>,
+    /// The living backends: those of the set, and those that drain.
+    members: BTreeMap<SocketAddr, Backend>,
+    slots: Slots,
+    /// When a slot becomes clean.
+    deadline: Option<Duration>,
+    base: u32,
+    chunks: u32,
+}
+
+/// What a service's table depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Spec {
+    set: BTreeSet<Backend>,
+    policy: Policy,
 }
 
 #[derive(Debug)]
@@ -49,228 +85,407 @@ struct Index {
     users: usize,
 }
 
-/// A picture that does not fit the maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
-
 impl Tables {
-    /// What an earlier process left in the maps.
-    pub fn adopt(tables: impl IntoIterator<Item = (ServiceKey, ServiceTable)>) -> Self {
-        let mut adopted = Self::default();
+    /// Nothing installed.
+    pub fn new(drain: Duration) -> Self {
+        Self {
+            drain,
+            services: BTreeMap::new(),
+            indices: HashMap::new(),
+            used: BTreeSet::new(),
+            cursor: 0,
+            next_chunk: 0,
+            lists: BTreeMap::new(),
+            next_list: 1,
+        }
+    }
+
+    /// How long a changed slot is dirty, from the next change on.
+    pub const fn set_drain(&mut self, drain: Duration) {
+        self.drain = drain;
+    }
+
+    /// What an earlier process left in the maps. Its dirty slots stay so for one more drain time.
+    pub fn adopt(
+        drain: Duration,
+        now: Duration,
+        tables: impl IntoIterator<Item = (ServiceKey, ServiceTable)>,
+        chunk: impl Fn(u32) -> Option<Chunk>,
+        backend: impl Fn(u16) -> Option<Entry>,
+    ) -> Self {
+        let mut adopted = Self::new(drain);
         for (key, table) in tables {
-            let local = table.local.iter().take(table.local_count as usize);
-            let slots = table.slots.iter().filter(|_| table.backends > 0);
-            let indices: BTreeSet<u16> = local.chain(slots).copied().collect();
-            adopted.used.extend(&indices);
-            adopted.services.insert(key, Installed { backends: None, indices });
+            adopted.next_list = adopted.next_list.max(table.sources.saturating_add(1));
+            let after = table.base.wrapping_add(table.chunks);
+            adopted.next_chunk = adopted.next_chunk.max(after);
+            let mut installed = Installed {
+                spec: None,
+                members: BTreeMap::new(),
+                slots: Slots::adopt(&read_slots(&table, &chunk), now + drain),
+                deadline: None,
+                base: table.base,
+                chunks: table.chunks,
+            };
+            let named: BTreeSet<u16> = installed.slots.named().collect();
+            for number in named {
+                let Some(entry) = backend(number) else { continue };
+                let backend = Backend::of_entry(&entry);
+                adopted.used.insert(number);
+                let index = adopted.indices.entry(backend).or_insert(Index { number, users: 0 });
+                // Two indices of one backend cannot be told apart later: the second is let go.
+                if index.number == number
+                    && installed.members.insert(backend.address, backend).is_none()
+                {
+                    index.users += 1;
+                }
+            }
+            adopted.services.insert(key, installed);
         }
         adopted
     }
 
-    /// The writes that make the maps equal to `services`; empty if they are.
-    ///
-    /// # Errors
-    ///
-    /// [`Full`] if the distinct backends outnumber the indices; the writes that fit are lost, so
-    /// the caller keeps the old picture in force.
-    pub fn update(
-        &mut self,
-        services: &BTreeMap<ServicePort, BTreeSet<Backend>>,
-    ) -> Result<Vec<Write>, Full> {
-        let mut backends = Vec::new();
+    /// What makes the maps equal to `picture`; nothing if they are. Slots that change are dirty
+    /// for a drain time from `now`.
+    pub fn update(&mut self, picture: &Picture, now: Duration) -> Update {
+        let mut update = Update::default();
         let mut tables = Vec::new();
-        let wanted: BTreeSet<ServiceKey> = services.keys().map(ServicePort::key).collect();
-        for (port, set) in services {
+        let mut late = Vec::new();
+        let default = Policy::default();
+        for (port, set) in &picture.services {
+            let policy = picture.policies.get(port).unwrap_or(&default);
             let key = port.key();
-            if self.services.get(&key).is_some_and(|now| now.backends.as_ref() == Some(set)) {
+            let is_current = self.services.get(&key).is_some_and(|installed| {
+                let is_due = installed.deadline.is_some_and(|deadline| deadline <= now);
+                let is_same = |spec: &Spec| spec.set == *set && spec.policy == *policy;
+                !is_due && installed.spec.as_ref().is_some_and(is_same)
+            });
+            if is_current {
                 continue;
             }
-            let indices = self.acquire(set, &mut backends)?;
-            tables.push(Write::Service(key, Box::new(table(set, &indices))));
-            let numbers = indices.values().copied().collect();
-            let installed = Installed { backends: Some(set.clone()), indices: numbers };
-            if let Some(old) = self.services.insert(key, installed) {
-                self.release(old);
+            let spec = Spec { set: set.clone(), policy: policy.clone() };
+            let install = Install { key, protocol: port.protocol, spec, now };
+            match self.install(install, &mut update.writes, &mut tables, &mut late) {
+                Some(()) => {}
+                None => update.refused += 1,
             }
         }
+        let wanted: BTreeSet<ServiceKey> = picture.services.keys().map(|port| port.key()).collect();
         let gone: Vec<_> = self.services.keys().filter(|k| !wanted.contains(k)).copied().collect();
         for key in gone {
-            if let Some(old) = self.services.remove(&key) {
-                self.release(old);
-            }
             tables.push(Write::NoService(key));
+            if let Some(old) = self.services.remove(&key) {
+                late.extend(chunk_keys(old.base, old.chunks).map(Write::NoChunk));
+                self.release(old.members.into_values(), &mut late);
+            }
         }
-        backends.append(&mut tables);
-        Ok(backends)
+        let in_use: BTreeSet<&BTreeSet<Network>> = self
+            .services
+            .values()
+            .filter_map(|installed| Some(&installed.spec.as_ref()?.policy.sources))
+            .collect();
+        self.lists.retain(|networks, _| in_use.contains(networks));
+        update.writes.append(&mut tables);
+        update.writes.append(&mut late);
+        update
     }
 
+    /// What `SOURCES` must hold for the services as they are.
+    pub fn sources(&self) -> BTreeSet<SourceKey> {
+        let keys = |(networks, list): (&BTreeSet<Network>, &u32)| {
+            networks.iter().map(|network| network.key(*list)).collect::<Vec<_>>()
+        };
+        self.lists.iter().flat_map(keys).collect()
+    }
+
+    /// When a slot becomes clean, for which [`Tables::update`] should be called again.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.services.values().filter_map(|installed| installed.deadline).min()
+    }
+
+    /// The keys of `CHUNKS` that are in use.
+    pub fn chunks(&self) -> BTreeSet<u32> {
+        self.services.values().flat_map(|used| chunk_keys(used.base, used.chunks)).collect()
+    }
+
+    fn install(
+        &mut self,
+        Install { key, protocol, spec, now }: Install,
+        backends: &mut Vec<Write>,
+        tables: &mut Vec<Write>,
+        late: &mut Vec<Write>,
+    ) -> Option<()> {
+        let roles = Roles::of(&spec);
+        let numbers = self.acquire(roles.members.values().copied(), backends)?;
+        let old = self.services.remove(&key);
+        let mut slots = Slots::default();
+        let mut before = BTreeMap::new();
+        let mut unchanged = BTreeSet::new();
+        if let Some(old) = &old {
+            slots = old.slots.clone();
+            // Names of backends that live on, under which the old slots know them.
+            let mut names = BTreeMap::new();
+            for (address, backend) in &old.members {
+                let Some(old_number) = self.number(backend) else { continue };
+                let number = numbers.get(address).copied().unwrap_or(old_number);
+                names.insert(old_number, number);
+                before.insert(number, *address);
+            }
+            slots.rename(&names);
+            if let Some(spec) = &old.spec {
+                let then = Roles::of(spec).candidates;
+                unchanged = roles.candidates.iter().filter(|c| then.contains(c)).copied().collect();
+            }
+        }
+        let current = assignment(&roles.candidates, &unchanged, slots.current(), &numbers, &before);
+        let living: BTreeSet<u16> = numbers.values().copied().collect();
+        slots.assign(current, now, now + self.drain, |index| living.contains(&index));
+        let deadline = slots.next_deadline();
+        let chunks = if slots.len() > SLOTS { (slots.len() / SLOTS) as u32 } else { 0 };
+        let base = self.next_chunk;
+        self.next_chunk = base.wrapping_add(chunks);
+        let sources = self.list(&spec.policy.sources);
+        // A connectionless protocol has no first packet by which the flows that were there before
+        // could be told from new ones: those of a draining backend move, so that nothing new
+        // arrives there.
+        let is_tcp = protocol == Protocol::Tcp;
+        let draining: BTreeSet<u16> =
+            roles.draining.iter().filter_map(|a| numbers.get(a).copied()).collect();
+        let may_precede = |index: u16| is_tcp || !draining.contains(&index);
+        let rendered: Vec<Slot> =
+            (0..slots.len()).map(|number| slots.slot(number, may_precede)).collect();
+        let mut table = empty_table();
+        table.backends = roles.candidates.len() as u32;
+        table.base = base;
+        table.chunks = chunks;
+        table.sources = sources;
+        table.flags = flags(&spec.policy);
+        for backend in roles.local.iter().take(LOCAL_SLOTS) {
+            table.local[table.local_count as usize] = numbers[backend];
+            table.local_count += 1;
+        }
+        if chunks == 0 {
+            let length = rendered.len();
+            table.slots[..length].copy_from_slice(&rendered);
+        } else {
+            for (number, part) in chunk_keys(base, chunks).zip(rendered.as_chunks::<SLOTS>().0) {
+                tables.push(Write::Chunk(number, Box::new(Chunk { slots: *part })));
+            }
+        }
+        tables.push(Write::Service(key, Box::new(table)));
+        let members = roles.members;
+        if let Some(old) = old {
+            late.extend(chunk_keys(old.base, old.chunks).map(Write::NoChunk));
+            self.release(old.members.into_values(), late);
+        }
+        let installed = Installed { spec: Some(spec), members, slots, deadline, base, chunks };
+        self.services.insert(key, installed);
+        Some(())
+    }
+
+    fn number(&self, backend: &Backend) -> Option<u16> {
+        self.indices.get(backend).map(|index| index.number)
+    }
+
+    /// Gives each backend an index; none at all if they do not all fit.
     fn acquire(
         &mut self,
-        set: &BTreeSet<Backend>,
+        members: impl Iterator<Item = Backend> + Clone,
         writes: &mut Vec<Write>,
-    ) -> Result<HashMap<SocketAddr, u16>, Full> {
-        let mut indices = HashMap::with_capacity(set.len());
-        for backend in set {
-            let number = match self.indices.get_mut(backend) {
+    ) -> Option<BTreeMap<SocketAddr, u16>> {
+        let new = members.clone().filter(|backend| !self.indices.contains_key(backend)).count();
+        if self.used.len() + new > BACKENDS as usize {
+            return None;
+        }
+        let mut numbers = BTreeMap::new();
+        for backend in members {
+            let number = match self.indices.get_mut(&backend) {
                 Some(index) => {
                     index.users += 1;
                     index.number
                 }
                 None => {
-                    let number = self.free_index().ok_or(Full)?;
+                    let number = self.free_index();
                     self.used.insert(number);
-                    self.indices.insert(*backend, Index { number, users: 1 });
+                    self.indices.insert(backend, Index { number, users: 1 });
                     writes.push(Write::Backend(number, backend.entry()));
                     number
                 }
             };
-            indices.insert(backend.address, number);
+            numbers.insert(backend.address, number);
         }
-        Ok(indices)
+        Some(numbers)
     }
 
-    /// The next free index after the one given out last.
-    fn free_index(&mut self) -> Option<u16> {
-        if self.used.len() >= BACKENDS as usize {
-            return None;
+    /// The next free index after the one given out last; there is one.
+    fn free_index(&mut self) -> u16 {
+        loop {
+            let number = self.cursor;
+            self.cursor = (self.cursor + 1) % BACKENDS as u16;
+            if !self.used.contains(&number) {
+                return number;
+            }
         }
-        while self.used.contains(&self.cursor) {
-            self.cursor = self.cursor.wrapping_add(1);
-        }
-        let number = self.cursor;
-        self.cursor = self.cursor.wrapping_add(1);
-        Some(number)
     }
 
-    fn release(&mut self, old: Installed) {
-        let Some(backends) = old.backends else {
-            // Adopted: nothing of ours shares these indices unless it was given them anew.
-            let ours: BTreeSet<u16> = self.indices.values().map(|index| index.number).collect();
-            let adopted: BTreeSet<u16> = self
-                .services
-                .values()
-                .filter(|installed| installed.backends.is_none())
-                .flat_map(|installed| installed.indices.iter().copied())
-                .collect();
-            self.used.retain(|number| {
-                !old.indices.contains(number) || ours.contains(number) || adopted.contains(number)
-            });
-            return;
-        };
-        for backend in backends {
+    fn release(&mut self, members: impl Iterator<Item = Backend>, late: &mut Vec<Write>) {
+        for backend in members {
             let Some(index) = self.indices.get_mut(&backend) else { continue };
             index.users -= 1;
             if index.users == 0 {
                 let number = index.number;
                 self.indices.remove(&backend);
                 self.used.remove(&number);
+                let mut entry = backend.entry();
+                entry.flags |= IS_GONE;
+                late.push(Write::Backend(number, entry));
             }
         }
     }
+
+    /// The key in `SOURCES` of a list of networks.
+    fn list(&mut self, networks: &BTreeSet<Network>) -> u32 {
+        if networks.is_empty() {
+            return 0;
+        }
+        if let Some(list) = self.lists.get(networks) {
+            return *list;
+        }
+        let list = self.next_list;
+        self.next_list = self.next_list.checked_add(1).unwrap_or(1);
+        self.lists.insert(networks.clone(), list);
+        list
+    }
 }
 
-/// The value of `SERVICES` for a backend set, given each backend's index.
-fn table(set: &BTreeSet<Backend>, indices: &HashMap<SocketAddr, u16>) -> ServiceTable {
-    let mut table = ServiceTable {
-        backends: set.len() as u32,
-        local_count: 0,
-        local: [0; LOCAL_SLOTS],
-        slots: [0; SLOTS],
+/// One service to be installed.
+struct Install {
+    key: ServiceKey,
+    protocol: Protocol,
+    spec: Spec,
+    now: Duration,
+}
+
+/// Which backends of a service do what.
+struct Roles {
+    /// All that live.
+    members: BTreeMap<SocketAddr, Backend>,
+    /// Those that get new flows; side by side by weight, see [`rendezvous::slots`].
+    candidates: Vec<Candidate>,
+    /// Those that only keep theirs.
+    draining: BTreeSet<SocketAddr>,
+    /// Candidates on this node.
+    local: Vec<SocketAddr>,
+}
+
+impl Roles {
+    fn of(spec: &Spec) -> Self {
+        let counts = |backend: &&Backend| match spec.policy.locality {
+            Locality::Cluster => true,
+            Locality::Local => backend.is_local,
+        };
+        let weight = |address| spec.policy.weights.get(address).copied().unwrap_or(1);
+        let set = || spec.set.iter().filter(counts);
+        let draining = || spec.policy.draining.iter().filter(counts);
+        let members = draining().chain(set()).map(|b| (b.address, *b)).collect();
+        let mut new: BTreeMap<SocketAddr, &Backend> =
+            set().filter(|b| weight(&b.address) > 0).map(|b| (b.address, b)).collect();
+        if new.is_empty() {
+            // Better a terminating backend than none.
+            new = draining().map(|b| (b.address, b)).collect();
+        }
+        let mut candidates: Vec<_> =
+            new.keys().map(|address| (weight(address).max(1), *address)).collect();
+        candidates.sort_unstable();
+        let local = new.values().filter(|b| b.is_local).map(|b| b.address).collect();
+        let draining =
+            draining().map(|b| b.address).filter(|address| !new.contains_key(address)).collect();
+        Self {
+            members,
+            candidates: candidates.into_iter().map(|(w, a)| Candidate::new(a, w)).collect(),
+            draining,
+            local,
+        }
+    }
+}
+
+/// The winner of each slot. Where the old winner is among the `unchanged`, only the others
+/// challenge it.
+fn assignment(
+    candidates: &[Candidate],
+    unchanged: &BTreeSet<Candidate>,
+    current: &[u16],
+    numbers: &BTreeMap<SocketAddr, u16>,
+    addresses: &BTreeMap<u16, SocketAddr>,
+) -> Vec<u16> {
+    let size = match candidates.len() {
+        0 => 0,
+        count => rendezvous::size(count),
     };
-    let addresses: Vec<SocketAddr> = set.iter().map(|backend| backend.address).collect();
-    for (slot, position) in rendezvous::slots(&addresses).into_iter().enumerate() {
-        table.slots[slot] = indices[&addresses[position]];
+    let by_address: HashMap<SocketAddr, &Candidate> =
+        unchanged.iter().map(|candidate| (candidate.address(), candidate)).collect();
+    let challengers: Vec<&Candidate> =
+        candidates.iter().filter(|candidate| !unchanged.contains(candidate)).collect();
+    let incumbents: HashMap<u16, &Candidate> = addresses
+        .iter()
+        .filter_map(|(number, address)| Some((*number, *by_address.get(address)?)))
+        .collect();
+    let number = |candidate: &Candidate| numbers[&candidate.address()];
+    (0..size)
+        .filter_map(|slot| {
+            let incumbent =
+                (current.len() == size).then(|| incumbents.get(&current[slot])).flatten();
+            match incumbent {
+                Some(incumbent) => {
+                    let best = challengers.iter().fold(*incumbent, |best, challenger| {
+                        if rendezvous::beats(slot, challenger, best) { challenger } else { best }
+                    });
+                    Some(number(best))
+                }
+                None => Some(number(&candidates[rendezvous::winner(slot, candidates)?])),
+            }
+        })
+        .collect()
+}
+
+fn read_slots(table: &ServiceTable, chunk: impl Fn(u32) -> Option<Chunk>) -> Vec<Slot> {
+    if table.backends == 0 {
+        return Vec::new();
     }
-    for backend in set.iter().filter(|backend| backend.is_local).take(LOCAL_SLOTS) {
-        table.local[table.local_count as usize] = indices[&backend.address];
-        table.local_count += 1;
+    if table.chunks == 0 {
+        return table.slots.to_vec();
     }
-    table
+    let read: Option<Vec<Chunk>> = chunk_keys(table.base, table.chunks).map(chunk).collect();
+    read.into_iter().flatten().flat_map(|chunk| chunk.slots).collect()
+}
+
+fn chunk_keys(base: u32, count: u32) -> impl Iterator<Item = u32> {
+    (0..count).map(move |i| base.wrapping_add(i))
+}
+
+fn flags(policy: &Policy) -> u32 {
+    let affinity = match policy.affinity {
+        Affinity::None => 0,
+        Affinity::Client => common::CLIENT_AFFINITY,
+    };
+    let empty = match policy.empty {
+        WhenEmpty::Pass => 0,
+        WhenEmpty::Reject => common::REJECT_WHEN_EMPTY,
+    };
+    affinity | empty
+}
+
+const fn empty_table() -> ServiceTable {
+    ServiceTable {
+        backends: 0,
+        local_count: 0,
+        chunks: 0,
+        base: 0,
+        flags: 0,
+        sources: 0,
+        local: [0; LOCAL_SLOTS],
+        slots: [Slot { current: 0, previous: 0 }; SLOTS],
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::picture::Protocol;
-
-    fn port(n: u8) -> ServicePort {
-        ServicePort { vip: [192, 168, 1, n].into(), port: 80, protocol: Protocol::Tcp }
-    }
-
-    fn backend(n: u8) -> Backend {
-        Backend {
-            address: SocketAddr::from(([10, 244, 1, n], 8080)),
-            node_mac: [2, 0, 0, 0, 1, 1],
-            is_local: n.is_multiple_of(2),
-        }
-    }
-
-    fn services(entries: &[(u8, &[u8])]) -> BTreeMap<ServicePort, BTreeSet<Backend>> {
-        entries
-            .iter()
-            .map(|(n, backends)| (port(*n), backends.iter().copied().map(backend).collect()))
-            .collect()
-    }
-
-    fn written_backends(writes: &[Write]) -> Vec<u16> {
-        writes
-            .iter()
-            .filter_map(|write| match write {
-                Write::Backend(number, _) => Some(*number),
-                _ => None,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn writes_backends_before_the_tables_that_name_them() {
-        let writes = Tables::default().update(&services(&[(1, &[1, 2])])).unwrap();
-        assert_eq!(written_backends(&writes), [0, 1]);
-        assert!(matches!(writes[2], Write::Service(key, _) if key == port(1).key()));
-        assert_eq!(writes.len(), 3);
-    }
-
-    #[test]
-    fn writes_nothing_when_nothing_changed() {
-        let mut tables = Tables::default();
-        let wanted = services(&[(1, &[1, 2]), (2, &[2])]);
-        assert!(!tables.update(&wanted).unwrap().is_empty());
-        assert_eq!(tables.update(&wanted), Ok(vec![]));
-    }
-
-    #[test]
-    fn lists_local_backends_only() {
-        let writes = Tables::default().update(&services(&[(1, &[1, 2, 3])])).unwrap();
-        let Some(Write::Service(_, table)) = writes.last() else { panic!("{writes:?}") };
-        assert_eq!((table.backends, table.local_count, table.local[0]), (3, 1, 1));
-    }
-
-    #[test]
-    fn a_backend_shared_by_services_has_one_index() {
-        let writes = Tables::default().update(&services(&[(1, &[7]), (2, &[7])])).unwrap();
-        assert_eq!(written_backends(&writes), [0]);
-    }
-
-    #[test]
-    fn reuses_a_freed_index_as_late_as_possible() {
-        let mut tables = Tables::default();
-        assert!(tables.update(&services(&[(1, &[1])])).is_ok());
-        assert_eq!(written_backends(&tables.update(&services(&[(1, &[2])])).unwrap()), [1]);
-        assert_eq!(written_backends(&tables.update(&services(&[(1, &[3])])).unwrap()), [2]);
-    }
-
-    #[test]
-    fn adopted_tables_keep_their_indices_until_rewritten() {
-        let mut first = Tables::default();
-        let writes = first.update(&services(&[(1, &[1, 2]), (2, &[3])])).unwrap();
-        let left = writes.into_iter().filter_map(|write| match write {
-            Write::Service(key, table) => Some((key, *table)),
-            _ => None,
-        });
-        let mut second = Tables::adopt(left);
-        let writes = second.update(&services(&[(1, &[1, 2])])).unwrap();
-        assert_eq!(written_backends(&writes), [3, 4]);
-        assert_eq!(writes.last(), Some(&Write::NoService(port(2).key())));
-        assert_eq!(second.used, BTreeSet::from([3, 4]));
-    }
-}
+mod tests;

@@ -7,14 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use herald_announcer::{Announced, Answering, Links};
+use herald_announcer::{Announced, Answering, Links, MacAddr, Neighbourhood, Standing};
+use herald_ebpf::picture::{Affinity, Locality};
 use herald_ebpf::{Backend, Picture, Protocol as Carried, ServicePort};
 use herald_leader_election::{ClaimKey, Guard, NodeName, View, Wanted};
 
 use crate::allocator::{self, Plan};
 use crate::desired::{self, Vip};
 use crate::facts::Facts;
-use crate::observed::{Observed, Protocol};
+use crate::observed::{Observed, Protocol, SessionAffinity, TrafficPolicy};
 use crate::speaker::records;
 
 /// Everything known at one moment.
@@ -30,6 +31,8 @@ pub struct Knowledge<'a> {
     pub links: &'a Links,
     /// Interfaces this speaker serves, each with whether XDP carries its traffic.
     pub interfaces: &'a BTreeMap<String, Carrier>,
+    /// What the announcer found out about the VIPs it was told of.
+    pub standings: &'a BTreeMap<IpAddr, Standing>,
     /// Which Services are ours.
     pub allocator: &'a allocator::Config,
     /// The speaker is about to end: it gives everything away.
@@ -52,14 +55,15 @@ pub struct Decision {
     pub wanted: Wanted,
     /// Claims to give back, once they are silent.
     pub releases: BTreeSet<ClaimKey>,
-    /// Assignments to write (`None` removes), while this node is the allocator.
-    pub puts: BTreeMap<String, Option<Vec<u8>>>,
-    /// What the puts depend on.
-    pub guard: Option<Guard>,
+    /// Records to write: assignments, while this node is the allocator, and which VIPs were ever
+    /// announced, by their holders.
+    pub puts: BTreeMap<String, Put>,
     /// For the data plane.
     pub picture: Picture,
     /// For the announcer.
     pub announced: Announced,
+    /// For the announcer: VIPs to probe for, and who is not foreign.
+    pub neighbourhood: Neighbourhood,
     /// What this node publishes about itself.
     pub facts: Facts,
     /// For status: the wanted VIPs.
@@ -68,12 +72,24 @@ pub struct Decision {
     pub plan: Plan,
 }
 
+/// A record to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// The new value; `None` removes the record.
+    pub value: Option<Vec<u8>>,
+    /// The claim it depends on.
+    pub guard: Guard,
+}
+
+/// VIPs with the interfaces of this node they are for.
+type ByVip = BTreeMap<IpAddr, BTreeSet<String>>;
+
 /// Decides.
 pub fn decide(known: &Knowledge<'_>) -> Decision {
     let current = records::assignments(&known.view.records);
     let plan = allocator::allocate(known.observed, &current, known.allocator);
     let vips = desired::desired(known.me, known.observed, &current, known.view);
-    let held: BTreeMap<IpAddr, BTreeSet<String>> = vips
+    let held: ByVip = vips
         .iter()
         .filter(|_| !known.leaving)
         .filter(|(vip, _)| known.view.held(known.me, &ClaimKey::Vip(**vip)).is_some())
@@ -88,26 +104,63 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         .filter(|claim| matches!(claim.key, ClaimKey::Vip(vip) if !held.contains_key(&vip)))
         .map(|claim| claim.key)
         .collect();
-    let guard = known
-        .view
-        .held(known.me, &ClaimKey::Allocator)
-        .map(|claim| Guard { key: claim.key, term: claim.term })
-        .filter(|_| !known.leaving);
-    let puts = match guard {
-        Some(_) => records::difference(&known.view.records, &plan.assignments),
-        None => BTreeMap::new(),
-    };
+    let (spoken, probed) = introduce(known, held);
+    let mut puts = assignments(known, &plan);
+    puts.extend(marks(known, &spoken));
     Decision {
         wanted: wanted(known.view, &vips),
         releases,
         puts,
-        guard,
-        picture: picture(known, &vips, &held),
-        announced: announced(known, &held),
+        picture: picture(known, &vips, &spoken),
+        announced: announced(known, &spoken),
+        neighbourhood: Neighbourhood { probed, peers: peers(known) },
         facts: Facts::of(known.links, known.interfaces.keys()),
         vips,
         plan,
     }
+}
+
+/// The held VIPs to speak for, and those to probe for first: a VIP that nobody ever announced
+/// could be somebody else's address (RFC 5227 2.1). One that a foreign machine uses stays held and
+/// silent: given to another node, it would be announced there.
+fn introduce(known: &Knowledge<'_>, held: ByVip) -> (ByVip, ByVip) {
+    let is_first = |vip: &IpAddr| !known.view.records.contains_key(&records::announced_key(*vip));
+    held.into_iter().partition(|(vip, _)| match known.standings.get(vip) {
+        Some(Standing::Blocked) => false,
+        Some(Standing::Clear) => true,
+        Some(Standing::Probing) | None => !is_first(vip),
+    })
+}
+
+/// Assignments to write, if this node is the allocator.
+fn assignments(known: &Knowledge<'_>, plan: &Plan) -> BTreeMap<String, Put> {
+    let claim = known.view.held(known.me, &ClaimKey::Allocator).filter(|_| !known.leaving);
+    let Some(guard) = claim.map(|claim| Guard { key: claim.key, term: claim.term }) else {
+        return BTreeMap::new();
+    };
+    let writes = records::difference(&known.view.records, &plan.assignments);
+    writes.into_iter().map(|(key, value)| (key, Put { value, guard })).collect()
+}
+
+/// Remembers for all nodes and restarts which VIPs were announced: they are not probed again.
+fn marks(known: &Knowledge<'_>, spoken: &ByVip) -> BTreeMap<String, Put> {
+    let mut marks = BTreeMap::new();
+    for vip in spoken.keys() {
+        let key = records::announced_key(*vip);
+        let claim = known.view.held(known.me, &ClaimKey::Vip(*vip));
+        if let Some(claim) = claim.filter(|_| !known.view.records.contains_key(&key)) {
+            let guard = Guard { key: claim.key, term: claim.term };
+            marks.insert(key, Put { value: Some(known.me.0.clone().into_bytes()), guard });
+        }
+    }
+    marks
+}
+
+/// The MACs of the other speakers: a late frame of theirs is no foreign claim.
+fn peers(known: &Knowledge<'_>) -> BTreeSet<MacAddr> {
+    let others = desired::facts(known.view).into_iter().filter(|(node, _)| node != known.me);
+    let interfaces = others.flat_map(|(_, facts)| facts.interfaces);
+    interfaces.filter_map(|interface| interface.mac().map(MacAddr)).collect()
 }
 
 /// All VIPs, and the allocator, which any living speaker may be.
@@ -120,17 +173,13 @@ fn wanted(view: &View, vips: &BTreeMap<IpAddr, Vip>) -> Wanted {
     Wanted { claims }
 }
 
-fn picture(
-    known: &Knowledge<'_>,
-    vips: &BTreeMap<IpAddr, Vip>,
-    held: &BTreeMap<IpAddr, BTreeSet<String>>,
-) -> Picture {
+fn picture(known: &Knowledge<'_>, vips: &BTreeMap<IpAddr, Vip>, spoken: &ByVip) -> Picture {
     let index = |name: &String| {
         let is_xdp = known.interfaces.get(name) == Some(&Carrier::Xdp);
         known.links.by_name.get(name).filter(|_| is_xdp).map(|link| link.index)
     };
     let mut picture = Picture::default();
-    for (vip, interfaces) in held {
+    for (vip, interfaces) in spoken {
         picture.vips.extend(interfaces.iter().filter_map(index).map(|index| (*vip, index)));
     }
     for link in known.interfaces.keys().filter_map(|name| known.links.by_name.get(name)) {
@@ -144,26 +193,38 @@ fn picture(
             picture.peers.extend(macs);
         }
     }
+    // The fence keeps anybody on this node from claiming what it does not hold.
+    picture.all_vips = vips.keys().copied().collect();
     for (vip, wanted) in vips {
-        for backend in &wanted.backends {
-            let Some(protocol) = carried(backend.protocol) else { continue };
-            let port = ServicePort { vip: *vip, port: backend.port, protocol };
-            // A port whose endpoints all drop out stays, empty: its packets are counted as such.
-            let set = picture.services.entry(port).or_default();
-            if let Ok(node_mac) = backend.target {
-                let is_local = backend.node.as_ref() == Some(known.me);
-                set.insert(Backend { address: backend.address, node_mac, is_local });
-            }
-        }
+        services(known, *vip, wanted, &mut picture);
     }
     picture
 }
 
-const fn carried(protocol: Protocol) -> Option<Carried> {
+/// The ports of a VIP's Service and where each leads.
+fn services(known: &Knowledge<'_>, vip: IpAddr, wanted: &Vip, picture: &mut Picture) {
+    let service = known.observed.services.get(&wanted.service);
+    let is_local = service.is_some_and(|s| s.external_traffic_policy == TrafficPolicy::Local);
+    let is_sticky = service.is_some_and(|s| s.session_affinity == SessionAffinity::ClientIp);
+    for backend in &wanted.backends {
+        let port = ServicePort { vip, port: backend.port, protocol: carried(backend.protocol) };
+        // A port whose endpoints all drop out stays, empty: its packets are counted as such.
+        let set = picture.services.entry(port).or_default();
+        let policy = picture.policies.entry(port).or_default();
+        policy.affinity = if is_sticky { Affinity::Client } else { Affinity::None };
+        policy.locality = if is_local { Locality::Local } else { Locality::Cluster };
+        let is_here = backend.node.as_ref() == Some(known.me);
+        let to = |node_mac| Backend { address: backend.address, node_mac, is_local: is_here };
+        set.extend(backend.target.ok().map(to));
+        policy.draining.extend(backend.draining.map(to));
+    }
+}
+
+const fn carried(protocol: Protocol) -> Carried {
     match protocol {
-        Protocol::Tcp => Some(Carried::Tcp),
-        Protocol::Udp => Some(Carried::Udp),
-        Protocol::Sctp => None,
+        Protocol::Tcp => Carried::Tcp,
+        Protocol::Udp => Carried::Udp,
+        Protocol::Sctp => Carried::Sctp,
     }
 }
 
@@ -181,7 +242,7 @@ fn addresses(interface: &crate::facts::Interface) -> (Option<Ipv4Addr>, Option<I
     (v4, v6)
 }
 
-fn announced(known: &Knowledge<'_>, held: &BTreeMap<IpAddr, BTreeSet<String>>) -> Announced {
+fn announced(known: &Knowledge<'_>, spoken: &ByVip) -> Announced {
     let answering = known.interfaces.iter().map(|(name, carrier)| {
         let answering = match carrier {
             Carrier::Xdp => Answering::Datapath,
@@ -189,7 +250,7 @@ fn announced(known: &Knowledge<'_>, held: &BTreeMap<IpAddr, BTreeSet<String>>) -
         };
         (name.clone(), answering)
     });
-    Announced { vips: held.clone(), answering: answering.collect() }
+    Announced { vips: spoken.clone(), answering: answering.collect() }
 }
 
 #[cfg(test)]
@@ -210,12 +271,25 @@ mod tests {
         carrier: Carrier,
         leaving: bool,
     ) -> Decision {
+        let standings = BTreeMap::from([(IpAddr::from(VIP), Standing::Clear)]);
+        decide_standing(observed, view, me, carrier, leaving, &standings)
+    }
+
+    fn decide_standing(
+        observed: &Observed,
+        view: &View,
+        me: u8,
+        carrier: Carrier,
+        leaving: bool,
+        standings: &BTreeMap<IpAddr, Standing>,
+    ) -> Decision {
         decide(&Knowledge {
             me: &node(me),
             observed,
             view,
             links: &links(me),
             interfaces: &BTreeMap::from([("eth0".to_owned(), carrier)]),
+            standings,
             allocator: &allocator::Config::default(),
             leaving,
         })
@@ -226,9 +300,9 @@ mod tests {
         assert_eq!(decision(&view(1), 1, false).puts, BTreeMap::new());
         let view = claimed(view(1), ClaimKey::Allocator, 1);
         let decided = decision(&view, 1, false);
-        assert_eq!(decided.guard, Some(Guard { key: ClaimKey::Allocator, term: 1 }));
-        let keys: Vec<_> = decided.puts.keys().collect();
-        assert_eq!(keys, ["assignment/default/echo"]);
+        let guard = Guard { key: ClaimKey::Allocator, term: 1 };
+        let puts: Vec<_> = decided.puts.iter().map(|(key, put)| (&key[..], put.guard)).collect();
+        assert_eq!(puts, [("assignment/default/echo", guard)]);
         assert_eq!(decision(&assigned(view), 1, false).puts, BTreeMap::new(), "already written");
     }
 
@@ -248,6 +322,42 @@ mod tests {
         let theirs = decision(&View { me: node(2), ..view }, 2, false);
         assert_eq!((theirs.picture.vips.len(), theirs.announced.vips.len()), (0, 0));
         assert_eq!(theirs.picture.services.len(), 2, "but it delivers to its own pods");
+    }
+
+    #[test]
+    fn probes_for_a_vip_nobody_ever_announced_and_is_silent_meanwhile() {
+        let view = claimed(assigned(view(1)), vip_key(), 1);
+        for standings in [BTreeMap::new(), BTreeMap::from([(VIP.into(), Standing::Probing)])] {
+            let decided = decide_standing(&observed(), &view, 1, Carrier::Xdp, false, &standings);
+            assert!(decided.neighbourhood.probed.contains_key(&IpAddr::from(VIP)));
+            assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+            assert_eq!(decided.puts, BTreeMap::new());
+            assert_eq!(decided.releases, BTreeSet::new());
+        }
+        let peers = decision(&view, 1, false).neighbourhood.peers;
+        assert_eq!(peers, BTreeSet::from([MacAddr(mac(2)), MacAddr(mac(3))]));
+    }
+
+    #[test]
+    fn remembers_an_announced_vip_and_takes_it_over_without_a_probe() {
+        let mut view = claimed(assigned(view(1)), vip_key(), 1);
+        let puts = decision(&view, 1, false).puts;
+        let key = records::announced_key(VIP.into());
+        let put = Put { value: Some(b"n1".to_vec()), guard: Guard { key: vip_key(), term: 1 } };
+        assert_eq!(puts, BTreeMap::from([(key.clone(), put)]));
+        view.records.insert(key, b"n1".to_vec());
+        let at_once = decide_standing(&observed(), &view, 1, Carrier::Xdp, false, &BTreeMap::new());
+        assert_eq!((at_once.picture.vips.len(), at_once.announced.vips.len()), (1, 1));
+        assert_eq!(at_once.puts, BTreeMap::new());
+    }
+
+    #[test]
+    fn keeps_a_vip_that_somebody_else_uses_but_does_not_speak_for_it() {
+        let view = claimed(assigned(view(1)), vip_key(), 1);
+        let blocked = BTreeMap::from([(VIP.into(), Standing::Blocked)]);
+        let decided = decide_standing(&observed(), &view, 1, Carrier::Xdp, false, &blocked);
+        assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+        assert_eq!(decided.releases, BTreeSet::new());
     }
 
     #[test]

@@ -5,11 +5,12 @@
 //! kernel and the announcer before the election hears that it was given back.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use herald_announcer::{AnnouncerHandle, Links};
+use herald_announcer::{AnnouncerHandle, Links, Standing};
 use herald_leader_election::{BootTime, Handle, NodeName, View, Wanted, clock};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -19,7 +20,8 @@ use crate::facts::Facts;
 use crate::source::Snapshot;
 use crate::speaker::End;
 use crate::speaker::carriers::Carriers;
-use crate::speaker::decide::{Decision, Knowledge, decide};
+use crate::speaker::decide::{Decision, Knowledge, Put, decide};
+use crate::speaker::fence::Fences;
 use crate::speaker::report::{Material, report};
 use crate::speaker::socket::Request;
 
@@ -39,48 +41,42 @@ pub(crate) struct Tasks {
     pub status_task: JoinHandle<()>,
 }
 
+/// What the driver drives.
+pub(crate) struct Parts {
+    pub me: NodeName,
+    pub allocator: Config,
+    pub links: watch::Receiver<Arc<Links>>,
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub carriers: Carriers,
+    pub announcer: AnnouncerHandle,
+    pub election: Handle,
+    pub fences: Fences,
+}
+
 /// The driver.
 pub(crate) struct Driver {
-    me: NodeName,
-    allocator: Config,
-    links: watch::Receiver<Arc<Links>>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    parts: Parts,
     view: watch::Receiver<Arc<View>>,
     deadline: watch::Receiver<Option<BootTime>>,
-    carriers: Carriers,
-    announcer: AnnouncerHandle,
-    election: Handle,
+    standings: watch::Receiver<Arc<BTreeMap<IpAddr, Standing>>>,
     /// The last decision performed; none until this process has a session of its own, because
     /// until then what an earlier process left in the kernel stays in force.
     last: Option<Decision>,
     wanted: Option<Wanted>,
     facts: Option<Facts>,
     /// Writes on their way through the log, with the time they were sent.
-    in_flight: BTreeMap<String, (Option<Vec<u8>>, BootTime)>,
+    in_flight: BTreeMap<String, (Put, BootTime)>,
     must_retry: bool,
     leaving_since: Option<BootTime>,
 }
 
 impl Driver {
-    pub(crate) fn new(
-        me: NodeName,
-        allocator: Config,
-        links: watch::Receiver<Arc<Links>>,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        carriers: Carriers,
-        announcer: AnnouncerHandle,
-        election: Handle,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         Self {
-            me,
-            allocator,
-            links,
-            snapshots,
-            view: election.view(),
-            deadline: election.deadline(),
-            carriers,
-            announcer,
-            election,
+            view: parts.election.view(),
+            deadline: parts.election.deadline(),
+            standings: parts.announcer.standings(),
+            parts,
             last: None,
             wanted: None,
             facts: None,
@@ -104,18 +100,20 @@ impl Driver {
         loop {
             self.round();
             if self.may_leave() {
-                self.election.close().await;
+                self.parts.election.close().await;
                 return Ok(());
             }
             let wait = (self.must_retry || !self.in_flight.is_empty()).then_some(RETRY);
             let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
+            let wait = wait.into_iter().chain(self.until_clean()).min();
             tokio::select! {
                 changed = self.view.changed() => changed.context("the election ended")?,
-                changed = self.snapshots.changed() => changed.context("the source's watch ended")?,
-                changed = self.links.changed() => {
+                changed = self.standings.changed() => changed.context("the announcer ended")?,
+                changed = self.parts.snapshots.changed() => changed.context("the source's watch ended")?,
+                changed = self.parts.links.changed() => {
                     changed.context("the interfaces' watch ended")?;
-                    let links = self.links.borrow_and_update().clone();
-                    self.carriers.follow(&links);
+                    let links = self.parts.links.borrow_and_update().clone();
+                    self.parts.carriers.follow(&links);
                 }
                 Some(request) = reports.recv() => {
                     // A client that hung up needs no answer.
@@ -135,31 +133,36 @@ impl Driver {
     /// Decides and performs.
     fn round(&mut self) {
         let view = self.view.borrow_and_update().clone();
-        let snapshot = self.snapshots.borrow_and_update().clone();
-        let links = self.links.borrow_and_update().clone();
+        let snapshot = self.parts.snapshots.borrow_and_update().clone();
+        let links = self.parts.links.borrow_and_update().clone();
+        self.standings.mark_unchanged();
         let decision = self.decide(&view, &snapshot, &links);
         self.publish(&decision);
         if !view.is_settled() && self.last.is_none() {
             return;
         }
         self.must_retry = !self.perform(&decision);
+        if !self.must_retry && view.is_settled() {
+            self.parts.fences.performed(view.epoch);
+        }
         if !self.must_retry {
             for key in &decision.releases {
-                self.election.release(*key);
+                self.parts.election.release(*key);
             }
         }
-        self.put(&decision, &view);
+        self.put(&decision);
         self.last = Some(decision);
     }
 
     fn decide(&self, view: &View, snapshot: &Snapshot, links: &Links) -> Decision {
         decide(&Knowledge {
-            me: &self.me,
+            me: &self.parts.me,
             observed: &snapshot.observed,
             view,
             links,
-            interfaces: &self.carriers.carriers(),
-            allocator: &self.allocator,
+            interfaces: &self.parts.carriers.carriers(),
+            standings: &self.standings.borrow().clone(),
+            allocator: &self.parts.allocator,
             leaving: self.leaving_since.is_some(),
         })
     }
@@ -167,11 +170,11 @@ impl Driver {
     /// What the election and the other nodes should know.
     fn publish(&mut self, decision: &Decision) {
         if self.wanted.as_ref() != Some(&decision.wanted) {
-            self.election.set_wanted(decision.wanted.clone());
+            self.parts.election.set_wanted(decision.wanted.clone());
             self.wanted = Some(decision.wanted.clone());
         }
         if self.facts.as_ref() != Some(&decision.facts) {
-            self.election.set_facts(decision.facts.encode());
+            self.parts.election.set_facts(decision.facts.encode());
             self.facts = Some(decision.facts.clone());
         }
     }
@@ -180,17 +183,26 @@ impl Driver {
     fn perform(&mut self, decision: &Decision) -> bool {
         let mut done = true;
         let is_new = self.last.as_ref().is_none_or(|last| last.picture != decision.picture);
-        if let Some(datapath) = self.carriers.datapath()
-            && (is_new || self.must_retry)
+        let now = clock::boot_now().0;
+        if let Some(datapath) = self.parts.carriers.datapath()
+            && (is_new || self.must_retry || datapath.next_deadline().is_some_and(|at| at <= now))
             && let Err(error) = datapath.apply(&decision.picture)
         {
             let error = format!("{:#}", anyhow::Error::new(error));
             tracing::error!(error, "cannot update the data plane");
             done = false;
         }
-        self.announcer.set(Arc::new(decision.announced.clone()));
+        let neighbourhood = Arc::new(decision.neighbourhood.clone());
+        self.parts.announcer.set_among(Arc::new(decision.announced.clone()), neighbourhood);
         self.tell(decision);
         done
+    }
+
+    /// How long until the data plane wants its picture again, to forget drained flows. At least a
+    /// retry's time: being late costs next to nothing.
+    fn until_clean(&mut self) -> Option<Duration> {
+        let at = self.parts.carriers.datapath()?.next_deadline()?;
+        Some(at.saturating_sub(clock::boot_now().0).max(RETRY))
     }
 
     /// Logs which VIPs were won and lost.
@@ -206,24 +218,20 @@ impl Driver {
         }
     }
 
-    /// Sends the allocator's writes that are not on their way already.
-    fn put(&mut self, decision: &Decision, view: &View) {
+    /// Sends the records that are not on their way already.
+    fn put(&mut self, decision: &Decision) {
         let now = clock::boot_now();
-        self.in_flight.retain(|key, (value, _)| view.records.get(key) != value.as_ref());
-        let Some(guard) = decision.guard else {
-            self.in_flight.clear();
-            return;
-        };
-        for (key, value) in &decision.puts {
+        self.in_flight.retain(|key, _| decision.puts.contains_key(key));
+        for (key, put) in &decision.puts {
             let waiting = self
                 .in_flight
                 .get(key)
-                .is_some_and(|(sent, at)| sent == value && now.since(*at) < RETRY);
+                .is_some_and(|(sent, at)| sent == put && now.since(*at) < RETRY);
             if !waiting {
-                let value_text = value.as_deref().map(String::from_utf8_lossy);
-                tracing::info!(record = key, value = value_text.as_deref(), "assigning");
-                self.election.put(key.clone(), value.clone(), guard);
-                self.in_flight.insert(key.clone(), (value.clone(), now));
+                let value = put.value.as_deref().map(String::from_utf8_lossy);
+                tracing::info!(record = key, value = value.as_deref(), "writing");
+                self.parts.election.put(key.clone(), put.value.clone(), put.guard);
+                self.in_flight.insert(key.clone(), (put.clone(), now));
             }
         }
     }
@@ -233,7 +241,7 @@ impl Driver {
         tracing::info!("asked to end: giving all claims away");
         self.leaving_since = Some(clock::boot_now());
         self.round();
-        self.election.drain();
+        self.parts.election.drain();
     }
 
     /// Whether everything this speaker held is held by others, or nobody will take it.
@@ -241,14 +249,15 @@ impl Driver {
         let Some(since) = self.leaving_since else { return false };
         let view = self.view.borrow();
         let others = view.sessions.values().any(|session| {
-            session.node != self.me && view.is_alive(&session.node) && !session.draining
+            session.node != self.parts.me && view.is_alive(&session.node) && !session.draining
         });
         let orphans = || {
             let vips = self.last.iter().flat_map(|decision| &decision.vips);
-            let mut takers = vips.filter(|(_, vip)| vip.eligible.keys().any(|n| *n != self.me));
+            let mut takers =
+                vips.filter(|(_, vip)| vip.eligible.keys().any(|n| *n != self.parts.me));
             takers.any(|(ip, _)| {
                 let key = herald_leader_election::ClaimKey::Vip(*ip);
-                view.holder(&key).is_none_or(|holder| *holder == self.me)
+                view.holder(&key).is_none_or(|holder| *holder == self.parts.me)
             })
         };
         !others || !orphans() || clock::boot_now().since(since) > PATIENCE
@@ -256,7 +265,7 @@ impl Driver {
 
     fn report(&mut self) -> String {
         let mut counters = self.announcer_counters();
-        match self.carriers.datapath().map(|datapath| datapath.counters()) {
+        match self.parts.carriers.datapath().map(|datapath| datapath.counters()) {
             Some(Ok(packets)) => {
                 counters.extend(
                     packets.iter().map(|c| (format!("xdp_{}", c.reason.label()), c.packets)),
@@ -266,31 +275,36 @@ impl Driver {
             None => {}
         }
         let view = self.view.borrow().clone();
-        let snapshot = self.snapshots.borrow().clone();
-        let links = self.links.borrow().clone();
+        let snapshot = self.parts.snapshots.borrow().clone();
+        let links = self.parts.links.borrow().clone();
         let decision = self.decide(&view, &snapshot, &links);
         let material = Material {
-            me: &self.me,
+            me: &self.parts.me,
             view: &view,
             decision: &decision,
             deadline: *self.deadline.borrow(),
             now: clock::boot_now(),
-            datapath: self.carriers.report(),
+            datapath: self.parts.carriers.report(),
             counters,
             problems: snapshot.problems.clone(),
+            conflicts: self.parts.announcer.conflicts().borrow().as_ref().clone(),
         };
         serde_json::to_string(&report(material))
             .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
     }
 
     fn announcer_counters(&self) -> BTreeMap<String, u64> {
-        let counters = self.announcer.counters();
+        let counters = self.parts.announcer.counters();
         let mut named = BTreeMap::from([
             ("announcer_requests".to_owned(), counters.requests),
             ("announcer_replies".to_owned(), counters.replies),
             ("announcer_announcements".to_owned(), counters.announcements),
             ("announcer_fenced".to_owned(), counters.fenced),
             ("announcer_send_failures".to_owned(), counters.send_failures),
+            ("announcer_probes".to_owned(), counters.probes),
+            ("announcer_defences".to_owned(), counters.defences),
+            ("announcer_claims".to_owned(), counters.claims),
+            ("announcer_claims_dropped".to_owned(), counters.claims_dropped),
         ]);
         let ignored = counters.ignored.iter();
         named.extend(ignored.map(|(why, count)| (format!("announcer_ignored_{why}"), *count)));

@@ -1,5 +1,5 @@
 //! The speaker: the process on a node. Starts the parts, then loops: something changed, decide
-//! anew, do what the decision says ([`driver`]).
+//! anew, do what the decision says (`driver`).
 //!
 //! It must not forward or answer anything by itself; the kernel does, and goes on while this
 //! process is away. The order of starting matters: interfaces, source, data plane, then the
@@ -33,7 +33,7 @@ use crate::facts::Facts;
 use crate::observed::Observed;
 use crate::source::{self, Snapshot};
 use crate::speaker::carriers::{Carriers, Choice};
-use crate::speaker::driver::{Driver, Tasks};
+use crate::speaker::driver::{Driver, Parts, Tasks};
 use crate::speaker::fence::Fences;
 
 /// How a speaker is to run.
@@ -105,14 +105,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         timing: config.timing,
         facts: Facts::of(&first_links, &interfaces).encode(),
     };
-    let fences = Box::new(Fences { userspace, kernel });
-    let (election, election_task) =
-        herald_leader_election::start(raft, fences).context("cannot start the election")?;
+    let fences = Fences::new(userspace, kernel);
+    let (election, election_task) = herald_leader_election::start(raft, Box::new(fences.clone()))
+        .context("cannot start the election")?;
+    fences.follow(election.view());
     let (requests, report_requests) = mpsc::channel(4);
     let status_task = tokio::spawn(socket::serve(listener, requests));
     tracing::info!(node = %me, interfaces = interfaces.join(","), "speaking");
     let tasks = Tasks { links_task, source_task, announcer_task, election_task, status_task };
-    let driver = Driver::new(me, config.allocator, links, snapshots, carriers, announcer, election);
+    let parts = Parts {
+        me,
+        allocator: config.allocator,
+        links,
+        snapshots,
+        carriers,
+        announcer,
+        election,
+        fences,
+    };
+    let driver = Driver::new(parts);
     let result = driver.run(tasks, report_requests, end).await;
     // The socket is ours: a later speaker must not find a file nobody listens on.
     let _ = std::fs::remove_file(socket::path(&config.run_dir));

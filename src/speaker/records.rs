@@ -1,13 +1,23 @@
-//! Assignments as the election's records keep them: one record a Service, `assignment/<namespace>/
-//! <name>`, its value the assignment as JSON. The records are the database: after a restart no
-//! address changes.
+//! What the election's records keep. The records are the database: after a restart no address
+//! changes.
+//!
+//! - `assignment/<namespace>/<name>`: the Service's assignment as JSON.
+//! - `announced/<address>`: the VIP was announced since it was assigned; the value is the node that
+//!   did so first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use crate::allocator::Assignment;
 use crate::observed::ServiceName;
 
 const PREFIX: &str = "assignment/";
+const ANNOUNCED: &str = "announced/";
+
+/// The record that a VIP was announced.
+pub fn announced_key(vip: IpAddr) -> String {
+    format!("{ANNOUNCED}{vip}")
+}
 
 /// The assignments in the records. A record that cannot be read is left alone and counts as none:
 /// it was written by another version.
@@ -27,8 +37,15 @@ pub fn difference(
             writes.insert(key(name), serde_json::to_vec(assignment).ok());
         }
     }
-    let is_ours = |name: &String| service(name).is_some_and(|name| !wanted.contains_key(&name));
-    writes.extend(records.keys().filter(|name| is_ours(name)).map(|name| (name.clone(), None)));
+    let vips: BTreeSet<String> = wanted
+        .values()
+        .flat_map(|assignment| assignment.addresses.iter().copied().map(announced_key))
+        .collect();
+    let is_stale = |key: &String| match key.starts_with(ANNOUNCED) {
+        true => !vips.contains(key),
+        false => service(key).is_some_and(|name| !wanted.contains_key(&name)),
+    };
+    writes.extend(records.keys().filter(|key| is_stale(key)).map(|key| (key.clone(), None)));
     writes
 }
 
@@ -63,12 +80,15 @@ mod tests {
         let mut records: BTreeMap<_, _> =
             written.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
         records.insert("other/record".into(), vec![1]);
+        records.insert(announced_key(same.1.addresses[0]), vec![]);
+        records.insert(announced_key(gone.1.addresses[0]), vec![]);
         assert_eq!(assignments(&records), BTreeMap::from([same.clone(), gone]));
         let writes = difference(&records, &BTreeMap::from([same, new.clone()]));
         let value = serde_json::to_vec(&new.1).unwrap();
         assert_eq!(
             writes,
             BTreeMap::from([
+                ("announced/192.168.1.241".into(), None),
                 ("assignment/default/gone".into(), None),
                 ("assignment/default/new".into(), Some(value)),
             ])

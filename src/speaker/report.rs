@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use herald_announcer::Conflict;
 use herald_leader_election::{BootTime, ClaimKey, NodeName, SessionState, View};
 
 use crate::desired::{Backend, Vip};
@@ -30,6 +31,8 @@ pub struct Material<'a> {
     pub datapath: Vec<status::Datapath>,
     /// All counters by name.
     pub counters: BTreeMap<String, u64>,
+    /// Foreign machines that use a VIP.
+    pub conflicts: BTreeMap<IpAddr, Conflict>,
     /// The source's problems.
     pub problems: Vec<Problem>,
 }
@@ -91,8 +94,19 @@ impl Material<'_> {
             announcing: left.is_some() && self.decision.announced.vips.contains_key(&address),
             mac: interfaces.first().and_then(|name| self.mac(name)),
             interfaces,
+            conflict: self.conflicts.get(&address).map(|found| self.conflict(found)),
             ineligible: ineligible.collect(),
             backends: vip.backends.iter().map(backend).collect(),
+        }
+    }
+
+    fn conflict(&self, found: &Conflict) -> status::Conflict {
+        status::Conflict {
+            state: found.state.label(),
+            mac: found.mac.to_string(),
+            interface: found.interface.clone(),
+            since_ms: milliseconds(self.now.since(BootTime(found.since))),
+            count: found.count,
         }
     }
 

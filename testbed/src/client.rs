@@ -1,6 +1,7 @@
 //! What a client does: one request over UDP or TCP, or a bulk transfer (edge). Runs in the
 //! namespace of the thread that calls it; never repeats a request, so that a lost packet shows.
 
+use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -21,6 +22,15 @@ pub enum Transport {
     Tcp,
     /// One datagram a request.
     Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
 }
 
 /// An answered request.
@@ -45,7 +55,7 @@ pub fn who(transport: Transport, server: SocketAddr) -> anyhow::Result<Reply> {
             who_udp(&socket, "who")
         }
     }
-    .with_context(|| format!("no answer from {server} over {transport:?}"))
+    .with_context(|| format!("no answer from {server} over {transport}"))
 }
 
 /// A socket for datagrams to a server, at a port of one's own, or at any (0).

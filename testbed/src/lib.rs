@@ -9,6 +9,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod demo;
 pub mod e2e;
 pub mod lab;

@@ -2,15 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::FromRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use herald_testbed::scenario::Scenario;
-use herald_testbed::{demo, pod, sandbox};
+use herald_testbed::{cluster, demo, pod, sandbox};
 
 /// A LAN of network namespaces with Herald in it. Needs root; leaves nothing behind.
 #[derive(Debug, Parser)]
@@ -34,6 +33,8 @@ enum Action {
         #[arg(trailing_var_arg = true)]
         command: Vec<OsString>,
     },
+    /// A Kubernetes cluster in the lab: up, speakers, down.
+    Cluster(cluster::ClusterArgs),
     /// Serve in a pod.
     #[command(hide = true)]
     Pod(pod::PodArgs),
@@ -61,15 +62,15 @@ fn main() -> ExitCode {
 fn run(action: Action) -> anyhow::Result<ExitCode> {
     match action {
         Action::Demo { json } => {
-            // Opened first: better to fail before the demo than after it.
-            let mut file = json.map(|path| create(&path)).transpose()?;
+            if let Some(path) = &json {
+                // Better told now than after the demo. Written only at the end: an interrupted
+                // demo leaves no file, and an earlier one as it is.
+                can_hold_a_file(path)?;
+            }
             let (code, report) = sandbox::run(&["demo-inside".into()])?;
-            match &mut file {
-                Some((file, path)) if !report.is_empty() => file
-                    .write_all(&report)
-                    .with_context(|| format!("cannot write {}", path.display()))?,
-                Some((_, path)) => std::fs::remove_file(path)?,
-                None => {}
+            if let Some(path) = json.filter(|_| !report.is_empty()) {
+                std::fs::write(&path, report)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
             }
             Ok(ExitCode::from(code))
         }
@@ -86,13 +87,17 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(code))
         }
         Action::ShellInside { command } => shell(&command),
+        Action::Cluster(args) => cluster::run(args),
         Action::Pod(args) => pod::serve(args).map(|()| ExitCode::SUCCESS),
     }
 }
 
-fn create(path: &PathBuf) -> anyhow::Result<(File, PathBuf)> {
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok((file, path.clone()))
+fn can_hold_a_file(path: &Path) -> anyhow::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = parent.unwrap_or(Path::new("."));
+    ensure!(directory.is_dir(), "cannot write {}: no such directory", path.display());
+    ensure!(!path.is_dir(), "cannot write {}: it is a directory", path.display());
+    Ok(())
 }
 
 fn shell(command: &[OsString]) -> anyhow::Result<ExitCode> {

@@ -29,6 +29,13 @@ impl Change {
         Self(self.0 + (!old) as u64 + new as u64)
     }
 
+    /// Both changes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The checksum after the change: RFC 1624, equation 3.
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {

@@ -4,7 +4,7 @@
 //! It mixes well on purpose: a multiply-xor hash sent every flow of a client whose ports rise by
 //! two to one pod.
 
-use crate::layout::{Address, SLOTS};
+use crate::layout::Address;
 
 /// What distinguishes one flow of a service port from another, in network order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +33,12 @@ impl Flow {
         hash
     }
 
-    /// The flow's slot.
+    /// The same flow as far as a service with client affinity tells flows apart: by the client's
+    /// address alone.
     #[inline(always)]
-    pub const fn slot(self) -> usize {
-        self.hash() as usize & (SLOTS - 1)
+    #[must_use]
+    pub const fn of_client(self) -> Self {
+        Self { client: self.client, client_port_be: 0, port_be: 0 }
     }
 }
 
@@ -61,7 +63,8 @@ mod tests {
         for i in 0..32_768u16 {
             let port = (32_768 + i % 16_384 * 2).to_be();
             let client = mapped(u32::from_ne_bytes([192, 168, 1, (i / 16_384) as u8]));
-            hits[Flow { client, client_port_be: port, port_be: 80u16.to_be() }.slot()] += 1;
+            let hash = Flow { client, client_port_be: port, port_be: 80u16.to_be() };
+            hits[hash.hash() as usize & (SLOTS - 1)] += 1;
         }
         // 32 expected per slot; a Poisson tail beyond 80 has probability below 1e-12.
         assert!(hits.iter().all(|n| (1..80).contains(n)), "{hits:?}");

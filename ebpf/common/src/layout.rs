@@ -4,16 +4,21 @@
 use core::net::IpAddr;
 
 /// Names the format of everything pinned; part of the pin directory's path.
-pub const PIN_FORMAT: &str = "v1";
+pub const PIN_FORMAT: &str = "v2";
 
-/// Slots of one service's table. A power of two: the mask is the verifier's bound.
+/// Slots of the smallest table, and of each chunk of a larger one. A power of two: the mask is the
+/// verifier's bound.
 pub const SLOTS: usize = 1024;
 
 /// Backends on this node that one service's table lists (see [`ServiceTable::local`]).
 pub const LOCAL_SLOTS: usize = 64;
 
-/// Distinct backends on one node's tables; a slot is a `u16`.
-pub const BACKENDS: u32 = 65_536;
+/// Distinct backends on one node's tables: what a `u16` can name, without
+/// [`PREVIOUS_IS_CURRENT`].
+pub const BACKENDS: u32 = 65_535;
+
+/// `Slot::previous` of a dirty slot whose flows without an entry go to its current backend.
+pub const PREVIOUS_IS_CURRENT: u16 = u16::MAX;
 
 /// `VipState::valid_until` of a VIP that is spoken for as long as the session lasts.
 pub const WHILE_SESSION: u64 = u64::MAX;
@@ -24,6 +29,10 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP, RFC 768.
     pub const UDP: u8 = 17;
+    /// SCTP, RFC 9260.
+    pub const SCTP: u8 = 132;
+    /// ICMP, RFC 792.
+    pub const ICMP: u8 = 1;
     /// ICMPv6, RFC 4443.
     pub const ICMPV6: u8 = 58;
 }
@@ -83,7 +92,7 @@ pub struct VipKey {
     pub ifindex: u32,
 }
 
-/// Value of the map `VIPS`.
+/// Value of the maps `VIPS` and `FENCED`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VipState {
@@ -131,14 +140,41 @@ pub struct ServiceKey {
     pub vip: Address,
     /// The Service's port.
     pub port_be: u16,
-    /// TCP or UDP, see [`protocol`].
+    /// TCP, UDP or SCTP, see [`protocol`].
     pub protocol: u8,
     /// No meaning; keeps the size explicit.
     pub reserved: u8,
 }
 
+/// One slot: where its flows go.
+///
+/// A slot is clean while both are the same, and its flows have no state. A dirty slot changed
+/// less than a drain time ago: its flows are remembered in `FLOWS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Index into `BACKENDS`: where new flows go.
+    pub current: u16,
+    /// Index into `BACKENDS`: where flows go that were there before the change, or
+    /// [`PREVIOUS_IS_CURRENT`].
+    pub previous: u16,
+}
+
+/// Value of the map `CHUNKS`: a part of a table too large for `ServiceTable::slots`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// By the low bits of the slot's number.
+    pub slots: [Slot; SLOTS],
+}
+
+/// `ServiceTable::flags`: all flows of a client go to one slot.
+pub const CLIENT_AFFINITY: u32 = 1;
+/// `ServiceTable::flags`: without a backend, a request is refused with an ICMP error.
+pub const REJECT_WHEN_EMPTY: u32 = 2;
+
 /// Value of the map `SERVICES`: one service port's whole slot table, replaced as one value so
-/// that no packet sees half of an update.
+/// that no packet sees half of an update. A larger table is written to fresh chunks first.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceTable {
@@ -146,12 +182,43 @@ pub struct ServiceTable {
     pub backends: u32,
     /// How many entries of `local` count.
     pub local_count: u32,
+    /// How many chunks the table has, a power of two; 0 while `slots` is the table.
+    pub chunks: u32,
+    /// Key in `CHUNKS` of the first chunk; the others follow.
+    pub base: u32,
+    /// [`CLIENT_AFFINITY`], [`REJECT_WHEN_EMPTY`].
+    pub flags: u32,
+    /// Key in `SOURCES` of the networks that may ask; 0 if all may.
+    pub sources: u32,
     /// Indices into `BACKENDS` of the backends on this node: what a frame from a peer may be
     /// given to when the two nodes' tables differ for a moment.
     pub local: [u16; LOCAL_SLOTS],
-    /// Indices into `BACKENDS`, by slot.
-    pub slots: [u16; SLOTS],
+    /// The slots, unless they are in chunks.
+    pub slots: [Slot; SLOTS],
 }
+
+/// Key of the map `SOURCES`, a longest-prefix-match trie (`struct bpf_lpm_trie_key`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceKey {
+    /// How many bits of what follows count: at least the 32 of `list`.
+    pub prefix_bits: u32,
+    /// `ServiceTable::sources`.
+    pub list: u32,
+    /// A network's address.
+    pub address: Address,
+}
+
+/// `SourceKey::list` of the networks whose clients speak to pods under the pods' own addresses.
+pub const DIRECT: u32 = u32::MAX;
+
+/// Bits of a [`SourceKey`] that a whole address makes.
+pub const WHOLE_SOURCE: u32 = 32 + 128;
+
+/// `Backend::flags`: the pod lives on this node.
+pub const IS_LOCAL: u32 = 1;
+/// `Backend::flags`: no service has it any more; flows that remember it choose again.
+pub const IS_GONE: u32 = 2;
 
 /// Value of the array `BACKENDS`.
 #[repr(C)]
@@ -163,8 +230,50 @@ pub struct Backend {
     pub node_mac: Mac,
     /// The pod's port.
     pub port_be: u16,
-    /// 1 when the pod lives on this node, 0 when on another.
-    pub is_local: u32,
+    /// [`IS_LOCAL`], [`IS_GONE`].
+    pub flags: u32,
+    /// Tells the backend from the next one of its index.
+    pub identity: u32,
+}
+
+/// Key of the map `FLOWS`: a flow of a dirty slot.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// The VIP.
+    pub vip: Address,
+    /// The client's address.
+    pub client: Address,
+    /// The Service's port.
+    pub port_be: u16,
+    /// The client's port.
+    pub client_port_be: u16,
+    /// TCP, UDP or SCTP, see [`protocol`].
+    pub protocol: u32,
+}
+
+/// A backend as a flow or a fragmented packet remembers it; values of `FLOWS` and `FRAGMENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Index into `BACKENDS`.
+    pub backend: u32,
+    /// `Backend::identity` at the time.
+    pub identity: u32,
+}
+
+/// Key of the map `FRAGMENTS`: a packet that arrives in pieces (RFC 791 3.2, RFC 8200 4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FragmentKey {
+    /// The VIP.
+    pub vip: Address,
+    /// The client's address.
+    pub client: Address,
+    /// The packet's identification, as it lies in it.
+    pub identification: u32,
+    /// TCP, UDP or SCTP, see [`protocol`].
+    pub protocol: u32,
 }
 
 /// Key of the map `REVERSE`: a flow as the pod's node sends its replies.
@@ -198,8 +307,8 @@ pub struct ReverseValue {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Backend, Link, Peer, PeerKey, ReverseKey, ReverseValue, ServiceKey, ServiceTable, VipKey,
-        VipState,
+        Backend, Chunk, FlowKey, FragmentKey, Link, Peer, PeerKey, Remembered, ReverseKey,
+        ReverseValue, ServiceKey, ServiceTable, SourceKey, VipKey, VipState,
     };
 
     macro_rules! plain {
@@ -208,7 +317,8 @@ mod user {
             unsafe impl aya::Pod for $name {}
         )*};
     }
-    plain!(VipKey VipState Link PeerKey Peer ServiceKey ServiceTable Backend ReverseKey ReverseValue);
+    plain!(VipKey VipState Link PeerKey Peer ServiceKey ServiceTable Chunk Backend);
+    plain!(ReverseKey ReverseValue FlowKey FragmentKey Remembered SourceKey);
 }
 
 // No struct has padding: its size is the sum of its fields.
@@ -218,8 +328,13 @@ const _: () = {
     assert!(size_of::<PeerKey>() == 8);
     assert!(size_of::<Peer>() == 32);
     assert!(size_of::<ServiceKey>() == 16 + 4);
-    assert!(size_of::<ServiceTable>() == 8 + 2 * LOCAL_SLOTS + 2 * SLOTS);
-    assert!(size_of::<Backend>() == 16 + 6 + 2 + 4);
+    assert!(size_of::<ServiceTable>() == 24 + 2 * LOCAL_SLOTS + 4 * SLOTS);
+    assert!(size_of::<Chunk>() == 4 * SLOTS);
+    assert!(size_of::<SourceKey>() == 4 + 4 + 16);
+    assert!(size_of::<FlowKey>() == 16 + 16 + 2 + 2 + 4);
+    assert!(size_of::<FragmentKey>() == 16 + 16 + 4 + 4);
+    assert!(size_of::<Remembered>() == 8);
+    assert!(size_of::<Backend>() == 16 + 6 + 2 + 4 + 4);
     assert!(size_of::<ReverseKey>() == 16 + 16 + 2 + 2 + 4);
     assert!(size_of::<ReverseValue>() == 16 + 4);
 };

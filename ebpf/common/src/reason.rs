@@ -64,6 +64,30 @@ reasons! {
     Restored = "restored",
     /// A reply could not be rewritten and was dropped rather than sent with the pod's address.
     RestoreFailed = "drop_restore_failed",
+    /// Dropped on its way out: an ARP frame that speaks for a VIP this node does not hold, or
+    /// whose deadline has passed.
+    FenceDroppedArp = "fence_dropped_arp",
+    /// Dropped on its way out: a neighbour advertisement that does the same.
+    FenceDroppedNa = "fence_dropped_na",
+    /// Dropped: the client is in none of the Service's loadBalancerSourceRanges.
+    SourceRefused = "drop_source_not_allowed",
+    /// Refused with an ICMP error: the Service has no ready backend.
+    Rejected = "rejected_no_backend",
+    /// Passed: the last hop this packet may take is the one to here; the stack says so to the
+    /// sender.
+    TtlExpired = "pass_ttl_expired",
+    /// Answered: an echo request for a held VIP.
+    EchoAnswered = "echo_answered",
+    /// An ICMP error, sent to the node of the pod whose packet it quotes.
+    ErrorForwarded = "icmp_error_forwarded",
+    /// An ICMP error, given to the pod here whose packet it quotes.
+    ErrorDelivered = "icmp_error_delivered",
+    /// Passed: an SCTP packet whose port would have to change, which its checksum does not allow
+    /// in place (CRC32c over the whole packet, RFC 9260 6.8).
+    SctpPort = "pass_sctp_port",
+    /// A reply left with the VIP as its source although its flow's entry had been evicted: only
+    /// one VIP has that pod and port.
+    RestoredByPort = "restored_by_port",
 }
 
 /// Entries of the array `REASONS`.

@@ -7,171 +7,204 @@
 
 use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::checksum::Change;
-use herald_ebpf_common::flow::Flow;
 use herald_ebpf_common::{
-    Address, Backend, LOCAL_SLOTS, Mac, PeerKey, Reason, ReverseKey, ReverseValue, SLOTS,
-    ServiceKey, ServiceTable, V4_MAPPED, mapped, protocol,
+    Address, Backend, FragmentKey, IS_GONE, IS_LOCAL, Link, Mac, PeerKey, REJECT_WHEN_EMPTY,
+    Reason, Remembered, SourceKey, WHOLE_SOURCE,
 };
 
-use crate::maps::{self, BACKENDS, LINKS, PEERS, REVERSE, SERVICES};
-use crate::packet::{
-    ETH_IPV4_BE, ETH_LEN, Ethernet, Ipv4, Ipv6, Ports, TCP_CHECKSUM, UDP_CHECKSUM, Verdict, at,
-    pass, read, set_mac, transmit,
-};
+use crate::choose::{self, Asked};
+use crate::deliver::{self, deliver};
+use crate::maps::{self, BACKENDS, FRAGMENTS, LINKS, PEERS, SERVICES, SOURCES};
+use crate::packet::{Ethernet, Ipv4, Ipv6, Verdict, at, drop, pass, set_mac, transmit, words};
+use crate::reject;
 
-/// A TCP or UDP packet, parsed.
+/// A TCP, UDP or SCTP packet, parsed.
 pub struct Request {
-    pub key: ServiceKey,
-    pub client: Address,
-    pub client_port_be: u16,
-    /// Offset of the TCP or UDP header: 34 to 74.
+    pub asked: Asked,
+    /// Offset of the IP header.
+    pub l3: usize,
+    /// Offset of the transport header.
     pub l4: usize,
+    pub is_v4: bool,
+    pub pieces: Pieces,
+}
+
+/// Whether a packet is the first of its fragments, and which packet's. No `Option`: the compiler
+/// would leave the number of none undefined, and the verifier wants every spilled word known.
+#[derive(Clone, Copy)]
+pub struct Pieces(u64);
+
+impl Pieces {
+    /// The packet is whole.
+    pub const NONE: Self = Self(0);
+
+    /// The first fragment of the packet of this identification.
+    #[inline(always)]
+    pub const fn first_of(identification: u32) -> Self {
+        Self(1 << 32 | identification as u64)
+    }
+
+    #[inline(always)]
+    pub const fn are_expected(self) -> bool {
+        self.0 != 0
+    }
 }
 
 #[inline(always)]
 pub fn request(ctx: &XdpContext, request: &Request) -> Verdict {
-    let Some(table) = maps::lookup(&SERVICES, &request.key) else {
+    let asked = &request.asked;
+    let Some(table) = maps::lookup(&SERVICES, &asked.key) else {
         return pass(Reason::NotForVip);
     };
+    let Some((ethernet, own)) = addressed(ctx) else {
+        return pass(Reason::OtherMac);
+    };
+    if table.sources != 0 && !may_ask(table.sources, &asked.client) {
+        return drop(Reason::SourceRefused);
+    }
+    if table.backends == 0 {
+        let is_final = from_peer(ethernet.source, &asked.client);
+        return match table.flags & REJECT_WHEN_EMPTY != 0 && !is_final {
+            true => reject::reject(ctx, request, own),
+            false => pass(Reason::NoBackend),
+        };
+    }
+    let Some(mut chosen) = choose::backend(ctx, table, asked, Some(request.l4)) else {
+        return pass(Reason::NoBackend);
+    };
+    let is_final = from_peer(ethernet.source, &asked.client);
+    let mut reason = if is_final { Reason::DeliveredFromPeer } else { Reason::Delivered };
+    if is_final && chosen.backend.flags & IS_LOCAL == 0 {
+        let Some(here) = choose::local(table, &chosen) else {
+            return pass(Reason::NoLocalBackend);
+        };
+        chosen = here;
+        reason = Reason::DeliveredElsewhere;
+    }
+    if request.pieces.are_expected() {
+        let key = FragmentKey {
+            vip: words(&asked.key.vip),
+            client: words(&asked.client),
+            identification: request.pieces.0 as u32,
+            protocol: u32::from(asked.key.protocol),
+        };
+        let backend = Remembered { backend: chosen.index, identity: chosen.backend.identity };
+        // Without the entry the other fragments go to the stack, which drops them in time.
+        let _ = FRAGMENTS.insert(&key, &backend, 0);
+    }
+    match chosen.backend.flags & IS_LOCAL != 0 {
+        true => deliver(ctx, request, chosen.backend, reason),
+        false => send(ctx, request.l3, request.is_v4, chosen.backend, own, Reason::Forwarded),
+    }
+}
+
+/// A fragment that is not its packet's first: it has no ports and follows the one that had.
+#[inline(always)]
+pub fn follow(ctx: &XdpContext, l3: usize, is_v4: bool, key: &FragmentKey) -> Verdict {
+    let Some(known) = FRAGMENTS.get_ptr(key) else {
+        return pass(Reason::Fragment);
+    };
+    // SAFETY: an LRU element may be recycled while it is read; the identity tells whether what
+    // was read belongs together.
+    let known = unsafe { *known };
+    let Some((ethernet, own)) = addressed(ctx) else {
+        return pass(Reason::OtherMac);
+    };
+    let backend = BACKENDS.get(known.backend);
+    let Some(backend) = backend.filter(|b| b.identity == known.identity && b.flags & IS_GONE == 0)
+    else {
+        return pass(Reason::Fragment);
+    };
+    let is_final = from_peer(ethernet.source, &key.client);
+    if backend.flags & IS_LOCAL == 0 {
+        return match is_final {
+            true => pass(Reason::NoLocalBackend),
+            false => send(ctx, l3, is_v4, backend, own, Reason::Forwarded),
+        };
+    }
+    // The transport checksum is in the first fragment and was right for all of them there.
+    match deliver::address(ctx, l3, is_v4, &backend.address) {
+        Some(_) if is_final => pass(Reason::DeliveredFromPeer),
+        Some(_) => pass(Reason::Delivered),
+        None => pass(Reason::Truncated),
+    }
+}
+
+/// The Ethernet header and our interface, if the frame is for our MAC.
+#[inline(always)]
+pub fn addressed(ctx: &XdpContext) -> Option<(&'static mut Ethernet, &'static Link)> {
+    let ethernet = at::<Ethernet>(ctx, 0)?;
+    // SAFETY: within the packet, see `at`; no other reference lives.
+    let ethernet = unsafe { &mut *ethernet };
+    let own = maps::lookup(&LINKS, &(ctx.ingress_ifindex() as u32))?;
+    (own.mac == ethernet.destination).then_some((ethernet, own))
+}
+
+/// Sends a packet on to a pod's node, one hop older.
+#[inline(always)]
+pub fn send(
+    ctx: &XdpContext,
+    l3: usize,
+    is_v4: bool,
+    backend: &Backend,
+    own: &Link,
+    reason: Reason,
+) -> Verdict {
+    match age(ctx, l3, is_v4) {
+        None => return pass(Reason::Truncated),
+        Some(false) => return pass(Reason::TtlExpired),
+        Some(true) => {}
+    }
     let Some(ethernet) = at::<Ethernet>(ctx, 0) else {
         return pass(Reason::Truncated);
     };
     // SAFETY: within the packet, see `at`; no other reference lives.
     let ethernet = unsafe { &mut *ethernet };
-    let own = maps::lookup(&LINKS, &(ctx.ingress_ifindex() as u32));
-    let Some(own) = own.filter(|link| link.mac == ethernet.destination) else {
-        return pass(Reason::OtherMac);
-    };
-    if table.backends == 0 {
-        return pass(Reason::NoBackend);
-    }
-    let flow = Flow {
-        client: request.client,
-        client_port_be: request.client_port_be,
-        port_be: request.key.port_be,
-    };
-    let hash = flow.hash();
-    let chosen = BACKENDS.get(u32::from(table.slots[hash as usize & (SLOTS - 1)]));
-    let Some(chosen) = chosen else {
-        return pass(Reason::NoBackend);
-    };
-    if chosen.is_local == 1 {
-        let reason = match from_peer(ethernet.source, request.client) {
-            true => Reason::DeliveredFromPeer,
-            false => Reason::Delivered,
-        };
-        return deliver(ctx, request, chosen, reason);
-    }
-    if from_peer(ethernet.source, request.client) {
-        return match local(table, hash) {
-            Some(backend) => deliver(ctx, request, backend, Reason::DeliveredElsewhere),
-            None => pass(Reason::NoLocalBackend),
-        };
-    }
-    set_mac(&mut ethernet.destination, &chosen.node_mac);
+    set_mac(&mut ethernet.destination, &backend.node_mac);
     // Our own MAC, or the switch would learn the client's behind our port.
     set_mac(&mut ethernet.source, &own.mac);
-    transmit(Reason::Forwarded)
+    transmit(reason)
+}
+
+/// Takes one from the TTL or hop limit, as every forwarder must (RFC 1812 5.3.1, RFC 8200 3);
+/// false if there is none left to take.
+#[inline(always)]
+fn age(ctx: &XdpContext, l3: usize, is_v4: bool) -> Option<bool> {
+    if is_v4 {
+        let ip = at::<Ipv4>(ctx, l3)?;
+        // SAFETY: within the packet, see `at`; no other reference lives.
+        let ip = unsafe { &mut *ip };
+        if ip.ttl <= 1 {
+            return Some(false);
+        }
+        let word = |ttl: u8| u16::from_ne_bytes([ttl, ip.protocol]);
+        let change = Change::none().half(word(ip.ttl), word(ip.ttl - 1));
+        ip.ttl -= 1;
+        ip.checksum = change.apply(ip.checksum);
+        return Some(true);
+    }
+    let ip = at::<Ipv6>(ctx, l3)?;
+    // SAFETY: within the packet, see `at`; no other reference lives.
+    let ip = unsafe { &mut *ip };
+    if ip.hop_limit <= 1 {
+        return Some(false);
+    }
+    ip.hop_limit -= 1;
+    Some(true)
 }
 
 /// Whether a peer forwarded this frame, rather than being the client itself.
 #[inline(always)]
-fn from_peer(source: Mac, client: Address) -> bool {
+pub fn from_peer(source: Mac, client: &Address) -> bool {
     match maps::lookup(&PEERS, &PeerKey { mac: source, reserved: 0 }) {
-        Some(peer) => peer.v4 != client && peer.v6 != client,
+        Some(peer) => peer.v4 != *client && peer.v6 != *client,
         None => false,
     }
 }
 
-/// A backend on this node for a flow whose own slot points elsewhere.
+/// Whether a client is in one of a Service's loadBalancerSourceRanges.
 #[inline(always)]
-fn local(table: &ServiceTable, hash: u32) -> Option<&'static Backend> {
-    if table.local_count == 0 {
-        return None;
-    }
-    let index = (hash % table.local_count) as usize & (LOCAL_SLOTS - 1);
-    BACKENDS.get(u32::from(table.local[index])).filter(|backend| backend.is_local == 1)
+pub fn may_ask(list: u32, client: &Address) -> bool {
+    let key = SourceKey { prefix_bits: WHOLE_SOURCE, list, address: words(client) };
+    maps::contains(&SOURCES, &key)
 }
-
-/// Destination NAT to a pod of this node; the reply's way back is remembered first.
-#[inline(always)]
-fn deliver(ctx: &XdpContext, request: &Request, backend: &Backend, reason: Reason) -> Verdict {
-    let reverse = ReverseKey {
-        pod: backend.address,
-        client: request.client,
-        pod_port_be: backend.port_be,
-        client_port_be: request.client_port_be,
-        protocol: u32::from(request.key.protocol),
-    };
-    let value = ReverseValue { vip: request.key.vip, port_be: request.key.port_be, reserved: 0 };
-    let known = REVERSE.get_ptr(&reverse);
-    // SAFETY: an LRU element may be recycled while we read it; the worst is one needless insert.
-    let is_current = known.is_some_and(|known| unsafe { *known == value });
-    if !is_current && REVERSE.insert(&reverse, &value, 0).is_err() {
-        // The reply could not be given the VIP: the client would see a stranger.
-        return pass(Reason::NoBackend);
-    }
-    match rewrite(ctx, request, backend) {
-        Some(()) => pass(reason),
-        None => pass(Reason::Truncated),
-    }
-}
-
-#[inline(always)]
-fn rewrite(ctx: &XdpContext, request: &Request, backend: &Backend) -> Option<()> {
-    let is_v4 = read::<Ethernet>(ctx, 0)?.ether_type_be == ETH_IPV4_BE;
-    let ports = at::<Ports>(ctx, request.l4)?;
-    let offset = match request.key.protocol {
-        protocol::TCP => TCP_CHECKSUM,
-        _ => UDP_CHECKSUM,
-    };
-    let checksum = at::<u16>(ctx, request.l4 + offset)?;
-    let addresses = match is_v4 {
-        true => rewrite_v4(ctx, backend)?,
-        false => rewrite_v6(ctx, backend)?,
-    };
-    // SAFETY: both lie within the packet, see `at`; no other reference lives.
-    unsafe {
-        let change = addresses.half((*ports).destination_be, backend.port_be);
-        (*ports).destination_be = backend.port_be;
-        let is_udp = request.key.protocol == protocol::UDP;
-        // A UDP checksum of zero means none was computed (RFC 768); a computed zero is sent as
-        // all ones.
-        if !(is_udp && *checksum == 0) {
-            let new = change.apply(*checksum);
-            *checksum = if is_udp && new == 0 { 0xffff } else { new };
-        }
-    }
-    Some(())
-}
-
-#[inline(always)]
-fn rewrite_v4(ctx: &XdpContext, backend: &Backend) -> Option<Change> {
-    let ip = at::<Ipv4>(ctx, ETH_LEN)?;
-    // SAFETY: within the packet, see `at`; no other reference lives.
-    let ip = unsafe { &mut *ip };
-    let change = Change::none().word(ip.destination, backend.address[3]);
-    ip.destination = backend.address[3];
-    ip.checksum = change.apply(ip.checksum);
-    Some(change)
-}
-
-#[inline(always)]
-fn rewrite_v6(ctx: &XdpContext, backend: &Backend) -> Option<Change> {
-    let ip = at::<Ipv6>(ctx, ETH_LEN)?;
-    // SAFETY: within the packet, see `at`; no other reference lives.
-    let ip = unsafe { &mut *ip };
-    let change = Change::none()
-        .word(ip.destination[0], backend.address[0])
-        .word(ip.destination[1], backend.address[1])
-        .word(ip.destination[2], backend.address[2])
-        .word(ip.destination[3], backend.address[3]);
-    ip.destination = backend.address;
-    Some(change)
-}
-
-const _: () = {
-    // `rewrite` writes the last word of a mapped address into an IPv4 header.
-    let loopback = mapped(0x7f00_0001_u32.to_be());
-    assert!(loopback[2] == V4_MAPPED && loopback[3] == 0x7f00_0001_u32.to_be());
-};

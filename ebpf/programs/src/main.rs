@@ -2,7 +2,9 @@
 //! `herald_egress` on its tc egress. Compiled for `bpfel-unknown-none`; loaded by `herald-ebpf`.
 //!
 //! The path of a packet: [`ingress`] tells what it is; [`neighbour`] answers ARP and neighbour
-//! solicitations for held VIPs; [`forward`] sends a request to a pod's node or to a pod here;
+//! solicitations for held VIPs; [`forward`] sends a request to a pod's node or to a pod here, as
+//! [`choose`] says; [`icmp`] does so for errors and answers echo requests;
+//! [`fence`] keeps this node from claiming what it does not hold;
 //! [`egress`] gives the pod's reply the VIP as its source.
 //!
 //! These programs must never answer for a VIP past its deadline, never forward a frame twice,
@@ -11,12 +13,17 @@
 #![no_std]
 #![no_main]
 
+mod choose;
+mod deliver;
 mod egress;
+mod fence;
 mod forward;
+mod icmp;
 mod ingress;
 mod maps;
 mod neighbour;
 mod packet;
+mod reject;
 
 use aya_ebpf::bindings::{TC_ACT_PIPE, TC_ACT_SHOT};
 use aya_ebpf::macros::{classifier, xdp};
@@ -33,6 +40,10 @@ fn herald_xdp(ctx: XdpContext) -> u32 {
 
 #[classifier]
 fn herald_egress(ctx: TcContext) -> i32 {
+    if let Some(reason) = fence::fence(&ctx) {
+        maps::count(reason);
+        return TC_ACT_SHOT;
+    }
     match egress::restore(&ctx) {
         Restore::Untouched => TC_ACT_PIPE,
         Restore::Done(reason) => {

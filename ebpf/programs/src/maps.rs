@@ -1,17 +1,25 @@
 //! The maps, pinned by name, and how the programs read them. Keys and values are in
-//! `herald_ebpf_common::layout`; the loader alone writes them, except `REVERSE` and `REASONS`.
+//! `herald_ebpf_common::layout`; the loader alone writes them, except `REVERSE`,
+//! `FLOWS`, `FRAGMENTS`, `REPLY_FRAGMENTS` and `REASONS`.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use herald_ebpf_common::reason::REASONS as REASON_COUNT;
 use herald_ebpf_common::{
-    BACKENDS as BACKEND_COUNT, Backend, Link, Peer, PeerKey, Reason, ReverseKey, ReverseValue,
-    ServiceKey, ServiceTable, VipKey, VipState,
+    Address, BACKENDS as BACKEND_COUNT, Backend, Chunk, FlowKey, FragmentKey, Link, Peer, PeerKey,
+    Reason, Remembered, ReverseKey, ReverseValue, ServiceKey, ServiceTable, SourceKey, VipKey,
+    VipState,
 };
 
 #[map]
 pub static VIPS: HashMap<VipKey, VipState> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
+
+/// Every VIP of the cluster: until when this node speaks for it on any interface; zero if it does
+/// not.
+#[map]
+pub static FENCED: HashMap<Address, VipState> = HashMap::pinned(32_768, BPF_F_NO_PREALLOC);
 
 /// One entry: boot-time nanoseconds until which this node's session lasts.
 #[map]
@@ -25,6 +33,29 @@ pub static PEERS: HashMap<PeerKey, Peer> = HashMap::pinned(8_192, BPF_F_NO_PREAL
 
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceTable> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static CHUNKS: HashMap<u32, Chunk> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+
+/// Flows of dirty slots.
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, Remembered> = LruHashMap::pinned(32_768, 0);
+
+/// Packets of which a first fragment was seen.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Remembered> = LruHashMap::pinned(4_096, 0);
+
+/// The VIP of replies of which a first fragment was seen; the key's VIP is the pod.
+#[map]
+pub static REPLY_FRAGMENTS: LruHashMap<FragmentKey, Address> = LruHashMap::pinned(4_096, 0);
+
+/// What a pod's port is known as, where only one VIP's port has it; the key's VIP is the pod.
+#[map]
+pub static FALLBACK: HashMap<ServiceKey, ReverseValue> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+
+/// Networks that may ask, by list. The key's type is a `SourceKey`, see [`contains`].
+#[map]
+pub static SOURCES: LpmTrie<[u32; 5], u32> = LpmTrie::pinned(65_536, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(BACKEND_COUNT, 0);
@@ -50,4 +81,12 @@ pub fn lookup<K, V>(map: &HashMap<K, V>, key: &K) -> Option<&'static V> {
     // SAFETY: all hash maps here are BPF_F_NO_PREALLOC, so a removed element is freed only after
     // the programs that see it have ended, and is never recycled under them.
     map.get_ptr(key).map(|value| unsafe { &*value })
+}
+
+/// Whether a prefix of `key` is in the trie.
+#[inline(always)]
+pub fn contains(trie: &LpmTrie<[u32; 5], u32>, key: &SourceKey) -> bool {
+    // SAFETY: the same 24 octets; the trie's own type is packed, and would be filled by octets.
+    let key = unsafe { &*core::ptr::from_ref(key).cast::<Key<[u32; 5]>>() };
+    trie.get(key).is_some()
 }

@@ -12,20 +12,20 @@ use herald_ebpf_common::{Address, Mac, Reason, VipKey, mapped, protocol};
 
 use crate::maps::{self, LINKS, SESSION, VIPS};
 use crate::packet::{
-    BROADCAST, ETH_IPV4_BE, ETH_LEN, Ethernet, Ipv6, VERSION_6_BE, Verdict, at, drop, mac_number,
-    pass, read, set_mac, set_mac_number, transmit,
+    BROADCAST, ETH_IPV4_BE, ETH_LEN, Ethernet, Ipv6, VERSION_6_BE, Verdict, at, drop, is_host,
+    mac_number, pass, read, set_mac, set_mac_number, transmit,
 };
 
 /// An ARP packet for IPv4 over Ethernet (RFC 826). Addresses in halves: they are not aligned.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Arp {
+pub struct Arp {
     hardware_be: u16,
     protocol_be: u16,
     lengths_be: u16,
     operation_be: u16,
     sender_mac: Mac,
-    sender_ip: [u16; 2],
+    pub sender_ip: [u16; 2],
     target_mac: Mac,
     target_ip: [u16; 2],
 }
@@ -39,12 +39,12 @@ const REPLY_BE: u16 = 2_u16.to_be();
 /// A neighbour solicitation or advertisement up to its options (RFC 4861 4.3, 4.4).
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Neighbour {
-    kind: u8,
+pub struct Neighbour {
+    pub kind: u8,
     code: u8,
     checksum: u16,
     flags_be: u32,
-    target: Address,
+    pub target: Address,
 }
 
 /// A link-layer address option (RFC 4861 4.6.1).
@@ -56,8 +56,8 @@ struct LinkLayerOption {
     mac: Mac,
 }
 
-const SOLICITATION: u8 = 135;
-const ADVERTISEMENT: u8 = 136;
+pub const SOLICITATION: u8 = 135;
+pub const ADVERTISEMENT: u8 = 136;
 const SOURCE_LINK_LAYER: u8 = 1;
 const TARGET_LINK_LAYER: u8 = 2;
 /// Octets of a solicitation without options.
@@ -74,24 +74,30 @@ const ALL_NODES: Address = [0xff02_0000_u32.to_be(), 0, 0, 1_u32.to_be()];
 const ALL_NODES_MAC: Mac = [0x3333_u16.to_be(), 0x0000, 0x0001_u16.to_be()];
 
 /// Whether this node may speak for a VIP on an interface.
-enum Voice {
+pub enum Voice {
     NotOurs,
     Silent,
     Speaks,
 }
 
 #[inline(always)]
-fn voice(address: Address, ifindex: u32) -> Voice {
+pub fn voice(address: Address, ifindex: u32) -> Voice {
     let Some(vip) = maps::lookup(&VIPS, &VipKey { address, ifindex }) else {
         return Voice::NotOurs;
     };
-    let session = SESSION.get(0).copied().unwrap_or(0);
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    match now < vip.valid_until && now < session {
+    match is_before(vip.valid_until) {
         true => Voice::Speaks,
         false => Voice::Silent,
     }
+}
+
+/// Whether neither a VIP's deadline nor the session's has passed.
+#[inline(always)]
+pub fn is_before(valid_until: u64) -> bool {
+    let session = SESSION.get(0).copied().unwrap_or(0);
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    now < valid_until && now < session
 }
 
 #[inline(always)]
@@ -106,9 +112,9 @@ pub fn arp(ctx: &XdpContext) -> Verdict {
         && arp.lengths_be == LENGTHS_BE
         && arp.operation_be == REQUEST_BE;
     // Sender and target alike: an announcement (RFC 5227 2.3), which nobody answers.
-    let is_host =
-        is_station(&arp.sender_mac) && !is_group(&ethernet.source) && is_host(arp.sender_ip);
-    if !is_request || arp.sender_ip == arp.target_ip || !is_host {
+    let is_asker =
+        is_station(&arp.sender_mac) && !is_group(&ethernet.source) && is_host(word(arp.sender_ip));
+    if !is_request || arp.sender_ip == arp.target_ip || !is_asker {
         return pass(Reason::ArpPassed);
     }
     let ifindex = ctx.ingress_ifindex() as u32;
@@ -135,13 +141,13 @@ pub fn arp(ctx: &XdpContext) -> Verdict {
 
 /// A 32-bit word from its two halves, in the order they lie in memory.
 #[inline(always)]
-fn word(halves: [u16; 2]) -> u32 {
+pub fn word(halves: [u16; 2]) -> u32 {
     u32::from(halves[0]) | u32::from(halves[1]) << 16
 }
 
 /// The group bit of an Ethernet address: the lowest bit of its first octet.
 #[inline(always)]
-fn is_group(mac: &Mac) -> bool {
+pub fn is_group(mac: &Mac) -> bool {
     mac[0] & 1_u16.to_le() != 0
 }
 
@@ -149,14 +155,6 @@ fn is_group(mac: &Mac) -> bool {
 #[inline(always)]
 fn is_station(mac: &Mac) -> bool {
     !is_group(mac) && mac[0] | mac[1] | mac[2] != 0
-}
-
-/// Whether an IPv4 address can be a host's, or is the probe's 0.0.0.0: no multicast, broadcast or
-/// loopback address.
-#[inline(always)]
-fn is_host(ip: [u16; 2]) -> bool {
-    let first = (ip[0] & 0xff) as u8;
-    first != 127 && first & 0xf0 != 224 && word(ip) != u32::MAX
 }
 
 /// A solicitation that RFC 4861 7.1.1 lets through.
@@ -218,7 +216,7 @@ fn solicitation(ctx: &XdpContext, own: &Mac) -> Option<Solicitation> {
     if !valid || length < BARE || length % 8 != 0 || length > BARE + 8 * OPTION_UNITS {
         return None;
     }
-    let mut sum = ip_pseudo_header(ip, length);
+    let mut sum = pseudo_header(ip, length);
     let mut asker_mac = mac_number(&ethernet.source);
     let body = at::<[u32; BARE / 4]>(ctx, start)?;
     // SAFETY: a helper on this program's packet with its checked length.
@@ -287,7 +285,7 @@ fn advertise(ctx: &XdpContext, asked: &Solicitation, own: &Mac) -> Option<()> {
     option.kind = TARGET_LINK_LAYER;
     option.length = 1;
     set_mac(&mut option.mac, own);
-    let mut sum = ip_pseudo_header(ip, WITH_OPTION);
+    let mut sum = pseudo_header(ip, WITH_OPTION);
     let body = at::<[u32; WITH_OPTION / 4]>(ctx, ETH_LEN + size_of::<Ipv6>())?;
     // SAFETY: a helper on this program's packet with its checked length.
     sum += unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, body.cast(), WITH_OPTION as u32, 0) }
@@ -298,7 +296,7 @@ fn advertise(ctx: &XdpContext, asked: &Solicitation, own: &Mac) -> Option<()> {
 
 /// The sum of the pseudo-header (RFC 8200 8.1) of an ICMPv6 message of `length` octets.
 #[inline(always)]
-fn ip_pseudo_header(ip: &Ipv6, length: usize) -> u64 {
+pub fn pseudo_header(ip: &Ipv6, length: usize) -> u64 {
     let mut sum =
         u64::from((length as u32).to_be()) + u64::from(u32::from(protocol::ICMPV6).to_be());
     sum += u64::from(ip.source[0]) + u64::from(ip.source[1]);

@@ -2,7 +2,7 @@
 //! verdict a program ends with.
 
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use herald_ebpf_common::{Address, Mac, Reason};
 
 /// Ethernet header (IEEE 802.3): destination, source, type.
@@ -13,6 +13,27 @@ pub const ETH_IPV4_BE: u16 = 0x0800_u16.to_be();
 pub const ETH_IPV6_BE: u16 = 0x86dd_u16.to_be();
 /// EtherType of ARP, as it lies in the packet.
 pub const ETH_ARP_BE: u16 = 0x0806_u16.to_be();
+
+/// EtherTypes of an IEEE 802.1Q tag and of the outer tag of two (802.1ad).
+const TAG_BE: u16 = 0x8100_u16.to_be();
+const OUTER_TAG_BE: u16 = 0x88a8_u16.to_be();
+
+/// Octets a VLAN tag adds.
+pub const TAG_LEN: usize = 4;
+
+/// A VLAN tag behind its own EtherType: the VLAN, then the EtherType of what follows.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Tag {
+    pub control_be: u16,
+    pub ether_type_be: u16,
+}
+
+/// Whether a VLAN tag follows this EtherType.
+#[inline(always)]
+pub fn is_tag(ether_type_be: u16) -> bool {
+    ether_type_be == TAG_BE || ether_type_be == OUTER_TAG_BE
+}
 
 /// The MAC of everybody on the segment.
 pub const BROADCAST: Mac = [0xffff; 3];
@@ -55,6 +76,39 @@ pub struct Ipv6 {
 
 /// The first word of an IPv6 header without traffic class and flow label.
 pub const VERSION_6_BE: u32 = 0x6000_0000_u32.to_be();
+
+/// Next header of [`Fragment`].
+pub const FRAGMENT: u8 = 44;
+
+/// The IPv6 fragment header (RFC 8200 4.5). The identification in halves: it is not aligned.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Fragment {
+    pub next_header: u8,
+    pub reserved: u8,
+    offset_be: u16,
+    identification: [u16; 2],
+}
+
+impl Fragment {
+    /// As it lies in the packet.
+    #[inline(always)]
+    pub fn identification(&self) -> u32 {
+        u32::from(self.identification[0]) | u32::from(self.identification[1]) << 16
+    }
+
+    /// Whether other fragments come before this one.
+    #[inline(always)]
+    pub fn is_later(&self) -> bool {
+        self.offset_be & 0xfff8_u16.to_be() != 0
+    }
+
+    /// Whether other fragments come after this one.
+    #[inline(always)]
+    pub fn has_more(&self) -> bool {
+        self.offset_be & 1_u16.to_be() != 0
+    }
+}
 
 /// The first four bytes of TCP and UDP alike.
 #[repr(C)]
@@ -136,9 +190,42 @@ pub fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
     Some((start + offset) as *mut T)
 }
 
+/// As [`at`], for offsets that are sums of the same variable: the compiler concludes from the
+/// check of one that another is needless, which the verifier does not. So it may not see the sum.
+#[inline(always)]
+pub fn at_variable<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
+    at::<T>(ctx, core::hint::black_box(offset))
+}
+
+/// As [`at_variable`], for reading.
+#[inline(always)]
+pub fn read_variable<T>(ctx: &XdpContext, offset: usize) -> Option<&T> {
+    // SAFETY: within the packet; nothing else holds a reference while the caller reads.
+    at_variable::<T>(ctx, offset).map(|value| unsafe { &*value })
+}
+
 /// As [`at`], for reading.
 #[inline(always)]
 pub fn read<T>(ctx: &XdpContext, offset: usize) -> Option<&T> {
     // SAFETY: within the packet; nothing else holds a reference while the caller reads.
     at::<T>(ctx, offset).map(|value| unsafe { &*value })
+}
+
+/// As [`read`], of an outgoing packet's linear part.
+#[inline(always)]
+pub fn tc_read<T>(ctx: &TcContext, offset: usize) -> Option<&T> {
+    let start = ctx.data();
+    if start + offset + size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: within the linear data; nothing writes while the caller reads.
+    Some(unsafe { &*((start + offset) as *const T) })
+}
+
+/// Whether an IPv4 address (as it lies in the packet) can be a host's, or is a probe's 0.0.0.0:
+/// no multicast, broadcast or loopback address.
+#[inline(always)]
+pub fn is_host(ip: u32) -> bool {
+    let first = ip.to_ne_bytes()[0];
+    first != 127 && first & 0xf0 != 224 && ip != u32::MAX
 }

@@ -53,6 +53,11 @@ fn the_kernel_answers_what_the_responder_answers() {
     let answered = Cell::new(0);
     let result = runner.run(&mutated(), |frame| {
         let (action, out, reason) = kernel.borrow_mut().xdp(&frame);
+        if reason == "echo_answered" {
+            // A question mutated into an echo request: that is not the responder's business.
+            prop_assert_eq!(action, Action::Transmit);
+            return Ok(());
+        }
         match respond(&frame, &link, |asked| vips.contains(&asked)) {
             Verdict::Reply(reply) => {
                 answered.set(answered.get() + 1);

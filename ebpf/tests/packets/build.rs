@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const SCTP: u8 = 132;
 
 /// A TCP or UDP frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,29 +15,44 @@ pub struct Frame {
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub protocol: u8,
+    /// TTL or hop limit.
+    pub hops: u8,
 }
 
 impl Frame {
     pub fn bytes(&self) -> Vec<u8> {
-        let l4 = self.l4();
-        let mut bytes = ethernet(self.destination, self.source, ether_type(self.from.ip()));
-        match (self.from.ip(), self.to.ip()) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let mut ip = vec![0x45, 0];
-                ip.extend((20 + l4.len() as u16).to_be_bytes());
-                ip.extend([0x12, 0x34, 0x40, 0, 64, self.protocol, 0, 0]);
-                ip.extend(from.octets());
-                ip.extend(to.octets());
-                let sum = checksum(&ip);
-                ip[10..12].copy_from_slice(&sum.to_be_bytes());
-                bytes.extend(ip);
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                bytes.extend(ipv6(from, to, l4.len() as u16, self.protocol, 64));
-            }
-            _ => panic!("one family a packet: {self:?}"),
+        match self.from.is_ipv4() {
+            true => self.ipv4(&self.l4(), 0x4000),
+            false => self.ipv6(self.protocol, &self.l4()),
         }
-        bytes.extend(l4);
+    }
+
+    /// The frame with another payload behind its IPv4 header and these flags and offset in it.
+    pub fn ipv4(&self, payload: &[u8], fragment: u16) -> Vec<u8> {
+        let (IpAddr::V4(from), IpAddr::V4(to)) = (self.from.ip(), self.to.ip()) else {
+            panic!("not of IPv4: {self:?}");
+        };
+        let mut bytes = ethernet(self.destination, self.source, 0x0800);
+        bytes.extend([0x45, 0]);
+        bytes.extend((20 + payload.len() as u16).to_be_bytes());
+        bytes.extend([0x12, 0x34]);
+        bytes.extend(fragment.to_be_bytes());
+        bytes.extend([self.hops, self.protocol, 0, 0]);
+        bytes.extend(from.octets());
+        bytes.extend(to.octets());
+        bytes.extend(payload);
+        seal_ipv4(&mut bytes);
+        bytes
+    }
+
+    /// The frame with another payload behind its IPv6 header, which names `next`.
+    pub fn ipv6(&self, next: u8, payload: &[u8]) -> Vec<u8> {
+        let (IpAddr::V6(from), IpAddr::V6(to)) = (self.from.ip(), self.to.ip()) else {
+            panic!("not of IPv6: {self:?}");
+        };
+        let mut bytes = ethernet(self.destination, self.source, 0x86dd);
+        bytes.extend(ipv6(from, to, payload.len() as u16, next, self.hops));
+        bytes.extend(payload);
         bytes
     }
 
@@ -45,6 +61,12 @@ impl Frame {
         let mut l4 = Vec::new();
         l4.extend(self.from.port().to_be_bytes());
         l4.extend(self.to.port().to_be_bytes());
+        if self.protocol == SCTP {
+            // A verification tag, a CRC nobody here computes, and a DATA chunk's beginning.
+            l4.extend([1, 2, 3, 4, 5, 6, 7, 8, 0, 3, 0, 27]);
+            l4.extend(payload);
+            return l4;
+        }
         let at = if self.protocol == TCP {
             l4.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
             16
@@ -105,8 +127,34 @@ pub fn icmpv6(
     bytes
 }
 
-fn ether_type(ip: IpAddr) -> u16 {
-    if ip.is_ipv4() { 0x0800 } else { 0x86dd }
+/// An ICMP or ICMPv6 message, as the addresses have it; `body` begins with type and code.
+pub fn icmp(
+    (destination, source): ([u8; 6], [u8; 6]),
+    from: IpAddr,
+    to: IpAddr,
+    hops: u8,
+    mut body: Vec<u8>,
+) -> Vec<u8> {
+    body[2..4].fill(0);
+    let protocol = if from.is_ipv4() { 1 } else { 58 };
+    let sum = match from.is_ipv4() {
+        true => checksum(&body),
+        false => transport_checksum(from, to, 58, &body),
+    };
+    body[2..4].copy_from_slice(&sum.to_be_bytes());
+    let (from, to) = (SocketAddr::new(from, 0), SocketAddr::new(to, 0));
+    let frame = Frame { destination, source, from, to, protocol, hops };
+    match from.is_ipv4() {
+        true => frame.ipv4(&body, 0x4000),
+        false => frame.ipv6(58, &body),
+    }
+}
+
+/// Writes the checksum of an untagged frame's IPv4 header without options.
+pub fn seal_ipv4(bytes: &mut [u8]) {
+    bytes[24..26].fill(0);
+    let sum = checksum(&bytes[14..34]);
+    bytes[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn transport_checksum(from: IpAddr, to: IpAddr, protocol: u8, l4: &[u8]) -> u16 {
@@ -136,4 +184,15 @@ fn checksum(bytes: &[u8]) -> u16 {
         sum = (sum >> 16) + (sum & 0xffff);
     }
     !(sum as u16)
+}
+
+/// A frame behind VLAN tags: each an EtherType and a VLAN, outermost first.
+pub fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
+    let mut bytes = frame[..12].to_vec();
+    for (ether_type, vlan) in tags {
+        bytes.extend(ether_type.to_be_bytes());
+        bytes.extend(vlan.to_be_bytes());
+    }
+    bytes.extend(&frame[12..]);
+    bytes
 }

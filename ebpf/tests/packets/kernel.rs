@@ -40,6 +40,12 @@ impl Kernel {
     /// Runs the XDP program; returns the action, the packet after it, and the reason counted.
     pub fn xdp(&mut self, packet: &[u8]) -> (Action, Vec<u8>, &'static str) {
         let before = self.counters();
+        let (action, out) = self.run(packet);
+        (action, out, self.counted_since(&before))
+    }
+
+    /// Runs the XDP program; returns the action and the packet after it.
+    pub fn run(&mut self, packet: &[u8]) -> (Action, Vec<u8>) {
         let mut out = vec![0; 2048];
         let options = TestRunOptions {
             data_in: Some(packet),
@@ -54,11 +60,25 @@ impl Kernel {
             3 => Action::Transmit,
             other => panic!("XDP action {other}"),
         };
-        (action, out, self.counted_since(&before))
+        (action, out)
     }
 
-    /// Runs the egress program; returns the packet after it.
+    /// Runs the egress program on a packet it lets go on; returns the packet after it.
     pub fn egress(&mut self, packet: &[u8]) -> Vec<u8> {
+        let (leaves, out) = self.leave(packet);
+        assert!(leaves, "dropped: {packet:?}");
+        out
+    }
+
+    /// Runs the egress program on a packet it drops; returns the reason counted.
+    pub fn held_back(&mut self, packet: &[u8]) -> Option<&'static str> {
+        let before = self.counters();
+        let (leaves, _) = self.leave(packet);
+        (!leaves).then(|| self.counted_since(&before))
+    }
+
+    /// Whether a packet leaves, and how.
+    fn leave(&mut self, packet: &[u8]) -> (bool, Vec<u8>) {
         let mut out = vec![0; 2048];
         let options = TestRunOptions {
             data_in: Some(packet),
@@ -66,10 +86,14 @@ impl Kernel {
             ..TestRunOptions::new()
         };
         let result = self.datapath.egress_program().unwrap().test_run(options).unwrap();
-        // TC_ACT_PIPE: on to the next program.
-        assert_eq!(result.return_value, 3);
         out.truncate(result.data_size_out as usize);
-        out
+        match result.return_value {
+            // TC_ACT_PIPE: on to the next program.
+            3 => (true, out),
+            // TC_ACT_SHOT.
+            2 => (false, out),
+            other => panic!("tc action {other}"),
+        }
     }
 
     fn counters(&self) -> BTreeMap<&'static str, u64> {

@@ -5,7 +5,13 @@
 
 mod answers;
 mod build;
+mod fence;
 mod kernel;
+mod model;
+mod network;
+mod policy;
+mod random;
+mod replies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -54,6 +60,9 @@ fn picture(pods: Pods) -> Picture {
         links: BTreeMap::from([(IFINDEX, OURS)]),
         peers: BTreeMap::from([(PEER, (Some([192, 168, 1, 12].into()), None))]),
         services,
+        policies: BTreeMap::new(),
+        direct: None,
+        all_vips: BTreeSet::from([IpAddr::from(VIP4), ip(VIP6)]),
     }
 }
 
@@ -86,6 +95,7 @@ fn requests() -> Vec<Frame> {
                 from: (from, 40_001).into(),
                 to: (to, 80).into(),
                 protocol,
+                hops: 64,
             });
         }
     }
@@ -96,7 +106,7 @@ fn requests() -> Vec<Frame> {
 fn sends_a_request_to_the_pods_node_by_mac_alone() {
     let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
     for request in requests() {
-        let expected = Frame { destination: PEER, source: OURS, ..request.clone() };
+        let expected = Frame { destination: PEER, source: OURS, hops: 63, ..request.clone() };
         let (action, packet, reason) = kernel.xdp(&request.bytes());
         assert_eq!((action, reason), (Action::Transmit, "forwarded"), "{request:?}");
         assert_eq!(packet, expected.bytes(), "{request:?}");
@@ -125,6 +135,7 @@ fn gives_the_reply_its_vip_and_port() {
             from: pod,
             to: request.from,
             protocol: request.protocol,
+            hops: 64,
         };
         assert_eq!(kernel.egress(&reply.bytes()), reply.bytes(), "no request yet: untouched");
         let _ = kernel.xdp(&request.bytes());
@@ -186,8 +197,8 @@ fn passes_untouched_what_it_does_not_carry() {
     let cases = [
         ("another port", other_port, Pods::Here, "pass_not_for_vip"),
         ("another machine's MAC", other_mac, Pods::Here, "pass_other_mac"),
-        ("a first fragment", with(20, &[0x20, 0]), Pods::Here, "pass_fragment"),
-        ("a later fragment", with(20, &[0, 9]), Pods::Here, "pass_fragment"),
+        ("a fragment without its first", with(20, &[0, 9]), Pods::Here, "pass_fragment"),
+        ("a length of 27", with(16, &[0, 27]), Pods::Here, "pass_truncated"),
         ("a header of 16 bytes", with(14, &[0x44]), Pods::Here, "pass_truncated"),
         ("a bad version", with(14, &[0x65]), Pods::Here, "pass_truncated"),
         ("an EtherType of LLDP", with(12, &[0x88, 0xcc]), Pods::Here, "pass_other_protocol"),
@@ -209,7 +220,7 @@ fn carries_ipv4_options() {
     packet.splice(34..34, [1, 1, 1, 0]);
     let (action, out, reason) = kernel.xdp(&packet);
     assert_eq!((action, reason), (Action::Transmit, "forwarded"));
-    assert_eq!((&out[..6], &out[12..]), (&PEER[..], &packet[12..]));
+    assert_eq!((&out[..6], out[22], &out[26..]), (&PEER[..], 63, &packet[26..]));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The demo: Herald's main job on real packets, told in plain words as it happens, every value
 //! measured here and now. It succeeds only if everything it was meant to show was seen.
 //!
-//! The parts, in order: [`service`] (addresses, voices, requests, bulk data), [`failover`].
+//! The parts, in order: `service` (addresses, voices, requests, bulk data), `failover`.
 
 mod failover;
 mod report;

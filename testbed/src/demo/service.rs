@@ -164,7 +164,7 @@ fn ask(
     stage.report.requests.ok += answered;
     let why = failure.map(|failure| format!("; {failure}")).unwrap_or_default();
     let line = format!(
-        "{client} to {}: {answered} of {EACH} {transport:?} requests answered, the pods saw {real}{why}",
+        "{client} to {}: {answered} of {EACH} {transport} requests answered, the pods saw {real}{why}",
         service(vip, transport)
     );
     stage.teller.expect(answered == EACH, &line);

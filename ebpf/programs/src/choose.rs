@@ -1,0 +1,151 @@
+//! Which backend a flow has: its slot's, unless the slot changed a short time ago. Only then is
+//! there a flow table, and only then does a packet write anything.
+
+use aya_ebpf::programs::XdpContext;
+use herald_ebpf_common::flow::Flow;
+use herald_ebpf_common::{
+    Address, Backend, CLIENT_AFFINITY, FlowKey, IS_GONE, IS_LOCAL, LOCAL_SLOTS,
+    PREVIOUS_IS_CURRENT, Remembered, SLOTS, ServiceKey, ServiceTable, Slot, protocol,
+};
+
+use crate::maps::{self, BACKENDS, CHUNKS, FLOWS};
+use crate::packet::{read, words};
+
+/// A flow as its client sends it.
+pub struct Asked {
+    pub key: ServiceKey,
+    pub client: Address,
+    pub client_port_be: u16,
+}
+
+/// What a packet says about its flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It begins here.
+    Opens,
+    /// It may have begun long ago. UDP has no other sign.
+    Continues,
+    /// It is another's flow, quoted in an error: nothing is remembered.
+    Quoted,
+}
+
+/// A backend and where it came from.
+#[derive(Clone, Copy)]
+pub struct Choice {
+    pub index: u32,
+    pub backend: &'static Backend,
+    slot: Slot,
+    hash: u32,
+}
+
+/// The flow's backend. `l4` is where a packet of the flow itself has its transport header.
+#[inline(always)]
+pub fn backend(
+    ctx: &XdpContext,
+    table: &ServiceTable,
+    asked: &Asked,
+    l4: Option<usize>,
+) -> Option<Choice> {
+    let flow = Flow {
+        client: words(&asked.client),
+        client_port_be: asked.client_port_be,
+        port_be: asked.key.port_be,
+    };
+    let flow = if table.flags & CLIENT_AFFINITY == 0 { flow } else { flow.of_client() };
+    let hash = flow.hash();
+    let slot = slot(table, hash)?;
+    let index = match slot.current == slot.previous {
+        true => u32::from(slot.current),
+        false => dirty(ctx, slot, asked, l4)?,
+    };
+    let backend = BACKENDS.get(index)?;
+    Some(Choice { index, backend, slot, hash })
+}
+
+/// A backend on this node for a flow that a peer sent here although its own choice is elsewhere:
+/// the slot's other backend, if that is it, else any.
+#[inline(always)]
+pub fn local(table: &ServiceTable, choice: &Choice) -> Option<Choice> {
+    let of = |index: u16| {
+        let index = u32::from(index);
+        let backend = BACKENDS.get(index).filter(|backend| backend.flags & IS_LOCAL != 0)?;
+        Some(Choice { index, backend, ..*choice })
+    };
+    of(choice.slot.current).or_else(|| of(choice.slot.previous)).or_else(|| {
+        if table.local_count == 0 {
+            return None;
+        }
+        of(table.local[(choice.hash % table.local_count) as usize & (LOCAL_SLOTS - 1)])
+    })
+}
+
+#[inline(always)]
+fn slot(table: &ServiceTable, hash: u32) -> Option<Slot> {
+    let position = hash as usize & (SLOTS - 1);
+    if table.chunks == 0 {
+        return Some(table.slots[position]);
+    }
+    let number = hash / SLOTS as u32 & (table.chunks - 1);
+    let chunk = maps::lookup(&CHUNKS, &table.base.wrapping_add(number))?;
+    Some(chunk.slots[position])
+}
+
+/// The backend of a flow whose slot changed within the drain time.
+#[inline(always)]
+fn dirty(ctx: &XdpContext, slot: Slot, asked: &Asked, l4: Option<usize>) -> Option<u32> {
+    let sign = match l4 {
+        Some(l4) => sign(ctx, asked.key.protocol, l4)?,
+        None => Sign::Quoted,
+    };
+    let flow = FlowKey {
+        vip: words(&asked.key.vip),
+        client: words(&asked.client),
+        port_be: asked.key.port_be,
+        client_port_be: asked.client_port_be,
+        protocol: u32::from(asked.key.protocol),
+    };
+    if sign != Sign::Opens
+        && let Some(known) = FLOWS.get_ptr(&flow)
+    {
+        // SAFETY: an LRU element may be recycled while it is read; the identity tells whether
+        // what was read belongs together.
+        let known = unsafe { *known };
+        let backend = BACKENDS.get(known.backend);
+        if backend.is_some_and(|b| b.identity == known.identity && b.flags & IS_GONE == 0) {
+            return Some(known.backend);
+        }
+    }
+    let current = u32::from(slot.current);
+    let previous = u32::from(slot.previous);
+    let lives = |index| BACKENDS.get(index).is_some_and(|backend| backend.flags & IS_GONE == 0);
+    let follows = sign != Sign::Opens && slot.previous != PREVIOUS_IS_CURRENT && lives(previous);
+    let index = if follows { previous } else { current };
+    if sign != Sign::Quoted {
+        let remembered = Remembered { backend: index, identity: BACKENDS.get(index)?.identity };
+        // Without the entry the flow is looked up in the slot again, which is right until the
+        // slot changes once more.
+        let _ = FLOWS.insert(&flow, &remembered, 0);
+    }
+    Some(index)
+}
+
+/// Whether a packet begins its flow: a SYN without ACK (RFC 9293 3.5), an INIT (RFC 9260 5.1).
+#[inline(always)]
+fn sign(ctx: &XdpContext, protocol: u8, l4: usize) -> Option<Sign> {
+    // TCP's data offset and flags, or the type and flags of SCTP's first chunk. Two octets, because
+    // the verifier does not follow the check for one.
+    const DECISIVE: usize = 12;
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    const INIT: u8 = 1;
+    if protocol == protocol::UDP {
+        return Some(Sign::Continues);
+    }
+    let [first, second] = read::<[u8; 2]>(ctx, l4 + DECISIVE)?;
+    let opens = match protocol {
+        protocol::TCP => second & (SYN | ACK) == SYN,
+        protocol::SCTP => *first == INIT,
+        _ => false,
+    };
+    Some(if opens { Sign::Opens } else { Sign::Continues })
+}

@@ -1,0 +1,103 @@
+//! Destination NAT to a pod of this node, in place; checksums follow by what changed.
+
+use aya_ebpf::programs::XdpContext;
+use herald_ebpf_common::checksum::Change;
+use herald_ebpf_common::{
+    Address, Backend, Reason, ReverseKey, ReverseValue, V4_MAPPED, mapped, protocol,
+};
+
+use crate::forward::Request;
+use crate::maps::REVERSE;
+use crate::packet::{Ipv4, Ipv6, Ports, TCP_CHECKSUM, UDP_CHECKSUM, Verdict, at, pass, words};
+
+/// Gives a request to a pod; the reply's way back is remembered first.
+#[inline(always)]
+pub fn deliver(ctx: &XdpContext, request: &Request, backend: &Backend, reason: Reason) -> Verdict {
+    let asked = &request.asked;
+    let is_sctp = asked.key.protocol == protocol::SCTP;
+    if is_sctp && backend.port_be != asked.key.port_be {
+        return pass(Reason::SctpPort);
+    }
+    let reverse = ReverseKey {
+        pod: words(&backend.address),
+        client: words(&asked.client),
+        pod_port_be: backend.port_be,
+        client_port_be: asked.client_port_be,
+        protocol: u32::from(asked.key.protocol),
+    };
+    let value =
+        ReverseValue { vip: words(&asked.key.vip), port_be: asked.key.port_be, reserved: 0 };
+    let known = REVERSE.get_ptr(&reverse);
+    // SAFETY: an LRU element may be recycled while we read it; the worst is one needless insert.
+    let is_current = known.is_some_and(|known| unsafe { *known == value });
+    if !is_current && REVERSE.insert(&reverse, &value, 0).is_err() {
+        // The reply could not be given the VIP: the client would see a stranger.
+        return pass(Reason::NoBackend);
+    }
+    match rewrite(ctx, request, backend) {
+        Some(()) => pass(reason),
+        None => pass(Reason::Truncated),
+    }
+}
+
+#[inline(always)]
+fn rewrite(ctx: &XdpContext, request: &Request, backend: &Backend) -> Option<()> {
+    let ports = at::<Ports>(ctx, request.l4)?;
+    let offset = match request.asked.key.protocol {
+        protocol::TCP => TCP_CHECKSUM,
+        protocol::UDP => UDP_CHECKSUM,
+        // SCTP's CRC covers no address, and the port stays.
+        _ => return address(ctx, request.l3, request.is_v4, &backend.address).map(|_| ()),
+    };
+    let checksum = at::<u16>(ctx, request.l4 + offset)?;
+    let addresses = address(ctx, request.l3, request.is_v4, &backend.address)?;
+    // SAFETY: both lie within the packet, see `at`; no other reference lives.
+    unsafe {
+        let change = addresses.half((*ports).destination_be, backend.port_be);
+        (*ports).destination_be = backend.port_be;
+        let is_udp = request.asked.key.protocol == protocol::UDP;
+        // A UDP checksum of zero means none was computed (RFC 768); a computed zero is sent as
+        // all ones.
+        if !(is_udp && *checksum == 0) {
+            let new = change.apply(*checksum);
+            *checksum = if is_udp && new == 0 { 0xffff } else { new };
+        }
+    }
+    Some(())
+}
+
+/// Writes the destination address of the IP header; what the transport checksum must follow.
+#[inline(always)]
+pub fn address(ctx: &XdpContext, l3: usize, is_v4: bool, to: &Address) -> Option<Change> {
+    if is_v4 {
+        let ip = at::<Ipv4>(ctx, l3)?;
+        // SAFETY: within the packet, see `at`; no other reference lives.
+        let ip = unsafe { &mut *ip };
+        let change = Change::none().word(ip.destination, to[3]);
+        ip.destination = to[3];
+        ip.checksum = change.apply(ip.checksum);
+        return Some(change);
+    }
+    let ip = at::<Ipv6>(ctx, l3)?;
+    // SAFETY: within the packet, see `at`; no other reference lives.
+    let ip = unsafe { &mut *ip };
+    let change = changed(&ip.destination, to);
+    ip.destination = words(to);
+    Some(change)
+}
+
+/// The change from one address to another.
+#[inline(always)]
+pub fn changed(from: &Address, to: &Address) -> Change {
+    Change::none()
+        .word(from[0], to[0])
+        .word(from[1], to[1])
+        .word(from[2], to[2])
+        .word(from[3], to[3])
+}
+
+const _: () = {
+    // `address` writes the last word of a mapped address into an IPv4 header.
+    let loopback = mapped(0x7f00_0001_u32.to_be());
+    assert!(loopback[2] == V4_MAPPED && loopback[3] == 0x7f00_0001_u32.to_be());
+};

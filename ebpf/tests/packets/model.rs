@@ -1,0 +1,364 @@
+//! What the XDP program should do with any frame, written apart from it and for reading: plain
+//! slices, no pointers, no incremental checksums. It knows the pictures of this test alone.
+//!
+//! A checksum is not predicted but held to its invariant: the one's complement sum of all it
+//! covers, itself included, is the same before and after (RFC 1071), however wrong it was.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::ops::Range;
+
+use crate::kernel::Action;
+use crate::{OURS, PEER, Pods, VIP4, VIP6, pod, v6};
+
+/// What is allowed to come out.
+pub struct Expected {
+    pub action: Action,
+    /// The frame, with its checksums as they came.
+    pub frame: Vec<u8>,
+    sums: Vec<Sum>,
+}
+
+/// A checksum: where it is, and what else it covers that may have changed.
+struct Sum {
+    at: usize,
+    covers: Vec<Range<usize>>,
+    is_udp: bool,
+}
+
+/// The data plane's memory, as far as outcomes depend on it.
+#[derive(Default)]
+pub struct Model {
+    /// Packets of which a first fragment was seen.
+    firsts: HashSet<Vec<u8>>,
+}
+
+/// What becomes of a frame.
+enum Fate {
+    Passed,
+    /// Somebody else's test: ARP, neighbour discovery.
+    Unjudged,
+    Changed(Expected),
+    /// A later fragment of a packet seen before: changed, unless that was forgotten.
+    Either(Expected),
+}
+
+/// An IP packet in its frame.
+struct Packet<'a> {
+    frame: &'a [u8],
+    pods: Pods,
+    l3: usize,
+    l4: usize,
+    protocol: u8,
+    is_v4: bool,
+}
+
+impl Model {
+    /// Whether `action` and `out` are right for `frame`; if not, what would have been.
+    pub fn judge(
+        &mut self,
+        pods: Pods,
+        frame: &[u8],
+        action: Action,
+        out: &[u8],
+    ) -> Result<&'static str, String> {
+        let passed = action == Action::Pass && out == frame;
+        match self.fate(pods, frame).unwrap_or(Fate::Passed) {
+            Fate::Unjudged => Ok("unjudged"),
+            Fate::Passed if passed => Ok("passed"),
+            Fate::Passed => Err("it should be passed untouched".to_owned()),
+            Fate::Either(_) if passed => Ok("forgotten"),
+            Fate::Changed(expected) | Fate::Either(expected) => {
+                expected.check(frame, action, out).map(|()| "changed")
+            }
+        }
+    }
+
+    /// `None` wherever a frame ends too early.
+    fn fate(&mut self, pods: Pods, frame: &[u8]) -> Option<Fate> {
+        let mut l3 = 14;
+        for _ in 0..2 {
+            if matches!(half(frame, l3 - 2)?, 0x8100 | 0x88a8) {
+                l3 += 4;
+            }
+        }
+        match half(frame, l3 - 2)? {
+            0x0800 => self.ipv4(pods, frame, l3),
+            0x86dd => self.ipv6(pods, frame, l3),
+            0x0806 => Some(Fate::Unjudged),
+            _ => None,
+        }
+    }
+
+    fn ipv4(&mut self, pods: Pods, frame: &[u8], l3: usize) -> Option<Fate> {
+        let header = frame.get(l3..l3 + 20)?;
+        let length = usize::from(header[0] & 15) * 4;
+        if header[0] >> 4 != 4 || length < 20 || usize::from(half(header, 2)?) < length + 8 {
+            return None;
+        }
+        let protocol = header[9];
+        let packet = Packet { frame, pods, l3, l4: l3 + length, protocol, is_v4: true };
+        let fragment = half(header, 6)?;
+        let name = [&header[12..20], &header[4..6], &[protocol]].concat();
+        self.transport(&packet, fragment & 0x1fff, fragment & 0x2000 != 0, name)
+    }
+
+    fn ipv6(&mut self, pods: Pods, frame: &[u8], l3: usize) -> Option<Fate> {
+        let header = frame.get(l3..l3 + 40)?;
+        if header[0] >> 4 != 6 {
+            return None;
+        }
+        let (mut l4, mut next) = (l3 + 40, header[6]);
+        let mut pieces = (0, false, vec![]);
+        for _ in 0..4 {
+            match next {
+                0 | 43 | 60 => {
+                    let extension = frame.get(l4..l4 + 2)?;
+                    next = extension[0];
+                    l4 += 8 * (1 + usize::from(extension[1]));
+                }
+                44 => {
+                    let extension = frame.get(l4..l4 + 8)?;
+                    next = extension[0];
+                    let field = half(extension, 2)?;
+                    let name = [&header[8..40], &extension[4..8], &[next]].concat();
+                    if field >> 3 != 0 {
+                        let packet = Packet { frame, pods, l3, l4, protocol: next, is_v4: false };
+                        return self.transport(&packet, field >> 3, false, name);
+                    }
+                    if field & 1 != 0 {
+                        pieces = (0, true, name);
+                    }
+                    l4 += 8;
+                }
+                _ => {}
+            }
+        }
+        if l3 + 40 + usize::from(half(header, 4)?) < l4 + 8 {
+            return None;
+        }
+        let packet = Packet { frame, pods, l3, l4, protocol: next, is_v4: false };
+        self.transport(&packet, pieces.0, pieces.1, pieces.2)
+    }
+
+    fn transport(
+        &mut self,
+        packet: &Packet<'_>,
+        offset: u16,
+        has_more: bool,
+        name: Vec<u8>,
+    ) -> Option<Fate> {
+        match (packet.protocol, packet.is_v4) {
+            // IPv6 follows any packet by its name; without a service there is none.
+            (6 | 17 | 132, _) if offset != 0 => {
+                let expected = self.firsts.contains(&name).then(|| packet.follow())??;
+                Some(Fate::Either(expected))
+            }
+            (_, false) if offset != 0 => None,
+            (6 | 17, _) => {
+                let vip = packet.vip()?;
+                if half(packet.frame, packet.l4 + 2)? != 80 || packet.destination() != vip {
+                    return None;
+                }
+                if has_more {
+                    self.firsts.insert(name);
+                }
+                packet.request().map(Fate::Changed)
+            }
+            (1, true) | (58, false) if offset == 0 && !has_more => packet.icmp(),
+            _ => None,
+        }
+    }
+}
+
+impl Packet<'_> {
+    fn addresses(&self) -> (Range<usize>, Range<usize>) {
+        match self.is_v4 {
+            true => (self.l3 + 12..self.l3 + 16, self.l3 + 16..self.l3 + 20),
+            false => (self.l3 + 8..self.l3 + 24, self.l3 + 24..self.l3 + 40),
+        }
+    }
+
+    fn source(&self) -> &[u8] {
+        &self.frame[self.addresses().0]
+    }
+
+    fn destination(&self) -> Vec<u8> {
+        self.frame[self.addresses().1].to_vec()
+    }
+
+    /// The family's VIP, if the frame is for our MAC.
+    fn vip(&self) -> Option<Vec<u8>> {
+        (self.frame[..6] == OURS).then(|| match self.is_v4 {
+            true => VIP4.to_vec(),
+            false => v6(VIP6).octets().to_vec(),
+        })
+    }
+
+    fn is_final(&self) -> bool {
+        let peer_itself: &[&[u8]] = match self.is_v4 {
+            true => &[&[192, 168, 1, 12]],
+            false => &[&[0; 16], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 192, 168, 1, 12]],
+        };
+        self.frame[6..12] == PEER && !peer_itself.contains(&self.source())
+    }
+
+    fn pod(&self) -> Vec<u8> {
+        let vip = if self.is_v4 { IpAddr::from(VIP4) } else { v6(VIP6).into() };
+        match pod(vip, true).ip() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        }
+    }
+
+    fn header_sum(&self) -> Vec<Sum> {
+        let header = self.l3..self.l3 + 20;
+        let sum = Sum { at: self.l3 + 10, covers: one(header), is_udp: false };
+        if self.is_v4 { vec![sum] } else { vec![] }
+    }
+
+    fn forwarded(&self) -> Option<Expected> {
+        let hops = self.l3 + if self.is_v4 { 8 } else { 7 };
+        if self.is_final() || self.frame[hops] <= 1 {
+            return None;
+        }
+        let mut frame = self.frame.to_vec();
+        frame[..6].copy_from_slice(&PEER);
+        frame[6..12].copy_from_slice(&OURS);
+        frame[hops] -= 1;
+        Some(Expected { action: Action::Transmit, frame, sums: self.header_sum() })
+    }
+
+    /// To the pod, by its address alone.
+    fn addressed(&self) -> Expected {
+        let mut frame = self.frame.to_vec();
+        frame[self.addresses().1].copy_from_slice(&self.pod());
+        Expected { action: Action::Pass, frame, sums: self.header_sum() }
+    }
+
+    fn follow(&self) -> Option<Expected> {
+        let _ = self.vip()?;
+        match self.pods {
+            Pods::Here => Some(self.addressed()),
+            _ => self.forwarded(),
+        }
+    }
+
+    fn request(&self) -> Option<Expected> {
+        let Pods::Here = self.pods else { return self.forwarded() };
+        let is_udp = self.protocol == 17;
+        let at = self.l4 + if is_udp { 6 } else { 16 };
+        let _ = half(self.frame, at)?;
+        let mut expected = self.addressed();
+        expected.frame[self.l4 + 2..self.l4 + 4].copy_from_slice(&8080_u16.to_be_bytes());
+        let (from, to) = self.addresses();
+        let ports = self.l4..self.l4 + 4;
+        expected.sums.push(Sum { at, covers: vec![from, to, ports, at..at + 2], is_udp });
+        Some(expected)
+    }
+
+    fn icmp(&self) -> Option<Fate> {
+        let icmp = self.frame.get(self.l4..self.l4 + 8)?;
+        match (icmp[0], self.is_v4) {
+            (135, false) => Some(Fate::Unjudged),
+            (8, true) | (128, false) if icmp[1] == 0 => self.echo(),
+            (3 | 4 | 11 | 12, true) | (1..=4, false) => self.error().map(Fate::Changed),
+            _ => None,
+        }
+    }
+
+    fn echo(&self) -> Option<Fate> {
+        let from = self.source();
+        let is_host = match self.is_v4 {
+            true => from[0] != 127 && from[0] & 0xf0 != 224 && *from != [255; 4] && *from != [0; 4],
+            false => from[0] != 255 && *from != [0; 16] && self.l4 == 54,
+        };
+        let is_group = self.frame[6] & 1 != 0;
+        if self.l3 != 14 || !is_host || is_group || self.destination() != self.vip()? {
+            return None;
+        }
+        let mut frame = self.frame.to_vec();
+        frame.copy_within(6..12, 0);
+        frame[6..12].copy_from_slice(&OURS);
+        let (source, destination) = self.addresses();
+        frame[source].copy_from_slice(&self.destination());
+        frame[destination].copy_from_slice(self.source());
+        frame[self.l3 + if self.is_v4 { 8 } else { 7 }] = 64;
+        frame[self.l4] = if self.is_v4 { 0 } else { 129 };
+        let mut sums = self.header_sum();
+        let covers = one(self.l4..self.l4 + 4);
+        sums.push(Sum { at: self.l4 + 2, covers, is_udp: false });
+        Some(Fate::Changed(Expected { action: Action::Transmit, frame, sums }))
+    }
+
+    /// To the backend of the quoted flow.
+    fn error(&self) -> Option<Expected> {
+        let inner = self.l4 + 8;
+        let quoted = self.frame.get(inner..inner + if self.is_v4 { 20 } else { 40 })?;
+        let length = if self.is_v4 { usize::from(quoted[0] & 15) * 4 } else { 40 };
+        let is_whole =
+            !self.is_v4 || quoted[0] >> 4 == 4 && length >= 20 && half(quoted, 6)? & 0x1fff == 0;
+        let (protocol, from) = match self.is_v4 {
+            true => (quoted[9], inner + 12..inner + 16),
+            false => (quoted[6], inner + 8..inner + 24),
+        };
+        let ports = inner + length;
+        let _ = self.frame.get(ports..ports + 4)?;
+        let is_ours = self.frame[from.clone()] == self.destination()
+            && self.destination() == self.vip()?
+            && matches!(protocol, 6 | 17)
+            && half(self.frame, ports)? == 80;
+        if !is_whole || !is_ours {
+            return None;
+        }
+        let Pods::Here = self.pods else { return self.forwarded() };
+        let mut expected = self.addressed();
+        expected.frame[from].copy_from_slice(&self.pod());
+        expected.frame[ports..ports + 2].copy_from_slice(&8080_u16.to_be_bytes());
+        let mut covers = one(self.l4..ports + 4);
+        if self.is_v4 {
+            let header = inner..inner + 20;
+            expected.sums.push(Sum { at: inner + 10, covers: one(header), is_udp: false });
+        } else {
+            covers.push(self.addresses().1);
+        }
+        expected.sums.push(Sum { at: self.l4 + 2, covers, is_udp: false });
+        Some(expected)
+    }
+}
+
+impl Expected {
+    fn check(mut self, before: &[u8], action: Action, out: &[u8]) -> Result<(), String> {
+        for sum in &self.sums {
+            let Some(found) = out.get(sum.at..sum.at + 2) else {
+                return Err(format!("no checksum at {}", sum.at));
+            };
+            self.frame[sum.at..sum.at + 2].copy_from_slice(found);
+            let was_absent = sum.is_udp && before[sum.at..sum.at + 2] == [0, 0];
+            let is_absent = sum.is_udp && found == [0, 0];
+            let is_kept = was_absent || residue(before, &sum.covers) == residue(out, &sum.covers);
+            if was_absent != is_absent || !is_kept {
+                return Err(format!("the checksum at {} is wrong", sum.at));
+            }
+        }
+        match (action, out) == (self.action, &self.frame[..]) {
+            true => Ok(()),
+            false => Err(format!("{:?} with {:02x?} expected", self.action, self.frame)),
+        }
+    }
+}
+
+/// The sum of 16-bit words modulo 0xffff, which a right change keeps.
+fn residue(frame: &[u8], ranges: &[Range<usize>]) -> u64 {
+    let words = ranges.iter().flat_map(|range| frame[range.clone()].chunks(2));
+    let word = |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
+    words.map(word).sum::<u64>() % 0xffff
+}
+
+fn one(range: Range<usize>) -> Vec<Range<usize>> {
+    std::iter::once(range).collect()
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
+}

@@ -1,0 +1,298 @@
+//! The rest of IP: errors, echo, fragments, extension headers, VLAN tags and hop limits.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use herald_ebpf::Picture;
+
+use crate::build::{Frame, SCTP, UDP, icmp, tagged};
+use crate::kernel::{Action, Kernel};
+use crate::{CLIENT, CLIENT4, CLIENT6, OURS, PEER, Pods, VIP4, VIP6, ip, picture, pod, requests};
+
+/// A router on the way, which reports errors.
+fn router(vip: IpAddr) -> IpAddr {
+    if vip.is_ipv4() { ip("10.9.9.9") } else { ip("fd00:9::9") }
+}
+
+/// The reply that a router cannot carry, as it leaves `from`.
+pub fn reply(request: &Frame, from: std::net::SocketAddr) -> Frame {
+    Frame { destination: CLIENT, source: OURS, from, to: request.from, ..request.clone() }
+}
+
+/// An error about `quoted`, to `to`: fragmentation needed (RFC 1191 4) or packet too big, MTU 1400.
+pub fn too_big(to: IpAddr, quoted: &Frame) -> Vec<u8> {
+    let header: &[u8] = match to.is_ipv4() {
+        true => &[3, 4, 0, 0, 0, 0, 5, 0x78],
+        false => &[2, 0, 0, 0, 0, 0, 5, 0x78],
+    };
+    let body = [header, &quoted.bytes()[14..]].concat();
+    icmp((OURS, CLIENT), router(to), to, 64, body)
+}
+
+#[test]
+fn sends_an_error_to_the_node_of_the_pod_it_quotes() {
+    let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
+    for request in requests() {
+        let packet = too_big(request.to.ip(), &reply(&request, request.to));
+        let (action, out, reason) = kernel.xdp(&packet);
+        assert_eq!((action, reason), (Action::Transmit, "icmp_error_forwarded"), "{request:?}");
+        assert_eq!((&out[..6], &out[6..12]), (&PEER[..], &OURS[..]));
+        // Behind the IP header nothing changes.
+        assert_eq!(out[54..], packet[54..], "{request:?}");
+    }
+}
+
+#[test]
+fn gives_an_error_to_the_pod_here_in_the_pods_own_terms() {
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    for request in requests() {
+        let vip = request.to.ip();
+        let pod = pod(vip, true);
+        let seen = reply(&request, request.to);
+        let (action, out, reason) = kernel.xdp(&too_big(vip, &seen));
+        assert_eq!((action, reason), (Action::Pass, "icmp_error_delivered"), "{request:?}");
+        // As if the pod had spoken under its own name, except for the checksum of the quoted
+        // transport header, which was computed under the VIP's.
+        let mut own = reply(&request, pod).bytes();
+        let l4 = if vip.is_ipv4() { 34 } else { 54 };
+        let sum = l4 + if request.protocol == UDP { 6 } else { 16 };
+        own[sum..sum + 2].copy_from_slice(&seen.bytes()[sum..sum + 2]);
+        let header: &[u8] = match vip.is_ipv4() {
+            true => &[3, 4, 0, 0, 0, 0, 5, 0x78],
+            false => &[2, 0, 0, 0, 0, 0, 5, 0x78],
+        };
+        let body = [header, &own[14..]].concat();
+        assert_eq!(out, icmp((OURS, CLIENT), router(vip), pod.ip(), 64, body), "{request:?}");
+    }
+}
+
+#[test]
+fn an_error_from_a_peer_is_final() {
+    let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
+    for request in requests() {
+        let mut packet = too_big(request.to.ip(), &reply(&request, request.to));
+        packet[6..12].copy_from_slice(&PEER);
+        let (action, out, reason) = kernel.xdp(&packet);
+        assert_eq!((action, out, reason), (Action::Pass, packet, "pass_no_local_backend"));
+    }
+}
+
+#[test]
+fn leaves_other_icmp_to_the_stack() {
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    for request in &requests()[..2] {
+        let vip = request.to.ip();
+        let other_port = Frame { from: (vip, 81).into(), ..reply(request, request.to) };
+        let not_ours = reply(request, (router(vip), 80).into());
+        let mut cut = too_big(vip, &reply(request, request.to));
+        cut.truncate(14 + if vip.is_ipv4() { 20 + 8 + 20 } else { 40 + 8 + 40 } + 3);
+        let rows = [
+            ("about another port", too_big(vip, &other_port)),
+            ("about somebody else's packet", too_big(vip, &not_ours)),
+            ("with a quote that is too short", cut),
+        ];
+        for (name, packet) in rows {
+            let (action, out, reason) = kernel.xdp(&packet);
+            assert_eq!((action, out, reason), (Action::Pass, packet, "pass_not_for_vip"), "{name}");
+        }
+    }
+}
+
+/// An echo request or reply; `from` and `to` with the MACs of the frame.
+pub fn echo(kind: u8, macs: ([u8; 6], [u8; 6]), from: IpAddr, to: IpAddr, hops: u8) -> Vec<u8> {
+    let body = [&[kind, 0, 0, 0, 0x12, 0x34, 0, 1][..], b"abcdefg"].concat();
+    icmp(macs, from, to, hops, body)
+}
+
+#[test]
+fn the_holder_answers_echo_requests() {
+    let mut kernel = Kernel::with(&picture(Pods::Nowhere));
+    let rows =
+        [(8, 0, IpAddr::from(CLIENT4), IpAddr::from(VIP4)), (128, 129, ip(CLIENT6), ip(VIP6))];
+    for (request, reply, client, vip) in rows {
+        let (action, out, reason) = kernel.xdp(&echo(request, (OURS, CLIENT), client, vip, 17));
+        assert_eq!((action, reason), (Action::Transmit, "echo_answered"));
+        assert_eq!(out, echo(reply, (CLIENT, OURS), vip, client, 64));
+    }
+}
+
+#[test]
+fn nobody_else_answers_echo_requests() {
+    let question = echo(8, (OURS, CLIENT), CLIENT4.into(), VIP4.into(), 17);
+    let question6 = echo(128, (OURS, CLIENT), ip(CLIENT6), ip(VIP6), 17);
+    let elsewhere = Picture { vips: BTreeSet::new(), ..picture(Pods::Here) };
+    let mut not_holder = Kernel::with(&elsewhere);
+    let mut too_late = Kernel::with(&picture(Pods::Here));
+    too_late.fence.set(Duration::from_nanos(1)).unwrap();
+    for kernel in [&mut not_holder, &mut too_late] {
+        for packet in [&question, &question6] {
+            let (action, out, reason) = kernel.xdp(packet);
+            assert_eq!((action, &out, reason), (Action::Pass, packet, "pass_not_for_vip"));
+        }
+    }
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    let from_group = echo(8, (OURS, [1, 0, 0x5e, 0, 0, 1]), CLIENT4.into(), VIP4.into(), 17);
+    let broadcast = echo(8, (OURS, CLIENT), ip("255.255.255.255"), VIP4.into(), 17);
+    let tagged = tagged(&question, &[(0x8100, 10)]);
+    for packet in [from_group, broadcast, tagged] {
+        assert_eq!(kernel.xdp(&packet).0, Action::Pass);
+    }
+}
+
+/// A UDP packet's three fragments: of the first, what the whole would be cut after 16 octets.
+pub fn fragments(request: &Frame) -> Vec<Vec<u8>> {
+    let whole = request.bytes();
+    let header = if request.to.is_ipv4() { 34 } else { 54 };
+    let pieces = [(0, 8, true), (8, 16, true), (16, whole.len() - header, false)];
+    pieces
+        .into_iter()
+        .map(|(start, end, more)| {
+            let payload = &whole[header + start..header + end];
+            if request.to.is_ipv4() {
+                let flags = if more { 0x2000 } else { 0 } | (start / 8) as u16;
+                request.ipv4(payload, flags)
+            } else {
+                let field = (start as u16) | u16::from(more);
+                let mut extension = vec![request.protocol, 0];
+                extension.extend(field.to_be_bytes());
+                extension.extend([9, 8, 7, 6]);
+                request.ipv6(44, &[&extension, payload].concat())
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn fragments_follow_their_first_to_the_pods_node() {
+    let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
+    for request in &requests()[2..] {
+        let expected = Frame { destination: PEER, source: OURS, hops: 63, ..request.clone() };
+        let later = fragments(request)[1].clone();
+        assert_eq!(kernel.xdp(&later), (Action::Pass, later, "pass_fragment"), "it comes first");
+        for (piece, expected) in fragments(request).into_iter().zip(fragments(&expected)) {
+            let (action, out, reason) = kernel.xdp(&piece);
+            assert_eq!((action, out, reason), (Action::Transmit, expected, "forwarded"));
+        }
+    }
+}
+
+#[test]
+fn fragments_follow_their_first_to_the_pod() {
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    for request in &requests()[2..] {
+        let expected = Frame { to: pod(request.to.ip(), true), ..request.clone() };
+        for (piece, expected) in fragments(request).into_iter().zip(fragments(&expected)) {
+            let (action, out, reason) = kernel.xdp(&piece);
+            assert_eq!((action, reason), (Action::Pass, "delivered"));
+            assert_eq!(out, expected, "{request:?}");
+        }
+    }
+}
+
+#[test]
+fn looks_through_extension_headers() {
+    let request = requests()[1].clone();
+    let segment = request.bytes()[54..].to_vec();
+    let options = |next: u8, length: u8| {
+        let mut header = vec![next, length, 1, 4, 0, 0, 0, 0];
+        header.resize(8 * (usize::from(length) + 1), 0);
+        header
+    };
+    let rows = [
+        ("hop-by-hop", 0, options(6, 0), "delivered"),
+        ("16 octets of destination options", 60, options(6, 1), "delivered"),
+        ("two", 0, [options(60, 0), options(6, 0)].concat(), "delivered"),
+        (
+            "a fragment header of a whole packet (RFC 6946)",
+            44,
+            vec![6, 0, 0, 0, 1, 2, 3, 4],
+            "delivered",
+        ),
+        (
+            "five",
+            0,
+            [options(60, 0), options(60, 0), options(60, 0), options(60, 0), options(6, 0)]
+                .concat(),
+            "pass_fragment",
+        ),
+        ("beyond the end", 0, vec![6, 255, 1, 4, 0, 0, 0, 0], "pass_truncated"),
+    ];
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    let to_pod = Frame { to: pod(request.to.ip(), true), ..request.clone() };
+    let delivered = to_pod.bytes()[54..].to_vec();
+    for (name, next, headers, reason) in rows {
+        let packet = request.ipv6(next, &[&headers[..], &segment].concat());
+        let expected = match reason {
+            "delivered" => to_pod.ipv6(next, &[&headers[..], &delivered].concat()),
+            _ => packet.clone(),
+        };
+        assert_eq!(kernel.xdp(&packet), (Action::Pass, expected, reason), "{name}");
+    }
+}
+
+#[test]
+fn carries_tagged_frames() {
+    let tags: [&[(u16, u16)]; 2] = [&[(0x8100, 10)], &[(0x88a8, 20), (0x8100, 10)]];
+    for tags in tags {
+        let mut there = Kernel::with(&picture(Pods::Elsewhere));
+        let mut here = Kernel::with(&picture(Pods::Here));
+        for request in requests() {
+            let packet = tagged(&request.bytes(), tags);
+            let forwarded = Frame { destination: PEER, source: OURS, hops: 63, ..request.clone() };
+            let expected = tagged(&forwarded.bytes(), tags);
+            assert_eq!(there.xdp(&packet), (Action::Transmit, expected, "forwarded"));
+            let delivered = Frame { to: pod(request.to.ip(), true), ..request };
+            let expected = tagged(&delivered.bytes(), tags);
+            assert_eq!(here.xdp(&packet), (Action::Pass, expected, "delivered"));
+        }
+        let question = crate::arp(crate::BROADCAST, 1, (CLIENT, CLIENT4), ([0; 6], VIP4));
+        assert_eq!(here.xdp(&tagged(&question, tags)).2, "arp_passed");
+        let question = crate::solicitation(Some(CLIENT), CLIENT6, None);
+        assert_eq!(here.xdp(&tagged(&question, tags)).2, "ns_passed");
+    }
+    let three = tagged(&requests()[0].bytes(), &[(0x8100, 1); 3]);
+    let mut here = Kernel::with(&picture(Pods::Here));
+    assert_eq!(here.xdp(&three), (Action::Pass, three, "pass_other_protocol"));
+}
+
+#[test]
+fn the_last_hop_is_not_taken_for_another() {
+    let mut there = Kernel::with(&picture(Pods::Elsewhere));
+    let mut here = Kernel::with(&picture(Pods::Here));
+    for request in requests() {
+        for hops in [0, 1] {
+            let packet = Frame { hops, ..request.clone() }.bytes();
+            assert_eq!(there.xdp(&packet), (Action::Pass, packet.clone(), "pass_ttl_expired"));
+            assert_eq!(here.xdp(&packet).2, "delivered", "the stack counts this hop");
+        }
+    }
+}
+
+#[test]
+fn carries_sctp_to_the_same_port_only() {
+    let sctp = |port| {
+        let mut wanted = picture(Pods::Nowhere);
+        for (vip, node) in [(IpAddr::from(VIP4), true), (ip(VIP6), true)] {
+            let port_of =
+                herald_ebpf::ServicePort { vip, port: 80, protocol: herald_ebpf::Protocol::Sctp };
+            let address = (pod(vip, node).ip(), port).into();
+            let backend = herald_ebpf::Backend { address, node_mac: OURS, is_local: true };
+            wanted.services.insert(port_of, BTreeSet::from([backend]));
+        }
+        wanted
+    };
+    let mut same = Kernel::with(&sctp(80));
+    let mut other = Kernel::with(&sctp(8080));
+    for request in &requests()[..2] {
+        let request = Frame { protocol: SCTP, ..request.clone() };
+        let pod = (pod(request.to.ip(), true).ip(), 80).into();
+        let expected = Frame { to: pod, ..request.clone() };
+        let packet = request.bytes();
+        assert_eq!(same.xdp(&packet), (Action::Pass, expected.bytes(), "delivered"));
+        assert_eq!(other.xdp(&packet), (Action::Pass, packet.clone(), "pass_sctp_port"));
+        let answer = reply(&request, pod);
+        let restored = Frame { from: request.to, ..answer.clone() };
+        assert_eq!(same.egress(&answer.bytes()), restored.bytes());
+    }
+}

@@ -1,0 +1,79 @@
+//! What is written into a new cluster (pure): the lab's pods as Pods, under their own names and
+//! addresses. Nodes write themselves (testbed/kubernetes/node.go).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde_json::{Value, json};
+
+use crate::lab::addresses::{self, Host, POD_PORT, PODS};
+
+/// A ServiceAccount for the Pods and the Pods themselves: the lab's, under their own names.
+pub fn pods(nodes: &[String]) -> Value {
+    // Kubernetes would make it too, but only once its controllers run; Pods are refused without.
+    let mut items = vec![json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "default", "namespace": "default"},
+    })];
+    for node in nodes {
+        let Some(host) = addresses::host(node) else { continue };
+        for pod in 1..=PODS {
+            items.push(json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {
+                    "name": pod_name(number(host), pod), "namespace": "default",
+                    "labels": {"app": "echo"},
+                },
+                "spec": {
+                    "nodeName": node,
+                    "automountServiceAccountToken": false,
+                    "containers": [{
+                        "name": "echo", "image": "herald.invalid/lab-pod",
+                        "ports": [
+                            {"name": "tcp", "containerPort": POD_PORT, "protocol": "TCP"},
+                            {"name": "udp", "containerPort": POD_PORT, "protocol": "UDP"},
+                        ],
+                    }],
+                },
+            }));
+        }
+    }
+    json!({"apiVersion": "v1", "kind": "List", "items": items})
+}
+
+/// A node's number, which its pods' addresses contain.
+pub fn number(node: Host) -> u8 {
+    node.digits - 10
+}
+
+/// A pod's name, for its Pod as for its namespace.
+pub fn pod_name(node: u8, pod: u8) -> String {
+    format!("n{node}-p{pod}")
+}
+
+/// A pod's addresses, IPv4 first.
+pub fn pod_addresses(node: u8, pod: u8) -> [IpAddr; 2] {
+    let v4 = Ipv4Addr::new(10, 244, node, pod + 1);
+    let (node, last) = (u16::from(node), u16::from(pod) + 1);
+    [v4.into(), IpAddr::from([0xfd00, 0x244, node, 0, 0, 0, 0, last])]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_bound_to_their_nodes_and_carry_the_label_of_the_example() {
+        let written = pods(&["n1".into(), "n3".into()]);
+        let items = written["items"].as_array().unwrap();
+        let names: Vec<_> = items.iter().map(|item| &item["metadata"]["name"]).collect();
+        assert_eq!(names, ["default", "n1-p1", "n1-p2", "n3-p1", "n3-p2"]);
+        assert_eq!(items[3]["spec"]["nodeName"], "n3");
+        assert_eq!(items[3]["metadata"]["labels"]["app"], "echo");
+    }
+
+    #[test]
+    fn pods_have_the_addresses_the_lab_gives_them() {
+        let shown = pod_addresses(2, 1).map(|address| address.to_string());
+        assert_eq!(shown, ["10.244.2.2", "fd00:244:2::2"]);
+    }
+}
