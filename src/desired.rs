@@ -18,8 +18,8 @@ use crate::observed::{
 /// One wanted VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vip {
-    /// The Service it is for.
-    pub service: ServiceName,
+    /// The Services it is for: more than one where they share it.
+    pub services: Vec<ServiceName>,
     /// The pool it came from.
     pub pool: String,
     /// Nodes that may hold it, each with the interfaces to announce it on.
@@ -33,12 +33,17 @@ pub struct Vip {
 /// Why a node may not hold a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ineligible {
-    /// No L2Advertisement selects the VIP's pool.
+    /// No L2Advertisement or policy selects the VIP's pool and Services.
     NoAdvertisement,
     /// L2Advertisements select the pool, but not this node.
     NotSelected,
     /// The node is labelled out of external load balancing.
     Excluded,
+    /// The node says that its network is not set up.
+    NetworkUnavailable,
+    /// The address is shared, and every L2Advertisement for its pool picks out Services: it would
+    /// be announced for one that is not meant.
+    SharedAddress,
     /// No speaker on the node has a living session.
     NoSession,
     /// The node is giving its VIPs away.
@@ -58,6 +63,8 @@ impl Ineligible {
             Self::NoAdvertisement => "no_advertisement",
             Self::NotSelected => "node_not_selected",
             Self::Excluded => "node_excluded_by_label",
+            Self::NetworkUnavailable => "node_network_unavailable",
+            Self::SharedAddress => "shared_ip_with_service_selector",
             Self::NoSession => "no_session",
             Self::Draining => "draining",
             Self::NoLocalEndpoint => "no_local_endpoint",
@@ -70,7 +77,9 @@ impl Ineligible {
 /// An endpoint of a VIP's Service, at one of its ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// The Service's port and protocol.
+    /// The Service it is an endpoint of.
+    pub service: ServiceName,
+    /// The Service's port.
     pub port: u16,
     /// The protocol.
     pub protocol: Protocol,
@@ -95,6 +104,8 @@ pub enum Unused {
     NodeSessionLost,
     /// The endpoint's node has no usable interface.
     NoInterface,
+    /// Only some clients may reach the Service, which kube-proxy sees to: its packets go to the stack.
+    SourceRanges,
     /// SCTP to another port than the Service's: its checksum (CRC32c over the whole packet,
     /// RFC 9260 6.8) cannot follow the change, and the data plane passes it to the stack.
     SctpPortDiffers,
@@ -108,6 +119,7 @@ impl Unused {
             Self::NoNode => "no_node",
             Self::NodeSessionLost => "node_session_lost",
             Self::NoInterface => "node_without_interface",
+            Self::SourceRanges => "source_ranges_left_to_kube_proxy",
             Self::SctpPortDiffers => "sctp_port_differs",
         }
     }
@@ -128,14 +140,17 @@ pub fn desired(
 ) -> BTreeMap<IpAddr, Vip> {
     let facts = facts(view);
     let context = Context { me, observed, view, facts: &facts };
-    let mut vips = BTreeMap::new();
+    let mut shared: BTreeMap<IpAddr, (&str, Vec<&Service>)> = BTreeMap::new();
     for (name, assignment) in assignments {
         let Some(service) = observed.services.get(name) else { continue };
         for address in &assignment.addresses {
-            vips.insert(*address, context.vip(*address, name, service, &assignment.pool));
+            shared.entry(*address).or_insert((&assignment.pool, vec![])).1.push(service);
         }
     }
-    vips
+    let vip = |(address, (pool, services)): (IpAddr, (&str, Vec<&Service>))| {
+        (address, context.vip(address, pool, &services))
+    };
+    shared.into_iter().map(vip).collect()
 }
 
 struct Context<'a> {
@@ -146,30 +161,55 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn vip(&self, vip: IpAddr, name: &ServiceName, service: &Service, pool: &str) -> Vip {
-        let all = self.observed.advertisements.values();
-        let from = self.observed.pools.get(pool);
-        let advertisements: Vec<&Advertisement> =
-            all.filter(|ad| from.is_some_and(|pool| ad.covers(pool))).collect();
+    fn vip(&self, vip: IpAddr, pool: &str, services: &[&Service]) -> Vip {
+        let backends: Vec<Backend> =
+            services.iter().flat_map(|service| self.backends(vip, service)).collect();
+        let local: Vec<&Service> = services
+            .iter()
+            .copied()
+            .filter(|service| service.external_traffic_policy == TrafficPolicy::Local)
+            .collect();
+        let has_local = |node: &NodeName, service: &Service| {
+            let is_here = |b: &Backend| b.node.as_ref() == Some(node) && b.service == service.name;
+            backends.iter().any(|backend| is_here(backend) && backend.target.is_ok())
+        };
+        let advertisements = self.advertisements(pool, services);
         let mut eligible = BTreeMap::new();
         let mut ineligible = BTreeMap::new();
-        let backends = self.backends(vip, name, service);
-        let is_local = service.external_traffic_policy == TrafficPolicy::Local;
-        let has_local = |node: &NodeName| {
-            let here = |b: &Backend| b.node.as_ref() == Some(node) && b.target.is_ok();
-            !is_local || backends.iter().any(here)
-        };
         for (node_name, node) in &self.observed.nodes {
             let node_name = NodeName(node_name.clone());
-            match self.eligibility(vip, &node_name, node, &advertisements) {
-                Ok(_) if !has_local(&node_name) => {
+            let found = advertisements.as_ref().map_err(|why| *why);
+            match found.and_then(|ads| self.eligibility(vip, &node_name, node, ads)) {
+                Ok(_) if !local.iter().all(|service| has_local(&node_name, service)) => {
                     ineligible.insert(node_name, Ineligible::NoLocalEndpoint);
                 }
                 Ok(interfaces) => drop(eligible.insert(node_name, interfaces)),
                 Err(reason) => drop(ineligible.insert(node_name, reason)),
             }
         }
-        Vip { service: name.clone(), pool: pool.into(), eligible, ineligible, backends }
+        let services = services.iter().map(|service| service.name.clone()).collect();
+        Vip { services, pool: pool.into(), eligible, ineligible, backends }
+    }
+
+    /// What announces addresses of the pool for these Services.
+    fn advertisements(
+        &self,
+        pool: &str,
+        services: &[&Service],
+    ) -> Result<Vec<&Advertisement>, Ineligible> {
+        let pool = self.observed.pools.get(pool).ok_or(Ineligible::NoAdvertisement)?;
+        let covering: Vec<&Advertisement> = self
+            .observed
+            .advertisements
+            .values()
+            .filter(|ad| ad.covers(pool) && services.iter().all(|s| ad.covers_service(s)))
+            .collect();
+        if covering.is_empty() {
+            return Err(Ineligible::NoAdvertisement);
+        }
+        let is_safe = |ad: &&Advertisement| services.len() == 1 || !ad.selects_services();
+        let safe: Vec<&Advertisement> = covering.into_iter().filter(is_safe).collect();
+        if safe.is_empty() { Err(Ineligible::SharedAddress) } else { Ok(safe) }
     }
 
     /// The interfaces a node may announce a VIP on: those the advertisements name, or all in a
@@ -181,11 +221,11 @@ impl Context<'_> {
         node: &Node,
         advertisements: &[&Advertisement],
     ) -> Result<BTreeSet<String>, Ineligible> {
-        if advertisements.is_empty() {
-            return Err(Ineligible::NoAdvertisement);
-        }
         if node.excluded {
             return Err(Ineligible::Excluded);
+        }
+        if node.network_unavailable {
+            return Err(Ineligible::NetworkUnavailable);
         }
         let selected: Vec<_> = advertisements.iter().filter(|ad| ad.selects_node(node)).collect();
         if selected.is_empty() {
@@ -200,28 +240,29 @@ impl Context<'_> {
         let usable = self.facts.get(name).map(|facts| &facts.interfaces[..]).unwrap_or_default();
         let mut interfaces = BTreeSet::new();
         for advertisement in &selected {
-            let may = |interface: &&Interface| match advertisement.interfaces.is_empty() {
-                true => interface.is_in_network_of(vip),
-                false => advertisement.selects_interface(&interface.name),
+            let may = |interface: &&Interface| match advertisement.names_interfaces() {
+                true => advertisement.selects_interface(&interface.name),
+                false => interface.is_in_network_of(vip),
             };
             interfaces.extend(usable.iter().filter(may).map(|interface| interface.name.clone()));
         }
         if !interfaces.is_empty() {
             return Ok(interfaces);
         }
-        match selected.iter().any(|ad| ad.interfaces.is_empty()) {
+        match selected.iter().any(|ad| !ad.names_interfaces()) {
             true => Err(Ineligible::NotInSubnet),
             false => Err(Ineligible::NoSuchInterface),
         }
     }
 
-    fn backends(&self, vip: IpAddr, name: &ServiceName, service: &Service) -> Vec<Backend> {
-        let endpoints = self.observed.endpoints.get(name).map(|e| &e[..]).unwrap_or_default();
+    fn backends(&self, vip: IpAddr, service: &Service) -> Vec<Backend> {
+        let endpoints =
+            self.observed.endpoints.get(&service.name).map(|e| &e[..]).unwrap_or_default();
         let of_family = endpoints.iter().filter(|e| e.address.is_ipv4() == vip.is_ipv4());
         let mut backends = Vec::new();
         for endpoint in of_family {
             for port in &service.ports {
-                backends.extend(self.backend(endpoint, port));
+                backends.extend(self.backend(service, endpoint, port));
             }
         }
         backends
@@ -229,13 +270,22 @@ impl Context<'_> {
 
     /// The endpoint at a Service port, if it serves it: EndpointSlice ports carry the Service
     /// port's name.
-    fn backend(&self, endpoint: &Endpoint, port: &ServicePort) -> Option<Backend> {
+    fn backend(
+        &self,
+        service: &Service,
+        endpoint: &Endpoint,
+        port: &ServicePort,
+    ) -> Option<Backend> {
         let serving = endpoint
             .ports
             .iter()
             .find(|serving| serving.name == port.name && serving.protocol == port.protocol)?;
-        let reached = self.reach(endpoint, port, serving.port);
+        let reached = match service.has_source_ranges {
+            true => Err(Unused::SourceRanges),
+            false => self.reach(endpoint, port, serving.port),
+        };
         Some(Backend {
+            service: service.name.clone(),
             port: port.port,
             protocol: port.protocol,
             address: SocketAddr::new(endpoint.address, serving.port),
@@ -348,6 +398,40 @@ mod tests {
         assert_eq!(vip.eligible.into_keys().collect::<Vec<_>>(), [node(1)]);
         let why = Ineligible::NoLocalEndpoint;
         assert_eq!(vip.ineligible, BTreeMap::from([(node(2), why), (node(3), why)]));
+    }
+
+    #[test]
+    fn services_that_share_an_address_share_its_vip() {
+        let mut observed = observed();
+        let other = ServiceName::new("default", "other");
+        let mut service = observed.services[&service_name()].clone();
+        service.name = other.clone();
+        service.ports.iter_mut().for_each(|port| port.port += 1000);
+        observed.services.insert(other.clone(), service);
+        observed.endpoints.insert(other.clone(), vec![endpoint(1)]);
+        let mut assigned = assignments();
+        assigned.insert(other.clone(), assigned[&service_name()].clone());
+        let vips = desired(&node(1), &observed, &assigned, &view(1));
+        let vip = &vips[&IpAddr::from(VIP)];
+        assert_eq!(vip.services, [service_name(), other]);
+        let ports: BTreeSet<u16> = vip.backends.iter().map(|backend| backend.port).collect();
+        assert_eq!(ports, BTreeSet::from([53, 80, 1053, 1080]));
+        for advertisement in observed.advertisements.values_mut() {
+            advertisement.service_selectors = vec![crate::observed::Selector::default()];
+        }
+        let vips = desired(&node(1), &observed, &assigned, &view(1));
+        let why = vips[&IpAddr::from(VIP)].ineligible.get(&node(1));
+        assert_eq!(why, Some(&Ineligible::SharedAddress));
+    }
+
+    #[test]
+    fn leaves_a_service_with_source_ranges_to_kube_proxy() {
+        let mut observed = observed();
+        for service in observed.services.values_mut() {
+            service.has_source_ranges = true;
+        }
+        let vip = the_vip(&observed, &view(1));
+        assert!(vip.backends.iter().all(|b| b.target == Err(Unused::SourceRanges)));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub fn observed() -> Observed {
         labels: BTreeMap::new(),
         ranges: vec![range],
         auto_assign: true,
-        avoid_buggy: false,
+        ..Pool::default()
     };
     let advertisement = Advertisement {
         name: "all".into(),
@@ -45,6 +45,7 @@ pub fn observed() -> Observed {
         pool_selectors: vec![],
         node_selectors: vec![],
         interfaces: BTreeSet::new(),
+        ..Advertisement::default()
     };
     let port = |name: &str, protocol, port| ServicePort {
         name: name.into(),
@@ -62,13 +63,14 @@ pub fn observed() -> Observed {
         requested: vec![],
         external_traffic_policy: TrafficPolicy::Cluster,
         session_affinity: SessionAffinity::None,
+        ..Service::default()
     };
     let nodes = (1..=3u8).map(|n| {
         let node = Node {
             name: format!("n{n}"),
             addresses: vec![[192, 168, 1, 10 + n].into()],
             labels: BTreeMap::new(),
-            excluded: false,
+            ..Node::default()
         };
         (node.name.clone(), node)
     });
@@ -125,6 +127,8 @@ pub fn view(me: u8) -> View {
         sessions: (1..=3).map(|n| (node(n), session(n))).collect(),
         claims: BTreeMap::new(),
         records: BTreeMap::new(),
+        handovers: BTreeMap::new(),
+        drained: BTreeSet::new(),
         leader: Some(node(1)),
         raft_term: 1,
         applied: 1,

@@ -14,6 +14,7 @@ pub mod desired;
 pub mod facts;
 #[cfg(test)]
 mod fixture;
+pub mod kubernetes;
 pub mod observed;
 pub mod problem;
 pub mod source;

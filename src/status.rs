@@ -77,7 +77,7 @@ pub struct Session {
 pub struct Vip {
     /// The address.
     pub address: IpAddr,
-    /// The Service it belongs to, as `namespace/name`.
+    /// The Service it belongs to, as `namespace/name`; several, with commas, where they share it.
     pub service: String,
     /// The pool it came from.
     pub pool: String,

@@ -33,15 +33,23 @@ fn accepts_the_manifests_that_people_have() {
     let (printed, success) = table(&["src/source/testdata/reference/metallb-kind.yaml"]);
     assert_eq!(printed, "1 file, 2 objects: 0 errors, 0 warnings\n");
     assert!(success);
-    let expected = "\
-src/source/testdata/reference/cilium-homelab.yaml:2:7: notice: kind \"CiliumLoadBalancerIPPool\" \
-of \"cilium.io/v2alpha1\" is not supported yet; the object has no effect
-src/source/testdata/reference/cilium-homelab.yaml:12:7: notice: kind \"CiliumL2AnnouncementPolicy\" \
-of \"cilium.io/v2alpha1\" is not supported yet; the object has no effect
-
-1 file, 0 objects: 0 errors, 0 warnings
-";
     let (printed, success) = table(&["src/source/testdata/reference/cilium-homelab.yaml"]);
+    assert_eq!(printed, "1 file, 2 objects: 0 errors, 0 warnings\n");
+    assert!(success);
+}
+
+#[test]
+fn serves_from_the_pools_of_cilium() {
+    let (printed, success) = table(&[
+        "src/source/testdata/reference/cilium-homelab.yaml",
+        "src/source/testdata/reference/grafana-service.yaml",
+    ]);
+    let expected = "\
+SERVICE          POOL               ADDRESSES
+default/grafana  cilium.io/ip-pool  192.168.68.150
+
+2 files, 3 objects: 0 errors, 0 warnings
+";
     assert_eq!(printed, expected);
     assert!(success);
 }
@@ -54,14 +62,11 @@ fn shows_which_addresses_services_would_get() {
         "src/source/testdata/reference/k3s-service.yaml",
     ]);
     let expected = "\
-src/source/testdata/reference/k3s-service.yaml:6:50: warning: not supported yet: \
-metadata.annotations[serviceloadbalancer.kubernetes.io/ipaddress]; the field has no effect
-
 SERVICE          POOL        ADDRESSES
 default/grafana  first-pool  192.168.1.240
-default/nginx    first-pool  192.168.1.241
+default/nginx    -           none: asks for 192.168.1.100, which is in no pool
 
-3 files, 3 objects: 0 errors, 1 warning
+3 files, 3 objects: 0 errors, 0 warnings
 ";
     assert_eq!(printed, expected);
     assert!(success);

@@ -163,6 +163,12 @@ pub struct View {
     pub sessions: BTreeMap<NodeName, Session>,
     /// Every key that was ever held.
     pub claims: BTreeMap<ClaimKey, Claim>,
+    /// Claims this node holds and is asked to hand over, and to whom. The driver silences each and
+    /// then calls [`crate::Handle::hand_over`].
+    pub handovers: BTreeMap<ClaimKey, NodeName>,
+    /// Nodes that should hold nothing, by somebody's word; they hand over what they hold as soon as
+    /// another node can take it.
+    pub drained: BTreeSet<NodeName>,
     /// Small replicated values, written only under a [`Guard`].
     pub records: BTreeMap<String, Vec<u8>>,
     /// The raft leader, if one is known. (Never "the holder": see the glossary.)
@@ -241,6 +247,8 @@ mod tests {
             epoch,
             sessions: [(me, session)].into(),
             claims: [(key, claim)].into(),
+            handovers: BTreeMap::new(),
+            drained: BTreeSet::new(),
             records: BTreeMap::new(),
             leader: None,
             raft_term: 1,

@@ -9,11 +9,10 @@ use thiserror::Error;
 
 /// Raft ticks in one heartbeat.
 pub(crate) const HEARTBEAT_TICKS: u32 = 2;
-/// Ticks without a leader's word after which a follower may vote, and the least it waits to stand.
-pub(crate) const ELECTION_TICKS: u32 = 8;
-/// A follower stands after at least [`ELECTION_TICKS`] and less than this many ticks.
-pub(crate) const ELECTION_TICKS_END: u32 = 11;
 
+/// Shortest ttl, in heartbeats: a promise of two and a half, one for the age of the last renewal,
+/// and half of one for the election itself.
+const LEAST_TTL: u32 = 4;
 /// Shortest heartbeat: below it, ordinary scheduling delay looks like death.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(10);
 /// Longest ttl: beyond it a dead node's VIPs are gone for longer than anybody waits.
@@ -34,6 +33,19 @@ impl Default for Timing {
     }
 }
 
+impl Timing {
+    /// For wired networks and nodes that are never busy: a quarter of a second to a new holder. One
+    /// lost heartbeat is forgiven, two in a row cost an election.
+    pub fn fast() -> Self {
+        Self { heartbeat: Duration::from_millis(50), ttl: Duration::from_millis(200) }
+    }
+
+    /// For Wi-Fi and loaded machines: seconds of silence are forgiven.
+    pub fn calm() -> Self {
+        Self { heartbeat: Duration::from_millis(500), ttl: Duration::from_millis(3000) }
+    }
+}
+
 /// Why two durations do not go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TimingError {
@@ -45,16 +57,14 @@ pub enum TimingError {
     },
     /// The death of the raft leader would silence nodes that live.
     #[error(
-        "ttl {ttl:?} is too short for heartbeat {heartbeat:?}: an election takes up to {election:?} \
-         and the last renewal may be one heartbeat old by then, so ttl must be at least {least:?}"
+        "ttl {ttl:?} is too short for heartbeat {heartbeat:?}: a lost heartbeat must not cost an \
+         election, nor an election a living node its voice, so ttl must be at least {least:?}"
     )]
     TtlTooShort {
         /// The heartbeat asked for.
         heartbeat: Duration,
         /// The ttl asked for.
         ttl: Duration,
-        /// The longest a follower waits before it stands for election.
-        election: Duration,
         /// The shortest ttl that goes with the heartbeat.
         least: Duration,
     },
@@ -81,10 +91,9 @@ impl Timing {
         if ttl > LONGEST_TTL {
             return Err(TimingError::TtlTooLong { ttl });
         }
-        let election = self.ticks(ELECTION_TICKS_END - 1);
-        let least = election.saturating_add(heartbeat);
+        let least = heartbeat * LEAST_TTL;
         if ttl < least {
-            return Err(TimingError::TtlTooShort { heartbeat, ttl, election, least });
+            return Err(TimingError::TtlTooShort { heartbeat, ttl, least });
         }
         Ok(())
     }
@@ -96,10 +105,36 @@ impl Timing {
 
     /// How long a follower that heard its leader will vote for nobody else.
     ///
-    /// One tick less than raft's election timeout: ticks fall on a grid, so the first one may follow
-    /// the heartbeat at once.
+    /// Three and a half heartbeats, so that two may get lost; less if the ttl is short: when the
+    /// leader dies, the last renewal of a living node may be a heartbeat old, and the election must
+    /// be over before its grant is. At the shortest ttl, two and a half: one may get lost.
     pub(crate) fn promise(&self) -> Duration {
-        self.ticks(ELECTION_TICKS - 1)
+        let half = self.heartbeat / 2;
+        (half * 7).min(self.ttl.saturating_sub(half * 3))
+    }
+
+    /// Whole ticks in the promise: what the raft library knows of it.
+    pub(crate) fn promise_ticks(&self) -> usize {
+        let ticks = self.promise().as_nanos() / self.tick().as_nanos().max(1);
+        usize::try_from(ticks).unwrap_or(usize::MAX)
+    }
+
+    /// When a follower that hears nothing of its leader any more stands for election: once its own
+    /// promise has run out, and those of the others, which may have heard the leader a little later;
+    /// one after the other, so that they do not split the votes.
+    pub(crate) fn stands_after(&self, rank: u32) -> Duration {
+        self.promise() + self.heartbeat / 10 + self.turn() * rank
+    }
+
+    /// When it stands again if that led nowhere.
+    pub(crate) fn stands_again_after(&self, rank: u32, attempts: u32) -> Duration {
+        let wait = (self.heartbeat / 2).saturating_mul(1 << attempts.min(8)).min(self.promise());
+        wait + self.turn() * rank
+    }
+
+    /// Between two nodes that stand: time for two rounds of questions and a write to a slow disk.
+    pub(crate) fn turn(&self) -> Duration {
+        self.heartbeat / 4
     }
 
     /// What a leader may rely on of that promise.
@@ -146,9 +181,38 @@ mod tests {
     }
 
     #[test]
+    fn every_profile_is_accepted() {
+        for profile in [Timing::fast(), Timing::default(), Timing::calm()] {
+            assert_eq!(profile.check(), Ok(()), "{profile:?}");
+        }
+    }
+
+    #[test]
     fn a_ttl_that_an_election_outlasts_is_refused() {
-        let refused = timing(100, 599).check().unwrap_err();
-        assert!(refused.to_string().contains("at least 600ms"), "{refused}");
+        let refused = timing(100, 399).check().unwrap_err();
+        assert!(refused.to_string().contains("at least 400ms"), "{refused}");
+    }
+
+    #[test]
+    fn the_second_to_stand_wins_before_a_grant_of_the_dead_leader_ends() {
+        for timing in [Timing::fast(), Timing::default(), Timing::calm(), timing(10, 40)] {
+            // The last renewal that was granted is up to a heartbeat older than the last word.
+            let left = timing.grant() - timing.heartbeat;
+            assert!(timing.stands_after(1) < left, "{timing:?}: {left:?}");
+            assert!(timing.promise() >= timing.heartbeat * 5 / 2, "{timing:?}");
+            assert!(timing.promise_ticks() >= 5);
+            assert!(
+                timing.tick() * u32::try_from(timing.promise_ticks()).unwrap() <= timing.promise()
+            );
+        }
+    }
+
+    #[test]
+    fn who_stands_again_waits_longer_each_time() {
+        let timing = Timing::default();
+        let waits = [0, 1, 2, 3, 9, 90].map(|attempt| timing.stands_again_after(0, attempt));
+        assert_eq!(waits.map(|wait| wait.as_millis()), [50, 100, 200, 350, 350, 350]);
+        assert_eq!(timing.stands_again_after(2, 0), Duration::from_millis(100));
     }
 
     #[test]
@@ -161,6 +225,7 @@ mod tests {
     fn lease_ends_before_the_promise_and_the_grant_before_patience() {
         let timing = Timing::default();
         assert_eq!(timing.promise(), Duration::from_millis(350));
+        assert_eq!(Timing::fast().promise(), Duration::from_millis(125));
         assert_eq!(timing.lease(), Duration::from_micros(345_500));
         assert_eq!(timing.grant(), Duration::from_millis(593));
         assert_eq!(timing.patience(), Duration::from_millis(607));

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use herald_leader_election::clock::boot_now;
 use herald_leader_election::{
-    BootTime, ClaimKey, Error, Fence, Guard, Handle, NodeName, RaftConfig, SessionState, Timing,
-    Wanted, start,
+    BootTime, ClaimKey, Error, Fence, Guard, Handle, Key, NodeName, RaftConfig, SessionState,
+    Timing, Wanted, start, start_with_key,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,6 +46,7 @@ struct Speaker {
 
 struct Lan {
     directory: TempDir,
+    key: Option<Key>,
     voters: BTreeMap<NodeName, SocketAddr>,
     speakers: BTreeMap<NodeName, Speaker>,
 }
@@ -83,9 +84,13 @@ fn config(
 
 impl Lan {
     fn new(count: usize) -> Self {
+        Self::with_key(count, Some(Key::from_bytes([1; 32])))
+    }
+
+    fn with_key(count: usize, key: Option<Key>) -> Self {
         let voters = (0..count).map(name).zip(free_ports(count)).collect();
         let directory = TempDir::new().unwrap();
-        let mut lan = Self { directory, voters, speakers: BTreeMap::new() };
+        let mut lan = Self { directory, key, voters, speakers: BTreeMap::new() };
         for n in 0..count {
             lan.start(&name(n));
         }
@@ -95,7 +100,8 @@ impl Lan {
     fn start(&mut self, node: &NodeName) {
         let fence = Remembered::default();
         let config = config(node, &self.voters, self.directory.path());
-        let (handle, task) = start(config, Box::new(fence.clone())).unwrap();
+        let fence_of_task = Box::new(fence.clone());
+        let (handle, task) = start_with_key(config, self.key.clone(), fence_of_task).unwrap();
         let nodes: BTreeSet<NodeName> = self.voters.keys().cloned().collect();
         let keys = (0..6).map(vip).chain([ClaimKey::Allocator]);
         handle.set_wanted(Wanted { claims: keys.map(|key| (key, nodes.clone())).collect() });
@@ -191,6 +197,50 @@ async fn elects_takes_over_stays_put_and_gives_away() {
     lan.all_spoken_for().await;
 }
 
+/// What a speaker does when its view asks for it: silence (here: nothing to silence), then hand over.
+fn oblige(handle: &Handle) -> JoinHandle<()> {
+    let (mut view, handle) = (handle.view(), handle.clone());
+    tokio::spawn(async move {
+        while view.changed().await.is_ok() {
+            let asked: Vec<ClaimKey> = view.borrow_and_update().handovers.keys().copied().collect();
+            asked.into_iter().for_each(|key| handle.hand_over(key));
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_move_and_nodes_are_drained_on_request_from_anywhere() {
+    let lan = Lan::new(3);
+    lan.all_spoken_for().await;
+    let obliging: Vec<_> = lan.speakers.values().map(|s| oblige(&s.handle)).collect();
+    for asked_at in 0..3 {
+        let from = lan.speakers()[&vip(0)].clone();
+        let to = (0..3).map(name).find(|node| *node != from).unwrap();
+        lan.speakers[&name(asked_at)].handle.move_to(vip(0), to.clone()).unwrap();
+        lan.until("moved", |lan| lan.speakers().get(&vip(0)) == Some(&to)).await;
+        let refused = lan.speakers[&name(asked_at)].handle.move_to(vip(0), name(9)).unwrap_err();
+        assert_eq!(refused.label(), "unknown_node");
+    }
+    let emptied = lan.speakers()[&vip(1)].clone();
+    let asked_at = (0..3).map(name).find(|node| *node != emptied).unwrap();
+    lan.speakers[&asked_at].handle.drain_node(emptied.clone()).unwrap();
+    let without = |lan: &Lan| {
+        let speakers = lan.speakers();
+        speakers.len() == lan.keys().count() && speakers.values().all(|node| *node != emptied)
+    };
+    lan.until("drained", without).await;
+    let refused = lan.speakers[&asked_at].handle.move_to(vip(1), emptied.clone()).unwrap_err();
+    assert_eq!(refused.label(), "drained");
+    lan.speakers[&emptied].handle.undrain_node(emptied.clone()).unwrap();
+    let usable = |lan: &Lan| {
+        lan.speakers[&asked_at].handle.move_to(vip(1), emptied.clone()).is_ok()
+            || lan.speakers().get(&vip(1)) == Some(&emptied)
+    };
+    lan.until("undrained", usable).await;
+    lan.until("moved back", |lan| lan.speakers().get(&vip(1)) == Some(&emptied)).await;
+    obliging.iter().for_each(JoinHandle::abort);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_survive_a_restart_of_everybody() {
     let mut lan = Lan::new(3);
@@ -230,7 +280,7 @@ async fn a_single_node_needs_nobody_and_ends_with_its_last_handle() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_are_refused_and_counted() {
-    let lan = Lan::new(1);
+    let lan = Lan::with_key(1, None);
     let address = lan.voters[&name(0)];
     let hello = |cluster: &str, node: &str| {
         let mut bytes = vec![1];
@@ -250,8 +300,81 @@ async fn strangers_are_refused_and_counted() {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_u32(u32::MAX).await.unwrap();
     let _ = timeout(GENEROUS, stream.read(&mut [0; 1])).await.unwrap();
-    let expected = [("foreign_cluster", 1), ("malformed", 2), ("unknown_sender", 2)];
+    let expected =
+        [("foreign_cluster", 1), ("malformed", 1), ("oversized", 1), ("unknown_sender", 2)];
     assert_eq!(lan.speakers[&name(0)].handle.refusals(), expected.into());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_another_key_or_none_takes_no_part() {
+    let mut lan = Lan::new(3);
+    lan.all_spoken_for().await;
+    let leader = lan.speakers[&name(0)].handle.view().borrow().leader.clone().unwrap();
+    let outsider = (0..3).map(name).find(|node| *node != leader).unwrap();
+    lan.kill(&outsider).await;
+    lan.all_spoken_for().await;
+    for (key, reason) in [(Some(Key::from_bytes([2; 32])), "wrong_key"), (None, "oversized")] {
+        lan.key = key;
+        lan.start(&outsider);
+        // A plain caller's length prefix reads as a first message of no bytes.
+        let reason = if reason == "oversized" { "malformed" } else { reason };
+        let refused = |lan: &Lan| {
+            let others = lan.speakers.iter().filter(|(node, _)| **node != outsider);
+            others.into_iter().all(|(_, s)| s.handle.refusals().contains_key(reason))
+        };
+        lan.until(reason, refused).await;
+        sleep(Duration::from_millis(500)).await;
+        lan.all_spoken_for().await;
+        let fence = &lan.speakers[&outsider].fence;
+        assert_eq!(fence.0.load(Ordering::SeqCst), 0);
+        lan.kill(&outsider).await;
+    }
+    lan.key = Some(Key::from_bytes([1; 32]));
+    lan.start(&outsider);
+    lan.until("settled", |lan| lan.speakers[&outsider].handle.view().borrow().is_settled()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_say_nothing_are_few_and_soon_gone() {
+    let lan = Lan::new(1);
+    lan.all_spoken_for().await;
+    let address = lan.voters[&name(0)];
+    let mut callers = Vec::new();
+    for _ in 0..20 {
+        callers.push(TcpStream::connect(address).await.unwrap());
+    }
+    let counted = |reason: &'static str, count: u64| {
+        move |lan: &Lan| lan.speakers[&name(0)].handle.refusals().get(reason) == Some(&count)
+    };
+    lan.until("too many", counted("too_many_callers", 12)).await;
+    lan.until("timed out", counted("handshake_timeout", 8)).await;
+    for mut caller in callers {
+        let ended = timeout(GENEROUS, caller.read(&mut [0; 1])).await.unwrap();
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_under_the_same_name_is_not_listened_to() {
+    let mut lan = Lan::new(3);
+    lan.all_spoken_for().await;
+    let leader = lan.speakers[&name(0)].handle.view().borrow().leader.clone().unwrap();
+    let name_of_two = lan.voters.keys().find(|node| **node != leader).unwrap().clone();
+    // The double has a state directory and an address of its own, as on another machine.
+    let elsewhere = TempDir::new().unwrap();
+    let mut double = config(&name_of_two, &lan.voters, elsewhere.path());
+    double.listen = free_ports(1)[0];
+    let fence = Remembered::default();
+    let (handle, task) = start_with_key(double, lan.key.clone(), Box::new(fence.clone())).unwrap();
+    let refused =
+        |lan: &Lan| lan.speakers[&leader].handle.refusals().contains_key("duplicate_name");
+    lan.until("refused", refused).await;
+    sleep(TIMING.ttl).await;
+    lan.all_spoken_for().await;
+    assert_eq!(fence.0.load(Ordering::SeqCst), 0);
+    drop(handle);
+    task.abort();
+    lan.kill(&name_of_two).await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ mod sim;
 use std::collections::BTreeSet;
 
 use herald_leader_election::raft::core::Input;
-use herald_leader_election::{ClaimKey, Guard, SessionState};
+use herald_leader_election::{ClaimKey, Guard, NodeName, SessionState};
 use sim::{MS, Weather, World, patience, vip};
 
 const CALM: Weather =
@@ -21,7 +21,7 @@ fn misfortune(world: &mut World) {
     let node = world.rng.index(world.nodes.len());
     let other = world.rng.index(world.nodes.len());
     let time = world.rng.range(20 * MS, 1800 * MS);
-    match world.rng.range(0, 17) {
+    match world.rng.range(0, 20) {
         0 => world.isolate(node),
         1 => {
             world.cut.insert((node, other));
@@ -47,6 +47,16 @@ fn misfortune(world: &mut World) {
         11 => {
             world.leave(node, Input::Close);
             world.start(node, time + 1300 * MS);
+        }
+        17 | 18 => {
+            let keys = world.keys();
+            let key = keys[world.rng.index(keys.len())];
+            let to = world.nodes[other].name.clone();
+            world.input(node, Input::Move(key, to));
+        }
+        19 => {
+            let (emptied, drained) = (world.nodes[other].name.clone(), world.rng.chance(50));
+            world.input(node, Input::SetDrained(emptied, drained));
         }
         12 | 13 => new_leader_by_handover_lost(world),
         14 | 15 => voter_restarts_as_its_leader_is_lost(world),
@@ -125,6 +135,10 @@ fn heal(world: &mut World) {
         world.start(node, 2000 * MS);
     }
     world.run_for(2100 * MS);
+    for node in 0..world.nodes.len() {
+        let name = world.nodes[node].name.clone();
+        world.input(0, Input::SetDrained(name, false));
+    }
     let took = world.run_while(patience(), World::all_spoken_for);
     assert!(took.is_some(), "seed {}: not healed\n{}", world.seed, world.describe());
 }
@@ -269,6 +283,119 @@ fn draining_gives_everything_away_soon() {
         world.run_for(1000 * MS);
         assert!(held_by(&world, victim).is_empty());
     }
+}
+
+/// How long the key is silent while `act` takes effect, until `to` speaks for it.
+fn silence_until(world: &mut World, key: ClaimKey, to: usize) -> u64 {
+    let mut silent = 0;
+    for _ in 0..2000 {
+        world.run_for(MS / 10);
+        match world.speaker(&key) {
+            Some(speaker) if speaker == to => return silent,
+            Some(_) => {}
+            None => silent += MS / 10,
+        }
+    }
+    panic!("{key} does not reach n{to}\n{}", world.describe());
+}
+
+#[test]
+fn a_move_asked_anywhere_names_the_next_holder_and_is_silent_for_one_commit() {
+    let mut world = settled(3);
+    for asked_at in 0..3 {
+        for key in world.keys() {
+            let from = world.speaker(&key).unwrap();
+            let to = (from + 1) % 3;
+            let term = world.nodes[0].view.as_ref().unwrap().claims[&key].term;
+            let name = world.nodes[to].name.clone();
+            world.input(asked_at, Input::Move(key, name));
+            let silent = silence_until(&mut world, key, to);
+            // To the leader, to a follower and back, and to the next holder: four times 3 ms; and
+            // once there and back if frames overtake each other.
+            assert!(silent < 19 * MS, "{} us for {key}", silent / 1000);
+            world.run_for(20 * MS);
+            assert_eq!(world.nodes[0].view.as_ref().unwrap().claims[&key].term, term + 1);
+        }
+    }
+}
+
+#[test]
+fn a_released_key_is_with_the_next_holder_after_one_commit() {
+    let mut world = settled(3);
+    let leader = world.leader().unwrap();
+    let holder = (leader + 1) % 3;
+    let key = *held_by(&world, holder).first().unwrap();
+    let term = world.nodes[0].view.as_ref().unwrap().claims[&key].term;
+    world.release(holder, key);
+    let took = world.run_while(patience(), World::all_spoken_for).unwrap();
+    assert!(took < 19 * MS, "{} ms", took / MS);
+    assert_ne!(world.speaker(&key), Some(holder));
+    world.run_for(20 * MS);
+    assert_eq!(world.nodes[0].view.as_ref().unwrap().claims[&key].term, term + 1);
+}
+
+#[test]
+fn a_holder_that_does_not_hand_over_keeps_its_claim_and_nothing_wedges() {
+    let mut world = settled(3);
+    world.obliging = false;
+    let key = vip(0);
+    let from = world.speaker(&key).unwrap();
+    let to = world.nodes[(from + 1) % 3].name.clone();
+    world.input((from + 2) % 3, Input::Move(key, to));
+    world.run_for(500 * MS);
+    let asked = |world: &World| !world.nodes[from].view.as_ref().unwrap().handovers.is_empty();
+    assert!(asked(&world));
+    world.run_for(5700 * MS);
+    assert!(!asked(&world));
+    assert_eq!(world.speaker(&key), Some(from));
+    // And it can be asked again.
+    world.obliging = true;
+    let to = (from + 1) % 3;
+    let name = world.nodes[to].name.clone();
+    world.input(from, Input::Move(key, name));
+    silence_until(&mut world, key, to);
+}
+
+#[test]
+fn a_drained_node_hands_everything_over_until_it_is_used_again() {
+    let mut world = settled(3);
+    let victim = 1;
+    let emptied = |drained| Input::SetDrained(NodeName::from("n1"), drained);
+    world.input(2, emptied(true));
+    world.run_for(400 * MS);
+    assert!(held_by(&world, victim).is_empty(), "{}", world.describe());
+    assert!(world.all_spoken_for());
+    // Neither its restart nor another node's end brings anything to it.
+    world.kill(victim);
+    world.start(victim, 100 * MS);
+    world.run_for(1000 * MS);
+    world.kill(2);
+    world.run_for(2500 * MS);
+    assert!(held_by(&world, victim).is_empty());
+    assert!(world.all_spoken_for(), "{}", world.describe());
+    world.input(0, emptied(false));
+    world.start(2, 0);
+    world.run_for(1000 * MS);
+    assert!(held_by(&world, victim).is_empty());
+    world.kill(0);
+    world.run_for(2500 * MS);
+    assert!(!held_by(&world, victim).is_empty());
+    assert!(world.all_spoken_for());
+}
+
+#[test]
+fn a_drained_node_keeps_what_nobody_else_can_hold() {
+    let mut world = settled(3);
+    let only: BTreeSet<_> = [world.nodes[1].name.clone()].into();
+    world.wanted.claims.insert(vip(99), only);
+    for node in 0..3 {
+        let wanted = world.wanted.clone();
+        world.input(node, Input::Wanted(wanted));
+    }
+    world.run_for(200 * MS);
+    world.input(0, Input::SetDrained(NodeName::from("n1"), true));
+    world.run_for(1000 * MS);
+    assert_eq!(held_by(&world, 1), [vip(99)].into());
 }
 
 #[test]

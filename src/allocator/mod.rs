@@ -6,12 +6,15 @@
 //! that ask for certain addresses, then everybody else. Read `plan.rs` for what comes out and
 //! `space.rs` for how free addresses are found.
 //!
-//! The rules are those of MetalLB for its pools, with two differences: pools are tried in the order
-//! of their names and not at random, and a live Service whose edit asks for something impossible
-//! keeps what it has, with a refusal, where MetalLB would take it away.
+//! There are two rule sets, MetalLB's and Cilium's, and the kind of the pool that supplies the address
+//! says which applies (`share.rs` has the widest difference). Herald differs from both in two points:
+//! pools of equal rank are tried in the order of their names and not at random, and a live Service
+//! whose edit asks for something impossible, or whose pool closes or no longer selects it, keeps
+//! what it has, with a refusal.
 
 mod plan;
 mod request;
+mod share;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -21,8 +24,11 @@ use std::net::IpAddr;
 
 pub use plan::{Assignment, Change, ChangeReason, Plan, Refusal, RefusalReason};
 
-use crate::observed::{FamilyPolicy, IpFamily, Observed, Service, ServiceName};
-use space::Space;
+use crate::observed::{
+    BGP, FamilyPolicy, HERALD, IpFamily, L2_ANNOUNCER, Observed, Pool, PoolKind, Service,
+    ServiceName,
+};
+use space::{Holder, Space};
 
 /// What the operator of the load balancer decides about allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,10 +38,31 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether the Service is to be given addresses.
+    /// Whether the Service is to be given addresses. Without a class of their own choice, people
+    /// get what they have today: Services without a class, and Cilium's classes for its pools.
     pub fn serves(&self, service: &Service) -> bool {
-        service.load_balancer && service.class == self.class
+        let is_ours = match (&self.class, service.class.as_deref()) {
+            (Some(ours), class) => class == Some(ours),
+            (None, class) => matches!(class, None | Some(HERALD | L2_ANNOUNCER | BGP)),
+        };
+        service.load_balancer && is_ours
     }
+}
+
+/// What is assigned by what was reported back to Kubernetes: there the Service's status is the
+/// database.
+pub fn reported(observed: &Observed, config: &Config) -> BTreeMap<ServiceName, Assignment> {
+    let space = Space::new(&observed.pools);
+    let services = observed.services.values().filter(|service| config.serves(service));
+    services
+        .filter_map(|service| {
+            let addresses = service.reported.addresses.clone();
+            let from = service.reported.pool.as_deref().unwrap_or_default();
+            let home = space.home_of(*addresses.first()?, from).map(|pool| pool.name.clone());
+            let pool = home.unwrap_or_else(|| from.to_owned());
+            Some((service.name.clone(), Assignment { pool, addresses }))
+        })
+        .collect()
 }
 
 /// Plans who has which addresses.
@@ -54,9 +81,12 @@ pub fn allocate(
         refusals: BTreeMap::new(),
         why: BTreeMap::new(),
     };
-    let served: Vec<&Service> =
+    let mut served: Vec<&Service> =
         observed.services.values().filter(|service| config.serves(service)).collect();
+    // Who came first is served first.
+    served.sort_by_key(|service| (&service.created, &service.name));
     planner.hold_current(&served, current);
+    planner.reserve_for_others(config);
     planner.adjust_holders(&served);
     planner.serve_pending(&served);
     planner.finish(current)
@@ -88,30 +118,57 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Keeps away from addresses that another load balancer has given to Services of its class,
+    /// and from those of Services that cannot be read.
+    fn reserve_for_others(&mut self, config: &Config) {
+        let services = self.observed.services.values();
+        for service in services.filter(|it| it.load_balancer && !config.serves(it)) {
+            for address in &service.reported.addresses {
+                if !self.space.is_held(*address) {
+                    self.space.take(*address, Holder::Hidden(&service.name));
+                }
+            }
+        }
+        for (name, addresses) in &self.observed.hidden {
+            for address in addresses {
+                if !self.space.is_held(*address) {
+                    self.space.take(*address, Holder::Hidden(name));
+                }
+            }
+        }
+    }
+
     /// Keeps the addresses of Services that may only seem to be gone.
     fn reserve_for_hidden(&mut self, current: &'a BTreeMap<ServiceName, Assignment>) {
         let known = &self.observed.services;
         for (name, held) in current.iter().filter(|(name, _)| !known.contains_key(*name)) {
-            if held.addresses.iter().all(|address| self.space.holder(*address).is_none()) {
+            if held.addresses.iter().all(|address| !self.space.is_held(*address)) {
                 self.refusals.insert(name, Refusal::input_incomplete("Service", &held.addresses));
-                self.assign(name, held.clone());
+                for address in &held.addresses {
+                    self.space.take(*address, Holder::Hidden(name));
+                }
+                self.assignments.insert(name, held.clone());
             }
         }
     }
 
     fn hold(&mut self, service: &'a Service, current: &Assignment) {
-        let held = current.addresses.iter().copied();
-        let mine: Vec<_> = held.filter(|held| self.space.holder(*held).is_none()).collect();
-        if mine.len() < current.addresses.len() {
-            self.why.insert(&service.name, ChangeReason::HeldTwice);
-        }
-        let home = mine.iter().find_map(|address| self.space.pool_of(*address));
+        let home_of = |address: &IpAddr| self.space.home_of(*address, &current.pool);
+        let is_mine = |address: &IpAddr| {
+            let kind = home_of(address).map_or(PoolKind::MetalLb, |home| home.kind);
+            self.space.obstacle(service, kind, *address).is_none()
+        };
+        let mine: Vec<_> = current.addresses.iter().copied().filter(is_mine).collect();
+        let home = mine.iter().find_map(home_of);
         let is_home = |address: &IpAddr| {
-            let pool = self.space.pool_of(*address);
-            pool.is_some_and(|pool| home.is_some_and(|home| home.name == pool.name))
+            let pool = home_of(address);
+            pool.is_some_and(|pool| home.is_some_and(|home| request::is_same_home(home, pool)))
         };
         let mut kept: Vec<_> = mine.iter().copied().filter(is_home).collect();
         let mut pool = home.map_or(&current.pool, |home| &home.name);
+        if mine.len() < current.addresses.len() {
+            self.why.insert(&service.name, ChangeReason::HeldTwice);
+        }
         if kept.len() < mine.len() && self.observed.pools_incomplete {
             // The pool may be in the file that cannot be read just now.
             self.refusals.insert(&service.name, Refusal::input_incomplete("pool", &mine));
@@ -122,7 +179,7 @@ impl<'a> Planner<'a> {
             self.why.insert(&service.name, ChangeReason::PoolRenamed);
         }
         if !kept.is_empty() {
-            self.assign(&service.name, Assignment { pool: pool.clone(), addresses: kept });
+            self.assign(service, Assignment { pool: pool.clone(), addresses: kept });
         }
     }
 
@@ -147,17 +204,25 @@ impl<'a> Planner<'a> {
     /// Whether the Service has what it wants; if not, there is a refusal.
     fn adjust(&mut self, service: &'a Service) -> bool {
         self.refusals.remove(&service.name);
+        if let Err(refusal) = request::is_carried(service) {
+            self.refusals.insert(&service.name, refusal);
+            return false;
+        }
         let Some(held) = self.assignments.get(&service.name).cloned() else { return true };
-        let (wanted, reason) = if service.requested.is_empty() {
-            (self.suiting(service, &held), ChangeReason::Families)
-        } else {
+        let is_elsewhere = service.requested_pool.as_ref().is_some_and(|pool| *pool != held.pool);
+        let (wanted, reason) = if !service.requested.is_empty() || service.contradiction.is_some() {
             (self.requested(service, &held), ChangeReason::Requested)
+        } else if is_elsewhere {
+            let found = request::automatic(service, self.observed, &mut self.space);
+            (found, ChangeReason::Requested)
+        } else {
+            (self.suiting(service, &held), ChangeReason::Families)
         };
         match wanted {
             Ok(wanted) if wanted == held => {}
             Ok(wanted) => {
                 self.why.entry(&service.name).or_insert(reason);
-                self.assign(&service.name, wanted);
+                self.assign(service, wanted);
             }
             Err(refusal) => {
                 self.refusals.insert(&service.name, refusal);
@@ -173,12 +238,11 @@ impl<'a> Planner<'a> {
         service: &'a Service,
         held: &Assignment,
     ) -> Result<Assignment, Refusal> {
-        let has_all = service.requested.iter().all(|address| held.addresses.contains(address));
-        if has_all && self.suits(service, held) {
-            return Ok(self.extended(service, held.clone()));
+        if let Some(message) = &service.contradiction {
+            return Err(Refusal::new(RefusalReason::RequestContradictory, message));
         }
-        let wanted = request::requested(service, &self.space)?;
-        Ok(self.extended(service, wanted))
+        let wanted = request::requested(service, self.observed, &self.space, &held.addresses)?;
+        Ok(self.extended(service, wanted, held))
     }
 
     /// What fits the Service's families, as near as possible to what it has.
@@ -187,7 +251,7 @@ impl<'a> Planner<'a> {
         let mut near = held.clone();
         near.addresses.retain(|address| families.contains(&IpFamily::of(*address)));
         if !near.addresses.is_empty() {
-            let near = self.extended(service, near);
+            let near = self.extended(service, near, held);
             if self.suits(service, &near) {
                 return Ok(near);
             }
@@ -195,7 +259,8 @@ impl<'a> Planner<'a> {
         // The same pool first, even if it does not assign by itself: the Service is there already.
         let pools = &self.observed.pools;
         if let Some(pool) = pools.get(&held.pool)
-            && let Some(found) = request::all_of(pool, &families, &mut self.space)
+            && pool.is_open()
+            && let Some(found) = request::all_of(service, pool, &families, &mut self.space)
         {
             return Ok(found);
         }
@@ -205,6 +270,9 @@ impl<'a> Planner<'a> {
     /// Whether the families are such that the Service needs nothing more and has nothing too much.
     fn suits(&self, service: &Service, held: &Assignment) -> bool {
         let families = request::wanted(service);
+        if self.kind_of(&held.pool) == Some(PoolKind::Cilium) && !service.requested.is_empty() {
+            return true;
+        }
         let enough = match service.family_policy {
             FamilyPolicy::PreferDualStack => !held.addresses.is_empty(),
             FamilyPolicy::SingleStack | FamilyPolicy::RequireDualStack => {
@@ -214,15 +282,42 @@ impl<'a> Planner<'a> {
         enough && held.addresses.iter().all(|address| families.contains(&IpFamily::of(*address)))
     }
 
-    /// With the second family added, if one is wanted and the pool has a free address of it.
-    fn extended(&mut self, service: &Service, mut near: Assignment) -> Assignment {
-        let Some(pool) = self.observed.pools.get(&near.pool) else { return near };
-        for family in request::wanted(service) {
-            if !near.has_family(family)
-                && let Some(address) = self.space.next_free(pool, family)
-            {
-                near.addresses.push(address);
+    fn kind_of(&self, pool: &str) -> Option<PoolKind> {
+        self.observed.pools.get(pool).map(|pool| pool.kind)
+    }
+
+    /// With the second family added, if one is wanted: the one that is held, else a new one. By
+    /// MetalLB's rules it comes from the same pool, by Cilium's from any of its pools, and only if
+    /// no address was asked for.
+    fn extended(
+        &mut self,
+        service: &Service,
+        mut near: Assignment,
+        held: &Assignment,
+    ) -> Assignment {
+        let Some(home) = self.observed.pools.get(&near.pool) else { return near };
+        let pools: Vec<&Pool> = match home.kind {
+            PoolKind::MetalLb => vec![home],
+            PoolKind::Cilium if !service.requested.is_empty() => return near,
+            PoolKind::Cilium => {
+                let pools = self.observed.pools.values().filter(|pool| pool.kind == home.kind);
+                pools.filter(|pool| request::admits(pool, service, self.observed)).collect()
             }
+        };
+        for family in request::wanted(service) {
+            if near.has_family(family) {
+                continue;
+            }
+            let is_fit = |address: &&IpAddr| {
+                IpFamily::of(**address) == family
+                    && pools.iter().any(|pool| pool.contains(**address))
+            };
+            let kept = held.addresses.iter().find(is_fit).copied();
+            let next = kept.or_else(|| {
+                let mut open = pools.iter().filter(|pool| pool.is_open());
+                open.find_map(|pool| self.space.next_for(service, pool, family))
+            });
+            near.addresses.extend(next);
         }
         near
     }
@@ -230,42 +325,50 @@ impl<'a> Planner<'a> {
     /// Serves those without addresses: first who asks for certain ones, so that nobody else is
     /// given them by chance.
     fn serve_pending(&mut self, served: &[&'a Service]) {
-        let pending = served
-            .iter()
-            .copied()
-            .filter(|service| !self.assignments.contains_key(&service.name))
-            .collect::<Vec<_>>();
-        let (asking, any): (Vec<_>, Vec<_>) =
-            pending.into_iter().partition(|service| !service.requested.is_empty());
+        let mut pending = Vec::new();
+        for service in served.iter().copied() {
+            match request::is_carried(service) {
+                _ if self.assignments.contains_key(&service.name) => {}
+                Ok(()) => pending.push(service),
+                Err(refusal) => drop(self.refusals.insert(&service.name, refusal)),
+            }
+        }
+        let is_asking =
+            |service: &Service| !service.requested.is_empty() || service.contradiction.is_some();
+        let (asking, mut any): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|service| is_asking(service));
+        let nothing = Assignment { pool: String::new(), addresses: Vec::new() };
         for service in asking {
-            let found = request::requested(service, &self.space)
-                .map(|wanted| self.extended(service, wanted));
+            let found = self.requested(service, &nothing);
             self.settle(service, found);
         }
+        // Then who only wants back what it had.
+        any.sort_by_key(|service| service.previous.is_empty());
         for service in any {
             let found = request::automatic(service, self.observed, &mut self.space);
+            let found = found.map(|found| self.extended(service, found, &nothing));
             self.settle(service, found);
         }
     }
 
     fn settle(&mut self, service: &'a Service, found: Result<Assignment, Refusal>) {
         match found {
-            Ok(assignment) => self.assign(&service.name, assignment),
+            Ok(assignment) => self.assign(service, assignment),
             Err(refusal) => {
                 self.refusals.insert(&service.name, refusal);
             }
         }
     }
 
-    fn assign(&mut self, name: &'a ServiceName, assignment: Assignment) {
-        let before = self.assignments.get(name);
+    fn assign(&mut self, service: &'a Service, assignment: Assignment) {
+        let before = self.assignments.get(&service.name);
         for address in before.iter().flat_map(|before| &before.addresses) {
-            self.space.release(*address);
+            self.space.release(*address, &service.name);
         }
         for address in &assignment.addresses {
-            self.space.take(*address, name);
+            self.space.take(*address, Holder::Known(service));
         }
-        self.assignments.insert(name, assignment);
+        self.assignments.insert(&service.name, assignment);
     }
 
     fn finish(self, current: &BTreeMap<ServiceName, Assignment>) -> Plan {

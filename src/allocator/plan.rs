@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::observed::{IpFamily, ServiceName};
 
-/// The addresses of a Service, all from one pool; at most one of each family.
+/// The addresses of a Service. By MetalLB's rules they are all from one pool and at most one of each
+/// family; by Cilium's there may be any number, from any of its pools.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
-    /// The pool the addresses come from.
+    /// The pool the addresses come from; the first one's, where there are several.
     pub pool: String,
     /// The VIPs, in the Service's order of families.
     pub addresses: Vec<IpAddr>,
@@ -60,7 +61,8 @@ impl Refusal {
 
     pub(super) fn input_incomplete(missing: &str, addresses: &[IpAddr]) -> Self {
         let message = format!(
-            "keeps {} though its {missing} is unknown: a manifest that may define it is invalid",
+            "keeps {} though its {missing} is unknown: there is none yet, or what defines it is \
+             invalid",
             list(addresses)
         );
         Self::new(RefusalReason::InputIncomplete, message)
@@ -88,8 +90,20 @@ pub enum RefusalReason {
     AddressAvoided,
     /// The requested address belongs to another Service.
     AddressTaken,
+    /// The requested address belongs to another Service that shares, but not with this one.
+    AddressNotShared,
     /// The requested addresses do not fit the Service's families.
     RequestedWrongFamily,
+    /// The Service's requests contradict each other, or cannot be read.
+    RequestContradictory,
+    /// The requested pool does not exist.
+    UnknownPool,
+    /// The pool selects other Services or namespaces.
+    PoolNotForService,
+    /// The pool is disabled, or in conflict with another.
+    PoolClosed,
+    /// The Service admits only some clients, which is not enforced yet.
+    SourceRangesNotEnforced,
     /// Its pool, or the Service itself, may be in an invalid manifest; what it has is kept.
     InputIncomplete,
 }
@@ -106,7 +120,13 @@ impl RefusalReason {
         Self::AddressesInDifferentPools,
         Self::AddressAvoided,
         Self::AddressTaken,
+        Self::AddressNotShared,
         Self::RequestedWrongFamily,
+        Self::RequestContradictory,
+        Self::UnknownPool,
+        Self::PoolNotForService,
+        Self::PoolClosed,
+        Self::SourceRangesNotEnforced,
         Self::InputIncomplete,
     ];
 
@@ -122,7 +142,13 @@ impl RefusalReason {
             Self::AddressesInDifferentPools => "addresses_in_different_pools",
             Self::AddressAvoided => "address_avoided",
             Self::AddressTaken => "address_taken",
+            Self::AddressNotShared => "address_not_shared",
             Self::RequestedWrongFamily => "requested_wrong_family",
+            Self::RequestContradictory => "request_contradictory",
+            Self::UnknownPool => "unknown_pool",
+            Self::PoolNotForService => "pool_not_for_service",
+            Self::PoolClosed => "pool_closed",
+            Self::SourceRangesNotEnforced => "source_ranges_not_enforced",
             Self::InputIncomplete => "input_incomplete",
         }
     }

@@ -2,25 +2,45 @@
 //!
 //! These functions look and answer; they take nothing. The planner does.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Assignment;
 use super::plan::{Refusal, RefusalReason, list};
 use super::space::{Space, is_left_out};
-use crate::observed::{FamilyPolicy, IpFamily, Observed, Pool, Service};
+use crate::observed::{FamilyPolicy, IpFamily, Observed, Pool, PoolKind, Service};
 
-/// Exactly the addresses that the Service asks for.
-pub(super) fn requested(service: &Service, space: &Space<'_>) -> Result<Assignment, Refusal> {
-    check_families(service)?;
+/// Whether the pool may serve the Service.
+pub(super) fn admits(pool: &Pool, service: &Service, observed: &Observed) -> bool {
+    let none = BTreeMap::new();
+    let namespace = observed.namespaces.get(&service.name.namespace).unwrap_or(&none);
+    pool.admits(service, namespace)
+}
+
+/// Whether Herald can do what the Service's author means at all.
+pub(super) fn is_carried(service: &Service) -> Result<(), Refusal> {
+    if !service.has_source_ranges {
+        return Ok(());
+    }
+    let message = "admits only some clients (loadBalancerSourceRanges), which is not enforced yet";
+    Err(Refusal::new(RefusalReason::SourceRangesNotEnforced, message))
+}
+
+/// Exactly the addresses that the Service asks for; `held` is what it has already.
+pub(super) fn requested(
+    service: &Service,
+    observed: &Observed,
+    space: &Space<'_>,
+    held: &[IpAddr],
+) -> Result<Assignment, Refusal> {
     let mut addresses = service.requested.clone();
     addresses.sort_by_key(|address| rank(service, IpFamily::of(*address)));
     let mut home: Option<&Pool> = None;
     for address in addresses.iter().copied() {
         let Some(pool) = space.pool_of(address) else {
-            let message = format!("asks for {address}, which is in no pool");
-            return Err(Refusal::new(RefusalReason::AddressOutsidePools, message));
+            return Err(outside(observed, address));
         };
-        if let Some(home) = home.filter(|home| home.name != pool.name) {
+        if let Some(home) = home.filter(|home| !is_same_home(home, pool)) {
             let message = format!(
                 "asks for {}, which are in the pools {} and {}; one pool must hold both",
                 list(&addresses),
@@ -29,29 +49,104 @@ pub(super) fn requested(service: &Service, space: &Space<'_>) -> Result<Assignme
             );
             return Err(Refusal::new(RefusalReason::AddressesInDifferentPools, message));
         }
-        if is_left_out(pool, address) {
-            let message =
-                format!("asks for {address}, which pool {} leaves out (avoidBuggyIPs)", pool.name);
-            return Err(Refusal::new(RefusalReason::AddressAvoided, message));
+        if home.is_none() && pool.kind == PoolKind::MetalLb {
+            check_by_metallb(service, pool)?;
         }
-        if let Some(holder) = space.holder(address).filter(|holder| **holder != service.name) {
-            let message = format!("asks for {address}, which {holder} has");
-            return Err(Refusal::new(RefusalReason::AddressTaken, message));
-        }
-        home = Some(pool);
+        let asked = Asked { service, observed, space, is_held: held.contains(&address) };
+        asked.check(pool, address)?;
+        home = home.or(Some(pool));
     }
     let pool = home.map(|pool| pool.name.clone()).unwrap_or_default();
     Ok(Assignment { pool, addresses })
 }
 
+/// MetalLB takes both addresses from one pool, Cilium each from any.
+pub(super) fn is_same_home(one: &Pool, other: &Pool) -> bool {
+    one.kind == other.kind && (one.kind == PoolKind::Cilium || one.name == other.name)
+}
+
+fn outside(observed: &Observed, address: IpAddr) -> Refusal {
+    match observed.pools.values().find(|pool| pool.contains(address)) {
+        Some(pool) => closed(pool, &format!("asks for {address}, but ")),
+        None => {
+            let message = format!("asks for {address}, which is in no pool");
+            Refusal::new(RefusalReason::AddressOutsidePools, message)
+        }
+    }
+}
+
+fn closed(pool: &Pool, before: &str) -> Refusal {
+    let why = match &pool.conflict {
+        Some(other) => format!("is in conflict with {other}"),
+        None => "is disabled".to_owned(),
+    };
+    Refusal::new(RefusalReason::PoolClosed, format!("{before}pool {} {why}", pool.name))
+}
+
+/// One requested address, looked at.
+struct Asked<'a> {
+    service: &'a Service,
+    observed: &'a Observed,
+    space: &'a Space<'a>,
+    is_held: bool,
+}
+
+impl Asked<'_> {
+    fn check(&self, pool: &Pool, address: IpAddr) -> Result<(), Refusal> {
+        if !self.is_held && !pool.is_open() {
+            return Err(closed(pool, &format!("asks for {address}, but ")));
+        }
+        if !admits(pool, self.service, self.observed) {
+            let message = format!("asks for {address}, but pool {} is not for it", pool.name);
+            return Err(Refusal::new(RefusalReason::PoolNotForService, message));
+        }
+        if is_left_out(pool, address) {
+            let option = match pool.kind {
+                PoolKind::MetalLb => "avoidBuggyIPs",
+                PoolKind::Cilium => "allowFirstLastIPs",
+            };
+            let message =
+                format!("asks for {address}, which pool {} leaves out ({option})", pool.name);
+            return Err(Refusal::new(RefusalReason::AddressAvoided, message));
+        }
+        let Some(found) = self.space.obstacle(self.service, pool.kind, address) else {
+            return Ok(());
+        };
+        let message = format!("asks for {address}, which {} has", found.holder);
+        Err(match found.why {
+            None => Refusal::new(RefusalReason::AddressTaken, message),
+            Some(why) => {
+                let message = format!("{message}; they cannot share it, because {why}");
+                Refusal::new(RefusalReason::AddressNotShared, message)
+            }
+        })
+    }
+}
+
+fn check_by_metallb(service: &Service, pool: &Pool) -> Result<(), Refusal> {
+    if let Some(message) = &service.metallb_contradiction {
+        return Err(Refusal::new(RefusalReason::RequestContradictory, message));
+    }
+    if let Some(wanted) = service.requested_pool.as_ref().filter(|wanted| **wanted != pool.name) {
+        let message = format!(
+            "asks for {} and for pool {wanted}, but the address is in pool {}",
+            list(&service.requested),
+            pool.name
+        );
+        return Err(Refusal::new(RefusalReason::RequestContradictory, message));
+    }
+    check_families(service)
+}
+
 fn check_families(service: &Service) -> Result<(), Refusal> {
     let wanted = wanted(service);
+    let of = |family| service.requested.iter().filter(|ip| IpFamily::of(**ip) == family).count();
     let fits = service.requested.iter().all(|address| wanted.contains(&IpFamily::of(*address)));
     let enough = match service.family_policy {
-        FamilyPolicy::RequireDualStack => service.requested.len() == wanted.len(),
+        FamilyPolicy::RequireDualStack => wanted.iter().all(|family| of(*family) > 0),
         FamilyPolicy::SingleStack | FamilyPolicy::PreferDualStack => true,
     };
-    if fits && enough {
+    if fits && enough && wanted.iter().all(|family| of(*family) <= 1) {
         return Ok(());
     }
     let families: Vec<_> = wanted.iter().map(IpFamily::to_string).collect();
@@ -63,49 +158,156 @@ fn check_families(service: &Service) -> Result<(), Refusal> {
     Err(Refusal::new(RefusalReason::RequestedWrongFamily, message))
 }
 
-/// Addresses from the first pool that has what the Service needs.
+/// Addresses from the first pool that has what the Service needs: the pool it names, else pinned
+/// pools by priority, else pools for everybody, else Cilium's.
 pub(super) fn automatic(
     service: &Service,
     observed: &Observed,
     space: &mut Space<'_>,
 ) -> Result<Assignment, Refusal> {
     let wanted = wanted(service);
-    let mut pools = observed.pools.values().filter(|pool| pool.auto_assign);
-    if let Some(found) = pools.find_map(|pool| all_of(pool, &wanted, space)) {
+    let pools = candidates(service, observed)?;
+    if let Some(found) = previous(service, &pools, &wanted, space) {
         return Ok(found);
     }
-    if service.family_policy == FamilyPolicy::PreferDualStack {
-        let mut pools = observed.pools.values().filter(|pool| pool.auto_assign);
-        if let Some(found) = pools.find_map(|pool| all_of(pool, &wanted[..1], space)) {
+    for group in pools.chunk_by(|one, other| group(one) == group(other)) {
+        let found = match group[0].kind {
+            PoolKind::MetalLb => from_one_pool(service, group, &wanted, space),
+            PoolKind::Cilium => from_any_pools(service, group, &wanted, space),
+        };
+        if let Some(found) = found {
             return Ok(found);
         }
-        return Err(why_none(observed, &wanted[..1]));
     }
-    Err(why_none(observed, &wanted))
+    let first = &wanted[..1];
+    let needed =
+        if service.family_policy == FamilyPolicy::PreferDualStack { first } else { &wanted };
+    Err(why_none(service, observed, &pools, needed))
 }
 
-/// One free address of each family, from this pool.
+fn group(pool: &Pool) -> (PoolKind, bool) {
+    (pool.kind, pool.allocation.is_some())
+}
+
+/// The pools that may serve a Service that asks for no address, in the order in which to try them.
+fn candidates<'a>(service: &Service, observed: &'a Observed) -> Result<Vec<&'a Pool>, Refusal> {
+    let Some(name) = &service.requested_pool else {
+        let pools = observed.pools.values().filter(|pool| pool.auto_assign && pool.is_open());
+        let mut pools: Vec<_> = pools.filter(|pool| admits(pool, service, observed)).collect();
+        pools.sort_by_key(|pool| (pool.rank(), &pool.name));
+        return Ok(pools);
+    };
+    let Some(pool) = observed.pools.get(name).filter(|pool| pool.kind == PoolKind::MetalLb) else {
+        let message = format!("asks for pool {name}, which does not exist");
+        return Err(Refusal::new(RefusalReason::UnknownPool, message));
+    };
+    if !admits(pool, service, observed) {
+        let message = format!("asks for pool {name}, which is not for it");
+        return Err(Refusal::new(RefusalReason::PoolNotForService, message));
+    }
+    Ok(vec![pool])
+}
+
+/// What the Service had before its pool disappeared, if that can be had again.
+fn previous(
+    service: &Service,
+    pools: &[&Pool],
+    wanted: &[IpFamily],
+    space: &Space<'_>,
+) -> Option<Assignment> {
+    let first = service.previous.first()?;
+    let pool = pools.iter().find(|pool| pool.contains(*first))?;
+    let is_fit = |address: &IpAddr| {
+        pool.contains(*address)
+            && wanted.contains(&IpFamily::of(*address))
+            && !is_left_out(pool, *address)
+            && space.obstacle(service, pool.kind, *address).is_none()
+    };
+    let families: Vec<_> = service.previous.iter().map(|it| IpFamily::of(*it)).collect();
+    let enough = service.family_policy != FamilyPolicy::RequireDualStack
+        || wanted.iter().all(|family| families.contains(family));
+    let mut addresses = service.previous.clone();
+    addresses.sort_by_key(|address| rank(service, IpFamily::of(*address)));
+    (enough && addresses.iter().all(is_fit))
+        .then(|| Assignment { pool: pool.name.clone(), addresses })
+}
+
+fn from_one_pool(
+    service: &Service,
+    pools: &[&Pool],
+    wanted: &[IpFamily],
+    space: &mut Space<'_>,
+) -> Option<Assignment> {
+    let found = pools.iter().find_map(|pool| all_of(service, pool, wanted, space));
+    if found.is_some() || service.family_policy != FamilyPolicy::PreferDualStack {
+        return found;
+    }
+    pools.iter().find_map(|pool| all_of(service, pool, &wanted[..1], space))
+}
+
+/// Each family from the first pool that has it, as Cilium does.
+fn from_any_pools(
+    service: &Service,
+    pools: &[&Pool],
+    wanted: &[IpFamily],
+    space: &mut Space<'_>,
+) -> Option<Assignment> {
+    let mut found: Option<Assignment> = None;
+    for family in wanted {
+        let next = pools.iter().find_map(|pool| {
+            let address = space.next_for(service, pool, *family)?;
+            Some((pool.name.clone(), address))
+        });
+        match (next, &mut found) {
+            (Some((_, address)), Some(found)) => found.addresses.push(address),
+            (Some((pool, address)), None) => {
+                found = Some(Assignment { pool, addresses: vec![address] });
+            }
+            (None, _) if service.family_policy == FamilyPolicy::PreferDualStack => {}
+            (None, _) => return None,
+        }
+    }
+    found
+}
+
+/// One address of each family, from this pool.
 pub(super) fn all_of(
+    service: &Service,
     pool: &Pool,
     families: &[IpFamily],
     space: &mut Space<'_>,
 ) -> Option<Assignment> {
     let addresses: Option<Vec<IpAddr>> =
-        families.iter().map(|family| space.next_free(pool, *family)).collect();
+        families.iter().map(|family| space.next_for(service, pool, *family)).collect();
     Some(Assignment { pool: pool.name.clone(), addresses: addresses? })
 }
 
-fn why_none(observed: &Observed, wanted: &[IpFamily]) -> Refusal {
+fn why_none(
+    service: &Service,
+    observed: &Observed,
+    pools: &[&Pool],
+    wanted: &[IpFamily],
+) -> Refusal {
     if observed.pools.is_empty() {
         return Refusal::new(RefusalReason::NoPool, "there is no pool of addresses");
     }
-    let automatic: Vec<_> = observed.pools.values().filter(|pool| pool.auto_assign).collect();
-    if automatic.is_empty() {
-        let message = "no pool assigns addresses by itself (autoAssign); the Service can ask for \
-                       an address of a pool";
-        return Refusal::new(RefusalReason::NoAutomaticPool, message);
+    if pools.is_empty() {
+        let all = observed.pools.values();
+        let automatic: Vec<_> = all.filter(|pool| pool.auto_assign).collect();
+        if automatic.is_empty() {
+            let message = "no pool assigns addresses by itself (autoAssign); the Service can ask \
+                           for an address of a pool";
+            return Refusal::new(RefusalReason::NoAutomaticPool, message);
+        }
+        return match automatic.iter().find(|pool| !pool.is_open()) {
+            Some(pool) if automatic.iter().all(|pool| !pool.is_open()) => closed(pool, ""),
+            _ => {
+                let message = "no pool is for it: each selects other Services or namespaces";
+                Refusal::new(RefusalReason::PoolNotForService, message)
+            }
+        };
     }
-    let fitting: Vec<_> = automatic
+    let fitting: Vec<_> = pools
         .iter()
         .filter(|pool| wanted.iter().all(|family| pool.has_family(*family)))
         .map(|pool| pool.name.as_str())
@@ -114,13 +316,17 @@ fn why_none(observed: &Observed, wanted: &[IpFamily]) -> Refusal {
         let message = format!("no address is free in {}", fitting.join(", "));
         return Refusal::new(RefusalReason::PoolsExhausted, message);
     }
+    let which = match &service.requested_pool {
+        Some(name) => format!("pool {name} does not have"),
+        None if wanted.len() > 1 => "no single pool that assigns by itself has both".to_owned(),
+        None => "no pool that assigns by itself has".to_owned(),
+    };
     match wanted {
         [family] => {
-            let message = format!("no pool that assigns by itself has {family} addresses");
-            Refusal::new(RefusalReason::NoPoolOfFamily, message)
+            Refusal::new(RefusalReason::NoPoolOfFamily, format!("{which} {family} addresses"))
         }
         _ => {
-            let message = "no single pool that assigns by itself has both IPv4 and IPv6 addresses";
+            let message = format!("{which} IPv4 and IPv6 addresses");
             Refusal::new(RefusalReason::NoDualStackPool, message)
         }
     }

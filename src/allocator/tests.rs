@@ -1,4 +1,8 @@
-//! Scenarios of the allocator, and the properties that hold in all of them.
+//! Scenarios of the allocator, and the properties that hold in all of them. The rules of the two
+//! products have their own files.
+
+mod cilium;
+mod metallb;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,7 +30,7 @@ fn pool(name: &str, ranges: &[&str]) -> Pool {
         labels: BTreeMap::new(),
         ranges: ranges.iter().map(range).collect(),
         auto_assign: true,
-        avoid_buggy: false,
+        ..Pool::default()
     }
 }
 
@@ -41,6 +45,7 @@ fn service(name: &str) -> Service {
         requested: Vec::new(),
         external_traffic_policy: TrafficPolicy::Cluster,
         session_affinity: SessionAffinity::None,
+        ..Service::default()
     }
 }
 

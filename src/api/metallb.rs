@@ -7,11 +7,13 @@
 //! `L2Advertisement` without a `spec` is valid and common. The derived root type wants one, so code
 //! that reads objects reads metadata and spec apart.
 
+#![expect(clippy::duplicated_attributes, reason = "columns of a CRD repeat their type")]
+
 use kube::CustomResource;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::selector::LabelSelector;
+use super::selector::{Condition, LabelSelector};
 
 /// A named set of addresses that Services get theirs from.
 #[derive(
@@ -30,6 +32,7 @@ use super::selector::LabelSelector;
 pub struct IPAddressPoolSpec {
     /// CIDRs or ranges `first-last`; both families may be mixed.
     #[serde(default)]
+    #[schemars(schema_with = "ranges")]
     pub addresses: Vec<String>,
     /// Whether Services that ask for nothing get an address from this pool; true when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,6 +43,16 @@ pub struct IPAddressPoolSpec {
     /// Which Services may use the pool, and how eagerly it is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_allocation: Option<ServiceAllocation>,
+}
+
+/// At least one range, each such that a CIDR or a range of two addresses can stand in it. The rest,
+/// such as a reversed range, needs more than a schema and is told by ConfigurationState.
+fn ranges(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "string", "pattern": "^[0-9a-fA-F:.]+(/[0-9]{1,3}| *- *[0-9a-fA-F:.]+ *)$"}
+    })
 }
 
 /// Which Services may use a pool, and how eagerly it is chosen.
@@ -123,6 +136,111 @@ pub struct PreferredNodeSelector {
     pub preference: LabelSelector,
 }
 
+/// Which node announces a Service, and with what.
+#[derive(
+    CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
+)]
+#[kube(
+    group = "metallb.io",
+    version = "v1beta1",
+    kind = "ServiceL2Status",
+    plural = "servicel2statuses",
+    namespaced,
+    status = "ServiceL2StatusStatus",
+    printcolumn(name = "Allocated Node", type_ = "string", json_path = ".status.node"),
+    printcolumn(name = "Service Name", type_ = "string", json_path = ".status.serviceName"),
+    printcolumn(
+        name = "Service Namespace",
+        type_ = "string",
+        json_path = ".status.serviceNamespace"
+    ),
+    derive = "PartialEq"
+)]
+pub struct ServiceL2StatusSpec {}
+
+/// What is announced. The fields after `interfaces` are Herald's; MetalLB's own CRD drops them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceL2StatusStatus {
+    /// The node that announces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_name: Option<String>,
+    /// The Service's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_namespace: Option<String>,
+    /// The interfaces that are announced on; empty means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interfaces: Option<Vec<InterfaceInfo>>,
+    /// The addresses that are announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<AnnouncedAddress>>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InterfaceInfo {
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+/// An address that a node announces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AnnouncedAddress {
+    /// The address.
+    pub ip: String,
+    /// The MAC that is told to the neighbours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// The interface that has this MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Since when, as RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// Whether a component could use the configuration it was given.
+#[derive(
+    CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
+)]
+#[kube(
+    group = "metallb.io",
+    version = "v1beta1",
+    kind = "ConfigurationState",
+    plural = "configurationstates",
+    namespaced,
+    status = "ConfigurationStateStatus",
+    printcolumn(name = "Result", type_ = "string", json_path = ".status.result"),
+    printcolumn(
+        name = "Error",
+        type_ = "string",
+        json_path = ".status.errorSummary",
+        priority = 10
+    ),
+    derive = "PartialEq"
+)]
+pub struct ConfigurationStateSpec {}
+
+/// The verdict.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigurationStateStatus {
+    /// `Valid`, `Invalid` or `Unknown`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+    /// What is wrong, all in one text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_summary: Option<String>,
+    /// The same as conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<Vec<Condition>>,
+}
+
 #[cfg(test)]
 mod tests {
     use kube::CustomResourceExt;
@@ -131,13 +249,20 @@ mod tests {
 
     #[test]
     fn crds_have_the_names_that_metallb_uses() {
-        let names = [IPAddressPool::crd(), L2Advertisement::crd()]
-            .map(|crd| (crd.metadata.name.unwrap_or_default(), crd.spec.scope));
+        let names = [
+            IPAddressPool::crd(),
+            L2Advertisement::crd(),
+            ServiceL2Status::crd(),
+            ConfigurationState::crd(),
+        ]
+        .map(|crd| (crd.metadata.name.unwrap_or_default(), crd.spec.scope));
         assert_eq!(
             names,
             [
                 ("ipaddresspools.metallb.io".to_owned(), "Namespaced".to_owned()),
                 ("l2advertisements.metallb.io".to_owned(), "Namespaced".to_owned()),
+                ("servicel2statuses.metallb.io".to_owned(), "Namespaced".to_owned()),
+                ("configurationstates.metallb.io".to_owned(), "Namespaced".to_owned()),
             ]
         );
     }

@@ -1,7 +1,10 @@
 //! `herald check`: what would these manifests do, and what is wrong with them?
 //!
-//! Offline: it reads the files, talks to nobody and changes nothing. It goes the same way through
-//! `source` and `allocator` as a speaker does, so that what passes here takes effect there.
+//! Offline unless asked: it reads the files, talks to nobody and changes nothing. It goes the same
+//! way through `source` and `allocator` as a speaker does, so that what passes here takes effect
+//! there. `--against-cluster` reads a cluster besides, and still changes nothing.
+
+mod cluster;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -12,7 +15,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::allocator::{self, Assignment, Config, Refusal};
+use crate::allocator::{self, Assignment, Change, Config, Refusal};
 use crate::observed::ServiceName;
 use crate::problem::{Level, Problem};
 use crate::source::directory::{read_file, scan};
@@ -26,13 +29,14 @@ Examples:
   herald check pools.yaml web.yaml    files that are used together
   herald check manifests/             all *.yaml, *.yml and *.json of a directory
   herald check --output json manifests/ | jq '.problems[].message'
+  herald check --against-cluster pools.yaml     which Services would get another address
 
 Every problem is one line: file:line:column, the field, what was found and what was expected.
 A file with an error has no effect at all, so that no edit is applied by half.
 Addresses are what an empty cluster would assign; a running one keeps those it has assigned.
 
-Exit status: 0 without errors (warnings and notices are none), 1 with errors, 2 if the command
-itself was wrong.")]
+Exit status: 0 without errors (warnings and notices are none), 1 with errors or if a Service in the
+cluster would get another address, 2 if the command itself was wrong.")]
 pub struct CheckArgs {
     /// Manifest files, or directories of them.
     #[arg(required = true, value_name = "FILE")]
@@ -40,6 +44,18 @@ pub struct CheckArgs {
     /// How to print the result.
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+    /// Also read the cluster of your kubeconfig, and say which Services would get another address
+    /// if these manifests were applied to it, and why.
+    #[arg(long)]
+    pub against_cluster: bool,
+    /// Namespaces whose IPAddressPools and L2Advertisements count in the cluster.
+    #[arg(
+        long,
+        value_name = "NAME,..",
+        value_delimiter = ',',
+        default_value = "metallb-system,herald-system"
+    )]
+    pub pool_namespaces: Vec<String>,
     /// The loadBalancerClass to serve; without it, Services that have no class.
     #[arg(long, value_name = "CLASS")]
     pub load_balancer_class: Option<String>,
@@ -74,7 +90,7 @@ pub fn run(args: &CheckArgs, out: &mut dyn Write) -> ExitCode {
             eprintln!("herald check: cannot print the result: {error}");
             ExitCode::from(2)
         }
-        _ if report.errors > 0 => ExitCode::FAILURE,
+        _ if report.errors > 0 || report.renumbers() => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     }
 }
@@ -89,6 +105,9 @@ struct Report {
     problems: Vec<Problem>,
     assignments: BTreeMap<ServiceName, Assignment>,
     refusals: BTreeMap<ServiceName, Refusal>,
+    /// With `--against-cluster`: Services that would get another address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renumbered: Option<Vec<Change>>,
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<Report> {
@@ -96,8 +115,15 @@ fn check(args: &CheckArgs) -> anyhow::Result<Report> {
     for path in &args.paths {
         files.extend(read(path)?);
     }
-    let snapshot = Assembler::default().update(files);
+    let mut snapshot = Assembler::default().update(files);
     let config = Config { class: args.load_balancer_class.clone() };
+    let mut renumbered = None;
+    if args.against_cluster {
+        let cluster = cluster::read(&args.pool_namespaces)?;
+        let (changes, problems) = cluster::compare(&cluster, &snapshot.observed, &config);
+        renumbered = Some(changes);
+        snapshot.problems.extend(problems);
+    }
     let plan = allocator::allocate(&snapshot.observed, &BTreeMap::new(), &config);
     let count = |level| snapshot.problems.iter().filter(|problem| problem.level == level).count();
     Ok(Report {
@@ -108,6 +134,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Report> {
         problems: snapshot.problems,
         assignments: plan.assignments,
         refusals: plan.refusals,
+        renumbered,
     })
 }
 
@@ -128,6 +155,18 @@ fn read(path: &Path) -> anyhow::Result<BTreeMap<String, FileState>> {
 }
 
 impl Report {
+    fn renumbers(&self) -> bool {
+        self.renumbered.as_ref().is_some_and(|changes| !changes.is_empty())
+    }
+
+    /// What would happen in the cluster, instead of what an empty one would do.
+    fn print_renumbered(&self, changes: &[Change], out: &mut dyn Write) -> io::Result<()> {
+        if changes.is_empty() {
+            return writeln!(out, "No Service in the cluster would get another address.");
+        }
+        changes.iter().try_for_each(|change| writeln!(out, "{change}"))
+    }
+
     fn print_json(&self, out: &mut dyn Write) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut *out, self)?;
         writeln!(out)
@@ -136,6 +175,9 @@ impl Report {
     fn print_table(&self, out: &mut dyn Write) -> io::Result<()> {
         for problem in &self.problems {
             writeln!(out, "{problem}")?;
+        }
+        if let Some(changes) = &self.renumbered {
+            return self.print_renumbered(changes, out);
         }
         let rows = self.rows();
         if !rows.is_empty() {

@@ -8,16 +8,19 @@
 //! Pure: `directory` hands in the bytes. Equal bytes are not parsed twice.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::conflicts::Index;
 use super::file::{self, Content, of_whole_file};
 use super::object::{Kind, Object, ObjectKey, Placed, location};
+use super::soft;
+use super::tree::Tree;
 use crate::observed::{Endpoint, Observed, ServiceName};
 use crate::problem::{Level, Problem, Reason};
 
 /// A file as it was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum FileState {
     /// Its bytes.
     Bytes(Vec<u8>),
@@ -25,6 +28,17 @@ pub enum FileState {
     Unreadable(String),
     /// It is there and was not read because it has this many bytes.
     TooLarge(u64),
+    /// It is no file but an object of an API server.
+    Served(Box<Served>),
+}
+
+/// An object of an API server, which stands for a file of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Served {
+    /// What it is.
+    pub kind: Kind,
+    /// All of it.
+    pub tree: Tree,
 }
 
 /// What the input says, and what is wrong with it.
@@ -45,11 +59,20 @@ pub struct Snapshot {
 pub struct Assembler {
     files: BTreeMap<String, Tracked>,
     index: Index,
+    /// Whether an object came from an API server, which never says that there is no pool yet.
+    is_served: bool,
+    /// Whether there was a pool since the start.
+    had_pool: bool,
 }
 
 #[derive(Debug)]
 struct Tracked {
-    state: FileState,
+    /// As it was found, to tell whether it has changed; a served object is not kept twice.
+    state: Option<FileState>,
+    /// The only kind that it may hold, if that is certain.
+    kind: Option<Kind>,
+    /// What the status of a served Service reports, should the rest be unreadable.
+    reported: Option<(ServiceName, Vec<IpAddr>)>,
     newest: Result<Arc<Content>, Vec<Problem>>,
     in_force: Option<Arc<Content>>,
     conflicts: Vec<Problem>,
@@ -68,41 +91,61 @@ impl Tracked {
     }
 }
 
+impl Served {
+    fn reported(&self) -> Option<(ServiceName, Vec<IpAddr>)> {
+        if self.kind != Kind::Service {
+            return None;
+        }
+        let meta = self.tree.field("metadata")?;
+        let name = ServiceName::new(meta.field("namespace")?.text()?, meta.field("name")?.text()?);
+        let balancer = self.tree.field("status")?.field("loadBalancer")?;
+        let ingress = balancer.field("ingress")?.items()?.iter();
+        let addresses = ingress.filter_map(|it| it.field("ip")?.text()?.parse().ok()).collect();
+        Some((name, addresses))
+    }
+}
+
 impl Assembler {
     /// Takes in all files as they are now; what is not among them is gone.
     pub fn update(&mut self, files: BTreeMap<String, FileState>) -> Snapshot {
-        self.forget(&files);
-        for (name, state) in files {
-            self.read(name, state);
+        let gone = self.files.keys().filter(|name| !files.contains_key(*name)).cloned();
+        let mut changes: BTreeMap<_, _> = gone.map(|name| (name, None)).collect();
+        changes.extend(files.into_iter().map(|(name, state)| (name, Some(state))));
+        self.change(changes)
+    }
+
+    /// Takes in what has changed; nothing instead of a file means that it is gone.
+    pub fn change(&mut self, changes: BTreeMap<String, Option<FileState>>) -> Snapshot {
+        for (name, _) in changes.iter().filter(|(_, state)| state.is_none()) {
+            if let Some(tracked) = self.files.remove(name) {
+                self.index.remove(tracked.objects_in_force());
+            }
         }
-        let pending: Vec<_> = self
+        for (name, state) in changes {
+            if let Some(state) = state {
+                self.read(name, state);
+            }
+        }
+        let mut pending: Vec<_> = self
             .files
             .iter()
-            .filter(|(_, tracked)| tracked.pending().is_some())
-            .map(|(name, _)| name.clone())
+            .filter_map(|(name, tracked)| Some((tracked.pending()?.created(), name)))
             .collect();
+        // The older of two objects of an API server was there first, whatever the names are.
+        pending.sort();
+        let pending: Vec<_> = pending.into_iter().map(|(_, name)| name.clone()).collect();
         if !self.accept_together(&pending) {
             self.accept_one_by_one(pending);
         }
         self.snapshot()
     }
 
-    fn forget(&mut self, files: &BTreeMap<String, FileState>) {
-        let index = &mut self.index;
-        self.files.retain(|name, tracked| {
-            let stays = files.contains_key(name);
-            if !stays {
-                index.remove(tracked.objects_in_force());
-            }
-            stays
-        });
-    }
-
     fn read(&mut self, name: String, state: FileState) {
         let known = self.files.get_mut(&name);
-        if known.as_ref().is_some_and(|tracked| tracked.state == state) {
+        if known.as_ref().is_some_and(|tracked| tracked.state.as_ref() == Some(&state)) {
             return;
         }
+        let (mut kind, mut reported) = (None, None);
         let newest = match &state {
             FileState::Bytes(bytes) => file::parse(&name, bytes),
             FileState::Unreadable(message) => {
@@ -113,10 +156,20 @@ impl Assembler {
                     format!("{bytes} bytes long; expected at most {}", file::MAX_FILE_BYTES);
                 Err(vec![of_whole_file(&name, Reason::TooLarge, message)])
             }
+            FileState::Served(served) => {
+                self.is_served = true;
+                kind = Some(served.kind);
+                reported = served.reported();
+                file::served(&name, &served.tree)
+            }
         };
+        let state = (!matches!(state, FileState::Served(_))).then_some(state);
         let in_force = known.and_then(|tracked| tracked.in_force.clone());
         let newest = newest.map(|content| Arc::new(keep_refused(content, in_force.as_deref())));
-        self.files.insert(name, Tracked { state, newest, in_force, conflicts: Vec::new() });
+        self.files.insert(
+            name,
+            Tracked { state, kind, reported, newest, in_force, conflicts: Vec::new() },
+        );
     }
 
     /// Puts all pending files in force at once, if that makes no conflict; then objects can also
@@ -174,12 +227,15 @@ impl Assembler {
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&mut self) -> Snapshot {
         let mut snapshot = Snapshot { files: self.files.len(), ..Snapshot::default() };
         for (name, tracked) in &self.files {
             snapshot.problems.extend(problems_of(name, tracked));
-            snapshot.observed.services_incomplete |= tracked.in_force.is_none();
+            snapshot.observed.services_incomplete |= may_hide_a_service(tracked);
             snapshot.observed.pools_incomplete |= may_hide_a_pool(tracked);
+            if tracked.in_force.is_none() {
+                snapshot.observed.hidden.extend(tracked.reported.clone());
+            }
             for placed in tracked.objects_in_force() {
                 snapshot.objects += 1;
                 insert(&mut snapshot.observed, &placed.object);
@@ -188,6 +244,10 @@ impl Assembler {
         for endpoints in snapshot.observed.endpoints.values_mut() {
             merge(endpoints);
         }
+        snapshot.problems.extend(soft::mark(&mut snapshot.observed.pools));
+        self.had_pool |= !snapshot.observed.pools.is_empty();
+        // In a cluster that has no pool yet, what Services have is somebody else's.
+        snapshot.observed.pools_incomplete |= self.is_served && !self.had_pool;
         for (name, tracked) in &self.files {
             let references = unknown_references(name, tracked, &snapshot.observed);
             snapshot.problems.extend(references);
@@ -226,14 +286,25 @@ fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
     problems
 }
 
+/// Whether the file may hold a Service that is not in force.
+fn may_hide_a_service(tracked: &Tracked) -> bool {
+    match &tracked.in_force {
+        None => tracked.kind.is_none_or(|kind| kind == Kind::Service),
+        Some(in_force) => in_force.refused.iter().any(|key| {
+            key.kind == Kind::Service
+                && !tracked.objects_in_force().iter().any(|placed| placed.key == *key)
+        }),
+    }
+}
+
 /// Whether the file may hold a pool that is not in force in any version.
 fn may_hide_a_pool(tracked: &Tracked) -> bool {
     let is_in_force =
         |key: &ObjectKey| tracked.objects_in_force().iter().any(|placed| placed.key == *key);
     match &tracked.in_force {
-        None => true,
+        None => tracked.kind.is_none_or(Kind::is_pool),
         Some(in_force) => {
-            in_force.refused.iter().any(|key| key.kind == Kind::IpAddressPool && !is_in_force(key))
+            in_force.refused.iter().any(|key| key.kind.is_pool() && !is_in_force(key))
         }
     }
 }
@@ -247,13 +318,16 @@ fn insert(observed: &mut Observed, object: &Object) {
             observed.advertisements.insert(announced.name.clone(), announced.clone());
         }
         Object::Service(service) => {
-            observed.services.insert(service.name.clone(), service.clone());
+            observed.services.insert(service.name.clone(), (**service).clone());
         }
         Object::Endpoints { service, endpoints } => {
             extend(&mut observed.endpoints, service, endpoints);
         }
         Object::Node(node) => {
             observed.nodes.insert(node.name.clone(), node.clone());
+        }
+        Object::Namespace { name, labels } => {
+            observed.namespaces.insert(name.clone(), labels.clone());
         }
     }
 }

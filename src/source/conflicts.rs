@@ -1,4 +1,5 @@
-//! What no two objects may share: an identity, and the addresses of a pool.
+//! What no two objects may share: an identity, and the addresses of a pool of MetalLB's. (Cilium's
+//! pools may; `soft` says what follows.)
 //!
 //! An index answers this in logarithmic time, so that ten thousand files can be checked against
 //! each other at every edit. It holds only objects that are free of conflicts.

@@ -42,6 +42,9 @@ pub enum WatchError {
     /// The task that reads has failed.
     #[error("the task that reads the manifest directory has failed")]
     Task(#[from] JoinError),
+    /// A task that watches an API server has failed.
+    #[error("the watch of {0} in the API server has ended")]
+    Ended(String),
 }
 
 /// Why a look at a directory gave nothing.

@@ -25,6 +25,9 @@ pub struct Reading {
     pub problems: Vec<Problem>,
     /// Whether something is wrong beyond objects that are refused.
     pub invalid: bool,
+    /// Whether an API server has handed the objects out. It has checked its own kinds then, so that
+    /// what is wrong with a part of such an object does not keep the rest from taking effect.
+    pub is_served: bool,
 }
 
 impl Reading {
@@ -47,7 +50,9 @@ impl Reading {
         }
         let known = Kind::ALL.iter().find(|known| known.name() == kind);
         match known {
-            Some(known) if known.api_version() == api_version => self.object(file, tree, *known),
+            Some(known) if known.api_versions().contains(&api_version) => {
+                self.object(file, tree, *known)
+            }
             _ => self.not_read(file, tree, api_version, kind, known.copied()),
         }
     }
@@ -93,14 +98,14 @@ impl Reading {
     ) {
         // A known kind in another version is probably meant to take effect.
         let belongs_here =
-            known.is_some_and(|known| group(known.api_version()) == group(api_version));
+            known.is_some_and(|known| group(known.api_versions()[0]) == group(api_version));
         let (level, message) = match known {
             Some(known) if belongs_here => (
                 Level::Warning,
                 format!(
                     "kind {kind} of {} is not supported yet; expected apiVersion {}",
                     quoted(api_version),
-                    known.api_version()
+                    known.api_versions().join(" or ")
                 ),
             ),
             _ => (
@@ -143,6 +148,7 @@ impl Reading {
         object: Option<Object>,
     ) {
         let name = key.to_string();
+        let is_checked = self.is_served && reader.kind.is_built_in();
         let (unknown, findings) = (reader.unknown, reader.findings.0);
         let mut problem = |level, position, reason, message| {
             self.problems.push(Problem {
@@ -154,7 +160,8 @@ impl Reading {
             });
         };
         let (mut invalid, mut refused) = (false, false);
-        for Unknown { path, position } in unknown.into_iter().filter(is_worth_saying) {
+        let unknown = unknown.into_iter().filter(|it| !is_checked && is_worth_saying(it));
+        for Unknown { path, position } in unknown {
             let level = reader.kind.level_of_unknown(&path);
             invalid |= level == Level::Error;
             let message = with_path(
@@ -163,7 +170,10 @@ impl Reading {
             );
             problem(level, position, Reason::UnknownField, message);
         }
-        for finding in findings {
+        for mut finding in findings {
+            if is_checked && finding.level == Level::Error {
+                finding.level = Level::Warning;
+            }
             match (finding.level, finding.reason) {
                 (Level::Error, Reason::NotSupportedYet) => refused = true,
                 (Level::Error, _) => invalid = true,
@@ -216,7 +226,8 @@ impl ObjectReader<'_> {
             Kind::IpAddressPool => {
                 let meta = self.part_or_default::<ObjectMeta>("metadata")?;
                 let spec = self.part("spec")?;
-                let (pool, paths) = convert::pool(&meta, &spec, &mut self.findings);
+                let (mut pool, paths) = convert::pool(&meta, &spec, &mut self.findings);
+                pool.status = self.status();
                 let positions = paths.iter().map(|path| self.tree.locate(path)).collect();
                 (meta, Some(Object::Pool { pool, positions }))
             }
@@ -227,10 +238,32 @@ impl ObjectReader<'_> {
                 let announced = convert::advertisement(&meta, &spec, &mut self.findings);
                 (meta, Some(Object::Advertisement(announced)))
             }
+            Kind::CiliumPool => {
+                let meta = self.part_or_default::<ObjectMeta>("metadata")?;
+                let spec = self.part("spec")?;
+                let mut pool = convert::cilium_pool(&meta, &spec, &mut self.findings);
+                pool.status = self.status();
+                pool.api_version = self.api_version();
+                (meta, Some(Object::Pool { pool, positions: Vec::new() }))
+            }
+            Kind::CiliumPolicy => {
+                let meta = self.part_or_default::<ObjectMeta>("metadata")?;
+                let spec = self.part_or_default("spec")?;
+                let announced = convert::cilium_policy(&meta, &spec, &mut self.findings);
+                (meta, Some(Object::Advertisement(announced)))
+            }
+            Kind::Namespace => {
+                let meta = self.part_or_default::<ObjectMeta>("metadata")?;
+                let name = meta.name.clone().unwrap_or_default();
+                let mut labels = meta.labels.clone().unwrap_or_default();
+                // The API server sets this label on every namespace (NamespaceDefaultLabelName).
+                labels.insert("kubernetes.io/metadata.name".into(), name.clone());
+                (meta, Some(Object::Namespace { name, labels }))
+            }
             Kind::Service => {
                 let service = self.whole::<core::Service>()?;
                 let typed = convert::service(&service, &mut self.findings);
-                (service.metadata, Some(Object::Service(typed)))
+                (service.metadata, Some(Object::Service(Box::new(typed))))
             }
             Kind::EndpointSlice => {
                 let slice = self.whole::<EndpointSlice>()?;
@@ -246,6 +279,16 @@ impl ObjectReader<'_> {
             }
         };
         Ok((self.key(&meta), object))
+    }
+
+    fn api_version(&self) -> &'static str {
+        let text = self.tree.field("apiVersion").and_then(Tree::text);
+        let versions = self.kind.api_versions();
+        versions.iter().find(|known| Some(**known) == text).unwrap_or(&versions[0])
+    }
+
+    fn status(&self) -> serde_json::Value {
+        self.tree.field("status").map(Tree::to_json).unwrap_or_default()
     }
 
     fn key(&mut self, meta: &ObjectMeta) -> ObjectKey {
@@ -290,12 +333,16 @@ impl ObjectReader<'_> {
 }
 
 impl Kind {
-    /// How much an unknown field matters. MetalLB's specs are short and each field changes which
+    /// How much an unknown field matters. The specs of pools are short and each field changes which
     /// addresses are given away, so a misspelt one must not pass. Kubernetes' own types grow with
     /// every release, and a field newer than Herald is none of its business.
     fn level_of_unknown(self, path: &FieldPath) -> Level {
         match self {
-            Self::IpAddressPool | Self::L2Advertisement if path.starts_with("spec") => Level::Error,
+            Self::IpAddressPool | Self::L2Advertisement | Self::CiliumPool | Self::CiliumPolicy
+                if path.starts_with("spec") =>
+            {
+                Level::Error
+            }
             _ => Level::Warning,
         }
     }

@@ -5,7 +5,8 @@
 
 use super::conflicts::Index;
 use super::document::Reading;
-use super::object::{ObjectKey, Placed, location};
+use super::object::{Object, ObjectKey, Placed, location};
+use super::tree::Tree;
 use super::yaml;
 use crate::problem::{Level, Problem, Reason};
 
@@ -21,6 +22,17 @@ pub struct Content {
     pub refused: Vec<ObjectKey>,
     /// What is wrong without keeping the file from taking effect.
     pub problems: Vec<Problem>,
+}
+
+impl Content {
+    /// When its first object was created; empty when unknown.
+    pub fn created(&self) -> &str {
+        match self.objects.first().map(|placed| &placed.object) {
+            Some(Object::Pool { pool, .. }) => &pool.created,
+            Some(Object::Service(service)) => &service.created,
+            _ => "",
+        }
+    }
 }
 
 /// Reads a file; the name is for problems.
@@ -46,10 +58,22 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Content, Vec<Problem>> {
     for document in &documents {
         reading.document(name, document);
     }
-    let Reading { objects, refused, mut problems, invalid } = reading;
+    let Reading { objects, refused, mut problems, invalid, .. } = reading;
     let conflicts = Index::default().add(name, &objects).err().unwrap_or_default();
     let invalid = invalid || !conflicts.is_empty();
     problems.extend(conflicts);
+    if invalid { Err(problems) } else { Ok(Content { objects, refused, problems }) }
+}
+
+/// Reads an object that an API server has handed out; the name is for problems.
+///
+/// # Errors
+///
+/// Everything that is wrong with it, at least one problem of them an error.
+pub fn served(name: &str, tree: &Tree) -> Result<Content, Vec<Problem>> {
+    let mut reading = Reading { is_served: true, ..Reading::default() };
+    reading.document(name, tree);
+    let Reading { objects, refused, problems, invalid, .. } = reading;
     if invalid { Err(problems) } else { Ok(Content { objects, refused, problems }) }
 }
 

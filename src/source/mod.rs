@@ -1,10 +1,14 @@
 //! Sources of what the cluster looks like.
 //!
 //! A source ends in a `Snapshot`: the typed picture and everything that is wrong with the input.
-//! All of it is pure except `directory`, the edge that reads and watches a directory of manifests.
+//! All of it is pure except two edges: `directory`, which reads and watches a directory of
+//! manifests, and `kubernetes`, which watches an API server. An object of an API server is a file of
+//! its own here, so that both go the same way and keep the last good state alike.
 //!
 //! bytes -> `yaml` -> located tree -> `document` (dispatch by kind) -> `deserialize` -> `convert`
 //! -> objects of one `file` -> `assemble` (all files, last good state) -> `Snapshot`.
+//!
+//! objects of an API server -> `gather` (complete lists only) -> the same from `document` on.
 
 pub mod assemble;
 mod conflicts;
@@ -13,9 +17,15 @@ mod deserialize;
 pub mod directory;
 mod document;
 mod file;
+mod gather;
+pub mod kubernetes;
 mod object;
+pub mod overlay;
+mod soft;
 mod tree;
 mod yaml;
 
-pub use assemble::{Assembler, FileState, Snapshot};
+pub use assemble::{Assembler, FileState, Served, Snapshot};
 pub use directory::{WatchError, watch};
+pub use object::Kind;
+pub use tree::Tree;

@@ -2,6 +2,7 @@
 //!
 //! Plain data between `document`, which makes them, and `assemble`, which puts them together.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::tree::Position;
@@ -11,11 +12,22 @@ use crate::problem::{Level, Location, Problem, Reason};
 /// The kinds that Herald reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// MetalLB's pool.
     IpAddressPool,
+    /// MetalLB's announcement.
     L2Advertisement,
+    /// Service.
     Service,
+    /// EndpointSlice.
     EndpointSlice,
+    /// Node.
     Node,
+    /// Namespace.
+    Namespace,
+    /// Cilium's pool.
+    CiliumPool,
+    /// Cilium's announcement.
+    CiliumPolicy,
 }
 
 impl Kind {
@@ -26,6 +38,9 @@ impl Kind {
         Self::Service,
         Self::EndpointSlice,
         Self::Node,
+        Self::Namespace,
+        Self::CiliumPool,
+        Self::CiliumPolicy,
     ];
 
     /// The name in manifests.
@@ -36,21 +51,50 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Node => "Node",
+            Self::Namespace => "Namespace",
+            Self::CiliumPool => "CiliumLoadBalancerIPPool",
+            Self::CiliumPolicy => "CiliumL2AnnouncementPolicy",
         }
     }
 
-    /// The API version that is read.
-    pub const fn api_version(self) -> &'static str {
+    /// The API versions that are read, the preferred one first.
+    pub const fn api_versions(self) -> &'static [&'static str] {
         match self {
-            Self::IpAddressPool | Self::L2Advertisement => "metallb.io/v1beta1",
-            Self::Service | Self::Node => "v1",
-            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::IpAddressPool | Self::L2Advertisement => &["metallb.io/v1beta1"],
+            Self::Service | Self::Node | Self::Namespace => &["v1"],
+            Self::EndpointSlice => &["discovery.k8s.io/v1"],
+            Self::CiliumPool => &["cilium.io/v2", "cilium.io/v2alpha1"],
+            Self::CiliumPolicy => &["cilium.io/v2alpha1"],
+        }
+    }
+
+    /// The name in addresses of the API server.
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::IpAddressPool => "ipaddresspools",
+            Self::L2Advertisement => "l2advertisements",
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+            Self::Node => "nodes",
+            Self::Namespace => "namespaces",
+            Self::CiliumPool => "ciliumloadbalancerippools",
+            Self::CiliumPolicy => "ciliuml2announcementpolicies",
         }
     }
 
     /// Whether objects of the kind live in a namespace.
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Node)
+        !matches!(self, Self::Node | Self::Namespace | Self::CiliumPool | Self::CiliumPolicy)
+    }
+
+    /// Whether the kind is Kubernetes' own, so that an API server has checked its objects.
+    pub const fn is_built_in(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice | Self::Node | Self::Namespace)
+    }
+
+    /// Whether it is a kind of pool.
+    pub const fn is_pool(self) -> bool {
+        matches!(self, Self::IpAddressPool | Self::CiliumPool)
     }
 
     /// Whether the namespace is part of what makes an object itself. MetalLB's objects all live in
@@ -97,12 +141,16 @@ pub enum Object {
         positions: Vec<Position>,
     },
     Advertisement(Advertisement),
-    Service(Service),
+    Service(Box<Service>),
     Endpoints {
         service: ServiceName,
         endpoints: Vec<Endpoint>,
     },
     Node(Node),
+    Namespace {
+        name: String,
+        labels: BTreeMap<String, String>,
+    },
 }
 
 /// An object and where it stands in its file.

@@ -12,10 +12,10 @@ use herald_ebpf::picture::{Affinity, Locality};
 use herald_ebpf::{Backend, Picture, Protocol as Carried, ServicePort};
 use herald_leader_election::{ClaimKey, Guard, NodeName, View, Wanted};
 
-use crate::allocator::{self, Plan};
+use crate::allocator::{self, Assignment, Plan};
 use crate::desired::{self, Vip};
 use crate::facts::Facts;
-use crate::observed::{Observed, Protocol, SessionAffinity, TrafficPolicy};
+use crate::observed::{Observed, Protocol, ServiceName, SessionAffinity, TrafficPolicy};
 use crate::speaker::records;
 
 /// Everything known at one moment.
@@ -35,8 +35,19 @@ pub struct Knowledge<'a> {
     pub standings: &'a BTreeMap<IpAddr, Standing>,
     /// Which Services are ours.
     pub allocator: &'a allocator::Config,
+    /// Where assignments are kept.
+    pub database: Database,
     /// The speaker is about to end: it gives everything away.
     pub leaving: bool,
+}
+
+/// Where assignments are kept. They come back from there as observations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// In the election's records: there is no API server.
+    Records,
+    /// In the Services' status.
+    ServiceStatus,
 }
 
 /// Who carries an interface's traffic.
@@ -58,6 +69,8 @@ pub struct Decision {
     /// Records to write: assignments, while this node is the allocator, and which VIPs were ever
     /// announced, by their holders.
     pub puts: BTreeMap<String, Put>,
+    /// Whether this node is the allocator, and its plan is to be carried out.
+    pub allocates: bool,
     /// For the data plane.
     pub picture: Picture,
     /// For the announcer.
@@ -68,6 +81,8 @@ pub struct Decision {
     pub facts: Facts,
     /// For status: the wanted VIPs.
     pub vips: BTreeMap<IpAddr, Vip>,
+    /// For status: the assignments in force.
+    pub current: BTreeMap<ServiceName, Assignment>,
     /// For status: the allocator's plan, on whichever node it acts.
     pub plan: Plan,
 }
@@ -86,7 +101,10 @@ type ByVip = BTreeMap<IpAddr, BTreeSet<String>>;
 
 /// Decides.
 pub fn decide(known: &Knowledge<'_>) -> Decision {
-    let current = records::assignments(&known.view.records);
+    let current = match known.database {
+        Database::Records => records::assignments(&known.view.records),
+        Database::ServiceStatus => allocator::reported(known.observed, known.allocator),
+    };
     let plan = allocator::allocate(known.observed, &current, known.allocator);
     let vips = desired::desired(known.me, known.observed, &current, known.view);
     let held: ByVip = vips
@@ -105,17 +123,20 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         .map(|claim| claim.key)
         .collect();
     let (spoken, probed) = introduce(known, held);
-    let mut puts = assignments(known, &plan);
+    let guard = allocating(known);
+    let mut puts = guard.map(|guard| assignments(known, &plan, guard)).unwrap_or_default();
     puts.extend(marks(known, &spoken));
     Decision {
         wanted: wanted(known.view, &vips),
         releases,
         puts,
+        allocates: guard.is_some(),
         picture: picture(known, &vips, &spoken),
         announced: announced(known, &spoken),
         neighbourhood: Neighbourhood { probed, peers: peers(known) },
         facts: Facts::of(known.links, known.interfaces.keys()),
         vips,
+        current,
         plan,
     }
 }
@@ -132,13 +153,20 @@ fn introduce(known: &Knowledge<'_>, held: ByVip) -> (ByVip, ByVip) {
     })
 }
 
-/// Assignments to write, if this node is the allocator.
-fn assignments(known: &Knowledge<'_>, plan: &Plan) -> BTreeMap<String, Put> {
-    let claim = known.view.held(known.me, &ClaimKey::Allocator).filter(|_| !known.leaving);
-    let Some(guard) = claim.map(|claim| Guard { key: claim.key, term: claim.term }) else {
-        return BTreeMap::new();
+/// The allocator's claim, if this node holds it.
+fn allocating(known: &Knowledge<'_>) -> Option<Guard> {
+    let claim = known.view.held(known.me, &ClaimKey::Allocator).filter(|_| !known.leaving)?;
+    Some(Guard { key: claim.key, term: claim.term })
+}
+
+/// The allocator's records to write: assignments, unless they are kept elsewhere, and marks of
+/// VIPs that are nobody's any more.
+fn assignments(known: &Knowledge<'_>, plan: &Plan, guard: Guard) -> BTreeMap<String, Put> {
+    let records = &known.view.records;
+    let writes = match known.database {
+        Database::Records => records::difference(records, &plan.assignments),
+        Database::ServiceStatus => records::stale_marks(records, &plan.assignments),
     };
-    let writes = records::difference(&known.view.records, &plan.assignments);
     writes.into_iter().map(|(key, value)| (key, Put { value, guard })).collect()
 }
 
@@ -201,16 +229,16 @@ fn picture(known: &Knowledge<'_>, vips: &BTreeMap<IpAddr, Vip>, spoken: &ByVip) 
     picture
 }
 
-/// The ports of a VIP's Service and where each leads.
+/// The ports of a VIP's Services and where each leads.
 fn services(known: &Knowledge<'_>, vip: IpAddr, wanted: &Vip, picture: &mut Picture) {
-    let service = known.observed.services.get(&wanted.service);
-    let is_local = service.is_some_and(|s| s.external_traffic_policy == TrafficPolicy::Local);
-    let is_sticky = service.is_some_and(|s| s.session_affinity == SessionAffinity::ClientIp);
     for backend in &wanted.backends {
         let port = ServicePort { vip, port: backend.port, protocol: carried(backend.protocol) };
         // A port whose endpoints all drop out stays, empty: its packets are counted as such.
         let set = picture.services.entry(port).or_default();
         let policy = picture.policies.entry(port).or_default();
+        let service = known.observed.services.get(&backend.service);
+        let is_local = service.is_some_and(|s| s.external_traffic_policy == TrafficPolicy::Local);
+        let is_sticky = service.is_some_and(|s| s.session_affinity == SessionAffinity::ClientIp);
         policy.affinity = if is_sticky { Affinity::Client } else { Affinity::None };
         policy.locality = if is_local { Locality::Local } else { Locality::Cluster };
         let is_here = backend.node.as_ref() == Some(known.me);
@@ -291,6 +319,7 @@ mod tests {
             interfaces: &BTreeMap::from([("eth0".to_owned(), carrier)]),
             standings,
             allocator: &allocator::Config::default(),
+            database: Database::Records,
             leaving,
         })
     }

@@ -20,7 +20,8 @@ use crate::facts::Facts;
 use crate::source::Snapshot;
 use crate::speaker::End;
 use crate::speaker::carriers::Carriers;
-use crate::speaker::decide::{Decision, Knowledge, Put, decide};
+use crate::speaker::cluster::Cluster;
+use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
 use crate::speaker::fence::Fences;
 use crate::speaker::report::{Material, report};
 use crate::speaker::socket::Request;
@@ -39,6 +40,7 @@ pub(crate) struct Tasks {
     pub announcer_task: JoinHandle<Result<(), herald_announcer::Error>>,
     pub election_task: JoinHandle<Result<(), herald_leader_election::Error>>,
     pub status_task: JoinHandle<()>,
+    pub writer_task: JoinHandle<()>,
 }
 
 /// What the driver drives.
@@ -51,6 +53,8 @@ pub(crate) struct Parts {
     pub announcer: AnnouncerHandle,
     pub election: Handle,
     pub fences: Fences,
+    /// The API server, if there is one.
+    pub cluster: Option<Cluster>,
 }
 
 /// The driver.
@@ -125,6 +129,7 @@ impl Driver {
                 ended = &mut tasks.source_task => bail!(why("manifest watch", ended)),
                 ended = &mut tasks.announcer_task => bail!(why("announcer", ended)),
                 ended = &mut tasks.election_task => bail!(why("election", ended)),
+                ended = &mut tasks.writer_task => bail!("the writer ended: {ended:?}"),
                 ended = &mut tasks.status_task => bail!("the status socket ended: {ended:?}"),
             }
         }
@@ -151,6 +156,9 @@ impl Driver {
             }
         }
         self.put(&decision);
+        if let Some(cluster) = &mut self.parts.cluster {
+            cluster.follow(&snapshot, &decision);
+        }
         self.last = Some(decision);
     }
 
@@ -163,6 +171,10 @@ impl Driver {
             interfaces: &self.parts.carriers.carriers(),
             standings: &self.standings.borrow().clone(),
             allocator: &self.parts.allocator,
+            database: match self.parts.cluster {
+                Some(_) => Database::ServiceStatus,
+                None => Database::Records,
+            },
             leaving: self.leaving_since.is_some(),
         })
     }

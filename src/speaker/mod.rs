@@ -8,6 +8,7 @@
 //! Read [`decide`] for what is done when.
 
 pub mod carriers;
+mod cluster;
 pub mod decide;
 mod driver;
 mod fence;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use herald_announcer::{Announcer, Answering, Links};
-use herald_leader_election::{NodeName, RaftConfig, Timing};
+use herald_leader_election::{Key, NodeName, RaftConfig, Timing};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -33,6 +34,7 @@ use crate::facts::Facts;
 use crate::observed::Observed;
 use crate::source::{self, Snapshot};
 use crate::speaker::carriers::{Carriers, Choice};
+use crate::speaker::cluster::Cluster;
 use crate::speaker::driver::{Driver, Parts, Tasks};
 use crate::speaker::fence::Fences;
 
@@ -41,8 +43,8 @@ use crate::speaker::fence::Fences;
 pub struct Config {
     /// This node, as its Node object is named.
     pub node: String,
-    /// The manifest directory.
-    pub source: PathBuf,
+    /// Where the cluster is read from.
+    pub origin: Origin,
     /// The nodes that vote; the same list on each of them.
     pub voters: Vec<String>,
     /// Where raft keeps its log.
@@ -59,8 +61,19 @@ pub struct Config {
     pub allocator: allocator::Config,
     /// Heartbeat and ttl.
     pub timing: Timing,
+    /// The key the speakers share; none: they talk in plain text.
+    pub key_file: Option<PathBuf>,
     /// The port on which speakers talk to each other.
     pub raft_port: u16,
+}
+
+/// Where the cluster is read from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A directory of manifests.
+    Directory(PathBuf),
+    /// The API server that a kubeconfig names, or the one of the cluster around this process.
+    Kubernetes(Option<PathBuf>),
 }
 
 /// How often a wait for the first manifests is logged.
@@ -79,7 +92,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut end = End::listen()?;
     let (links, links_task) =
         herald_announcer::links::watch().await.context("cannot watch the network interfaces")?;
-    let (mut snapshots, source_task) = source::watch(&config.source).await?;
+    let (mut snapshots, source_task, client) = match &config.origin {
+        Origin::Directory(directory) => {
+            let (snapshots, task) = source::watch(directory).await?;
+            (snapshots, task, None)
+        }
+        Origin::Kubernetes(kubeconfig) => {
+            let client = cluster::client(kubeconfig.as_deref()).await?;
+            let watch = source::kubernetes::watch(client.clone(), Default::default());
+            tokio::select! {
+                watched = watch => {
+                    let (snapshots, task) = watched?;
+                    (snapshots, task, Some(client))
+                }
+                () = end.asked() => return Ok(()),
+            }
+        }
+    };
     let Some(voters) = voters(&config, &mut snapshots, &mut end).await? else {
         return Ok(());
     };
@@ -105,14 +134,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         timing: config.timing,
         facts: Facts::of(&first_links, &interfaces).encode(),
     };
+    let key = config.key_file.as_deref().map(Key::read).transpose()?;
     let fences = Fences::new(userspace, kernel);
-    let (election, election_task) = herald_leader_election::start(raft, Box::new(fences.clone()))
-        .context("cannot start the election")?;
+    let (election, election_task) =
+        herald_leader_election::start_with_key(raft, key, Box::new(fences.clone()))
+            .context("cannot start the election")?;
     fences.follow(election.view());
     let (requests, report_requests) = mpsc::channel(4);
     let status_task = tokio::spawn(socket::serve(listener, requests));
     tracing::info!(node = %me, interfaces = interfaces.join(","), "speaking");
-    let tasks = Tasks { links_task, source_task, announcer_task, election_task, status_task };
+    let (cluster, writer_task) = match client {
+        Some(client) => {
+            let (cluster, task) = Cluster::start(client, &config.node, election.deadline()).await;
+            (Some(cluster), task)
+        }
+        None => (None, tokio::spawn(std::future::pending())),
+    };
+    let tasks =
+        Tasks { writer_task, links_task, source_task, announcer_task, election_task, status_task };
     let parts = Parts {
         me,
         allocator: config.allocator,
@@ -122,6 +161,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         announcer,
         election,
         fences,
+        cluster,
     };
     let driver = Driver::new(parts);
     let result = driver.run(tasks, report_requests, end).await;
@@ -164,10 +204,9 @@ async fn voters(
             Ok(voters) => return Ok(Some(voters)),
             Err(missing) => missing,
         };
-        let source = config.source.display();
-        tracing::info!(missing = missing.join(","), %source, "waiting for Node manifests");
+        tracing::info!(missing = missing.join(","), "waiting for the voters' Nodes");
         tokio::select! {
-            changed = snapshots.changed() => changed.context("the manifest directory's watch ended")?,
+            changed = snapshots.changed() => changed.context("the source's watch ended")?,
             () = tokio::time::sleep(REMINDER) => {}
             () = end.asked() => return Ok(None),
         }

@@ -37,16 +37,23 @@ pub fn difference(
             writes.insert(key(name), serde_json::to_vec(assignment).ok());
         }
     }
+    let is_stale = |key: &String| service(key).is_some_and(|name| !wanted.contains_key(&name));
+    writes.extend(records.keys().filter(|key| is_stale(key)).map(|key| (key.clone(), None)));
+    writes.extend(stale_marks(records, wanted));
+    writes
+}
+
+/// The removal of marks of VIPs that no assignment has.
+pub fn stale_marks(
+    records: &BTreeMap<String, Vec<u8>>,
+    wanted: &BTreeMap<ServiceName, Assignment>,
+) -> BTreeMap<String, Option<Vec<u8>>> {
     let vips: BTreeSet<String> = wanted
         .values()
         .flat_map(|assignment| assignment.addresses.iter().copied().map(announced_key))
         .collect();
-    let is_stale = |key: &String| match key.starts_with(ANNOUNCED) {
-        true => !vips.contains(key),
-        false => service(key).is_some_and(|name| !wanted.contains_key(&name)),
-    };
-    writes.extend(records.keys().filter(|key| is_stale(key)).map(|key| (key.clone(), None)));
-    writes
+    let is_stale = |key: &&String| key.starts_with(ANNOUNCED) && !vips.contains(*key);
+    records.keys().filter(is_stale).map(|key| (key.clone(), None)).collect()
 }
 
 fn key(name: &ServiceName) -> String {

@@ -12,7 +12,6 @@ use crate::facts::Facts;
 use crate::observed::Protocol;
 use crate::problem::Problem;
 use crate::speaker::decide::Decision;
-use crate::speaker::records;
 use crate::status;
 
 /// What a report is made of.
@@ -86,7 +85,7 @@ impl Material<'_> {
         });
         status::Vip {
             address,
-            service: vip.service.to_string(),
+            service: vip.services.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             pool: vip.pool.clone(),
             holder: holder.map(ToString::to_string),
             term: self.view.claims.get(&key).map_or(0, |claim| claim.term),
@@ -115,17 +114,17 @@ impl Material<'_> {
         interfaces.iter().find(|ours| ours.name == interface).map(|ours| ours.mac.clone())
     }
 
-    /// Services with addresses by the records, and those the allocator refuses.
+    /// Services with addresses, and those the allocator refuses.
     fn services(&self) -> Vec<status::Service> {
         let mut services = BTreeMap::new();
-        for (name, assignment) in records::assignments(&self.view.records) {
+        for (name, assignment) in &self.decision.current {
             let service = status::Service {
                 name: name.to_string(),
-                addresses: assignment.addresses,
+                addresses: assignment.addresses.clone(),
                 reason: None,
                 message: None,
             };
-            services.insert(name, service);
+            services.insert(name.clone(), service);
         }
         for (name, refusal) in &self.decision.plan.refusals {
             let service = services.entry(name.clone()).or_insert_with(|| status::Service {

@@ -78,6 +78,49 @@ pub enum Command {
         /// The term in which it was held.
         term: u64,
     },
+    /// Gives a claim up and names who has it next, in one step: the key is nobody's at no time. If
+    /// that session is gone by then, the claim is released. Only leaders say so, for the holder.
+    HandOver {
+        /// What is handed over.
+        key: ClaimKey,
+        /// The present holder's node.
+        node: NodeName,
+        /// The present holder's epoch.
+        epoch: u64,
+        /// The term in which it holds the key; the next holder's is one more.
+        term: u64,
+        /// The next holder's node.
+        to: NodeName,
+        /// The next holder's epoch.
+        to_epoch: u64,
+    },
+    /// Asks the holder of a claim to hand it over to another node.
+    Move {
+        /// What is to move.
+        key: ClaimKey,
+        /// Where to.
+        to: NodeName,
+        /// The term of the claim when this was asked.
+        term: u64,
+        /// The node that passes the wish on.
+        by: NodeName,
+    },
+    /// Withdraws a [`Command::Move`]. Only leaders say so.
+    CancelMove {
+        /// What was to move.
+        key: ClaimKey,
+        /// The term of the claim when it was asked.
+        term: u64,
+    },
+    /// Says that a node should hold nothing, or may again; outlasts its sessions.
+    SetDrained {
+        /// The node.
+        node: NodeName,
+        /// Whether it should hold nothing.
+        drained: bool,
+        /// The node that passes the wish on.
+        by: NodeName,
+    },
     /// Writes or removes a record, as long as the writer holds the guard's claim.
     Put {
         /// The record's name.
@@ -97,7 +140,12 @@ impl Command {
     /// The node that may ask for this, if it is one that others than the leader ask for.
     pub(crate) fn proposer(&self) -> Option<&NodeName> {
         match self {
-            Self::Lead { .. } | Self::Revoke { .. } | Self::Claim { .. } => None,
+            Self::Lead { .. }
+            | Self::Revoke { .. }
+            | Self::Claim { .. }
+            | Self::HandOver { .. }
+            | Self::CancelMove { .. } => None,
+            Self::Move { by, .. } | Self::SetDrained { by, .. } => Some(by),
             Self::OpenSession { node, .. }
             | Self::CloseSession { node, .. }
             | Self::Drain { node, .. }
@@ -155,6 +203,18 @@ impl Command {
                 to.u8(9).text(name).flag(value.is_some()).bytes(value.as_deref().unwrap_or(&[]));
                 to.key(&guard.key).u64(guard.term).node(node).u64(*epoch);
             }
+            Self::HandOver { key, node, epoch, term, to: next, to_epoch } => {
+                to.u8(10).key(key).node(node).u64(*epoch).u64(*term).node(next).u64(*to_epoch);
+            }
+            Self::Move { key, to: next, term, by } => {
+                to.u8(11).key(key).node(next).u64(*term).node(by);
+            }
+            Self::CancelMove { key, term } => {
+                to.u8(12).key(key).u64(*term);
+            }
+            Self::SetDrained { node, drained, by } => {
+                to.u8(13).node(node).flag(*drained).node(by);
+            }
         }
     }
 
@@ -187,6 +247,22 @@ impl Command {
                 term: from.u64()?,
             },
             9 => Self::read_put(from)?,
+            10 => Self::HandOver {
+                key: from.key()?,
+                node: from.node()?,
+                epoch: from.u64()?,
+                term: from.u64()?,
+                to: from.node()?,
+                to_epoch: from.u64()?,
+            },
+            11 => Self::Move {
+                key: from.key()?,
+                to: from.node()?,
+                term: from.u64()?,
+                by: from.node()?,
+            },
+            12 => Self::CancelMove { key: from.key()?, term: from.u64()? },
+            13 => Self::SetDrained { node: from.node()?, drained: from.flag()?, by: from.node()? },
             _ => return Err(CodecError::BadTag),
         })
     }
@@ -256,6 +332,25 @@ pub(crate) mod tests {
                 epoch,
                 term
             }),
+            (claim(), any_node(), any::<u64>()).prop_map(
+                |((key, node, epoch, term), to, to_epoch)| Command::HandOver {
+                    key,
+                    node,
+                    epoch,
+                    term,
+                    to,
+                    to_epoch
+                }
+            ),
+            (claim(), any_node()).prop_map(|((key, to, _, term), by)| Command::Move {
+                key,
+                to,
+                term,
+                by
+            }),
+            (any_key(), any::<u64>()).prop_map(|(key, term)| Command::CancelMove { key, term }),
+            (any_node(), any::<bool>(), any_node())
+                .prop_map(|(node, drained, by)| Command::SetDrained { node, drained, by }),
             ("[ -~]{0,40}", prop::option::of(any_bytes()), claim()).prop_map(
                 |(name, value, (key, node, epoch, term))| {
                     Command::Put { name, value, guard: Guard { key, term }, node, epoch }

@@ -4,14 +4,15 @@
 //! [`Handle::put`] may get lost and is repeated by the caller until the view shows it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
 use super::core::Input;
 use super::refusals::Refusals;
+use crate::handover::{self, MoveRefusal};
 use crate::model::{
-    BootTime, ClaimKey, Guard, MAX_FACTS, MAX_RECORD_KEY, MAX_RECORD_VALUE, View, Wanted,
+    BootTime, ClaimKey, Guard, MAX_FACTS, MAX_RECORD_KEY, MAX_RECORD_VALUE, NodeName, View, Wanted,
 };
 
 /// A handle on the running election. When the last one is dropped, it closes.
@@ -21,16 +22,18 @@ pub struct Handle {
     view: watch::Receiver<Arc<View>>,
     deadline: watch::Receiver<Option<BootTime>>,
     refusals: Refusals,
+    /// What was last wanted here, to judge moves by.
+    wanted: Arc<Mutex<Wanted>>,
 }
 
 impl Handle {
-    pub(super) fn new(
+    pub(crate) fn new(
         inputs: mpsc::UnboundedSender<Input>,
         view: watch::Receiver<Arc<View>>,
         deadline: watch::Receiver<Option<BootTime>>,
         refusals: Refusals,
     ) -> Self {
-        Self { inputs, view, deadline, refusals }
+        Self { inputs, view, deadline, refusals, wanted: Arc::default() }
     }
 
     /// The view, and every change of it.
@@ -46,7 +49,50 @@ impl Handle {
     /// Says what should be held and who may hold it. Only the raft leader acts on it; every node says
     /// it, since any may become leader.
     pub fn set_wanted(&self, wanted: Wanted) {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&wanted);
         self.ask(Input::Wanted(wanted));
+    }
+
+    /// Asks the holder of `key`, wherever it is, to hand it over to `node`. Progress shows in the
+    /// view: the claim's next term, or no such handover any more. A holder that does not hand over
+    /// within ten ttl (at least 5 s) keeps its claim.
+    ///
+    /// # Errors
+    /// Why that cannot be, as far as this node knows.
+    pub fn move_to(&self, key: ClaimKey, node: NodeName) -> Result<(), MoveRefusal> {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        handover::check_move(&self.view.borrow(), &wanted, key, &node)?;
+        drop(wanted);
+        self.ask(Input::Move(key, node));
+        Ok(())
+    }
+
+    /// Has a node, this one or another, hand over everything that others can hold, and gives it
+    /// nothing until [`Handle::undrain_node`]; restarts of the node do not end that. What nobody
+    /// else can hold stays where it is.
+    ///
+    /// # Errors
+    /// If no such node was ever seen.
+    pub fn drain_node(&self, node: NodeName) -> Result<(), MoveRefusal> {
+        handover::check_known(&self.view.borrow(), &node)?;
+        self.ask(Input::SetDrained(node, true));
+        Ok(())
+    }
+
+    /// Ends [`Handle::drain_node`]. The node takes nothing back by itself.
+    ///
+    /// # Errors
+    /// If no such node was ever seen.
+    pub fn undrain_node(&self, node: NodeName) -> Result<(), MoveRefusal> {
+        handover::check_known(&self.view.borrow(), &node)?;
+        self.ask(Input::SetDrained(node, false));
+        Ok(())
+    }
+
+    /// Hands one claim over, which the caller has silenced: to the node it was asked to move to
+    /// ([`View::handovers`]), else to whoever is next in line. The view shows it as released at once.
+    pub fn hand_over(&self, key: ClaimKey) {
+        self.ask(Input::Release(key));
     }
 
     /// Publishes other facts about this node, at most [`MAX_FACTS`] bytes.
@@ -68,13 +114,15 @@ impl Handle {
         self.ask(Input::Put { name: key, value, guard });
     }
 
-    /// Gives up one claim, which the caller has silenced. The view shows it as released at once.
+    /// Gives up one claim, which the caller has silenced. The view shows it as released at once. The
+    /// next holder, if there can be one, has it in the same step: the same as
+    /// [`Handle::hand_over`].
     pub fn release(&self, key: ClaimKey) {
-        self.ask(Input::Release(key));
+        self.hand_over(key);
     }
 
     /// Gives up all claims, which the caller has silenced, and takes none for the rest of this
-    /// process.
+    /// process. Meant for its end; [`Handle::drain_node`] empties a node that stays.
     pub fn drain(&self) {
         self.ask(Input::Drain);
     }

@@ -6,8 +6,10 @@
 //! sends `Renew` to the raft leader each heartbeat and is answered `Grant`, in memory, so that the
 //! steady state writes nothing to any disk. [`core`] is the whole protocol without a clock, socket or
 //! file; the rest are edges: [`wal`] the disk, `peers` the network, `driver` the task that performs
-//! what the core decides. The transport is plain TCP without authentication or encryption: whoever
-//! reaches the port can take part. It belongs on a trusted network until that changes.
+//! what the core decides. With a [`Key`] the transport is authenticated and encrypted (`peers::channel`);
+//! without one it is plain TCP, and whoever reaches the port can take part. The key proves that the
+//! other side is a speaker of this cluster, not which one: a speaker that lies about its name is
+//! not defended against.
 //!
 //! # Why two nodes never speak for one VIP
 //!
@@ -19,9 +21,9 @@
 //! ([`crate::Timing`]). Let `T` be the leader that revokes, in raft term `t`.
 //!
 //! 1. *A leader's quorum lease.* A leader asks its quorum each heartbeat (a raft read by quorum with
-//!    the time of asking as context). A follower that answers votes for nobody else for `promise` =
-//!    (election ticks - 1) x tick from when it received the question, restarts included: a node that
-//!    starts votes for nobody for a whole election time. A leader that stops leading is silent at
+//!    the time of asking as context). A follower that answers votes for nobody else, itself included, for
+//!    `promise` from when it received the question, by its own clock and not by raft's ticks;
+//!    restarts included: a node that starts votes for nobody for as long. A leader that stops leading is silent at
 //!    once, before its own vote can leave. So if a quorum answered a question asked at `s`, no other
 //!    leader is elected before `s + promise`. The leader relies on `lease` = promise - margin.
 //! 2. *A leader's own voice* is that lease and nothing else. Becoming leader, it drops what it was
@@ -51,7 +53,12 @@
 //!    the process lives. What a process does between reading the clock and acting can take any time
 //!    (a stopped process): every deadline counts from before, every wait from after.
 //!
-//! Terms of claims grow by one with each holder; a released claim stays as a tombstone.
+//! 7. *A handover* ([`command::Command::HandOver`]) is a release and a claim in one entry; the giver is
+//!    silent before it asks, like with any release. A claim may stand right behind the revocation
+//!    that makes it possible: should that not apply, nor does the claim.
+//!
+//! Terms of claims grow by one with each holder; a released claim stays as a tombstone. The points
+//! above are searched exhaustively in `tests/model_raft.rs`, with each of them left out once.
 //!
 //! # What is not there yet
 //!
@@ -66,6 +73,7 @@ pub mod core;
 mod driver;
 pub mod frame;
 mod handle;
+mod key;
 pub mod machine;
 mod peers;
 mod refusals;
@@ -82,6 +90,7 @@ use tokio::task::JoinHandle;
 
 pub use self::codec::CodecError;
 pub use self::handle::Handle;
+pub use self::key::{Key, KeyError};
 
 use self::core::{Batch, Core, CoreConfig};
 use self::driver::Driver;
@@ -113,7 +122,18 @@ pub struct RaftConfig {
     pub facts: Vec<u8>,
 }
 
-/// Starts taking part, within a tokio runtime.
+/// Starts taking part in plain text: see [`start_with_key`].
+///
+/// # Errors
+/// As [`start_with_key`].
+pub fn start(
+    config: RaftConfig,
+    fence: Box<dyn Fence>,
+) -> Result<(Handle, JoinHandle<Result<(), Error>>), Error> {
+    start_with_key(config, None, fence)
+}
+
+/// Starts taking part, within a tokio runtime. Without a key, peers talk in plain text.
 ///
 /// The deadline that an earlier process left in the kernel stays in force until this one knows
 /// better. The task ends after [`Handle::close`] or once all handles are dropped, or with the reason
@@ -121,8 +141,9 @@ pub struct RaftConfig {
 ///
 /// # Errors
 /// If the configuration is impossible, the log cannot be used, or the address is taken.
-pub fn start(
+pub fn start_with_key(
     config: RaftConfig,
+    key: Option<Key>,
     fence: Box<dyn Fence>,
 ) -> Result<(Handle, JoinHandle<Result<(), Error>>), Error> {
     let now = boot_now();
@@ -143,7 +164,10 @@ pub fn start(
     wal.append(&Batch { epoch: Some(image.epoch), ..Batch::default() })?;
     let core = Core::new(core_config, &image, now)?;
     let refusals = Refusals::default();
-    let peers = Peers::start(&config, refusals.clone())?;
+    let peers = Peers::start(&config, key.as_ref(), refusals.clone())?;
+    if key.is_none() && config.voters.len() > 1 {
+        tracing::warn!("no key for the peers: they talk in plain text, and anybody may join in");
+    }
     let (ask, inputs) = mpsc::unbounded_channel();
     let (publish, view) = watch::channel(core.view().into());
     let (announce, deadline) = watch::channel(None);

@@ -13,7 +13,7 @@ const MOST_SOURCES: usize = 256;
 
 /// Shared counters.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Refusals(Arc<Mutex<Seen>>);
+pub(crate) struct Refusals(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {

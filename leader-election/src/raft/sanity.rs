@@ -2,8 +2,8 @@
 //!
 //! The raft library trusts its peers and panics on what they cannot have meant: a commit position
 //! beyond the log, entries with gaps, a log that contradicts what is decided. Such a message can come
-//! from a peer whose disk was lost, or from anybody who can reach the port (there is no
-//! authentication yet). It is refused here, with its reason, before the library sees it. This file
+//! from a peer whose disk was lost, or, where there is no key, from anybody who can reach the port.
+//! It is refused here, with its reason, before the library sees it. This file
 //! must never change anything.
 
 use ::raft::RaftLog;
@@ -42,6 +42,20 @@ pub enum Refusal {
     StateFull,
     /// A greeting where there can be none.
     UnexpectedHello,
+    /// The caller, or the node called, has another key, or none.
+    WrongKey,
+    /// A node answered that is not the one called.
+    WrongPeer,
+    /// Bytes that were not sealed in this place of this connection: replayed, changed or made up.
+    Unauthentic,
+    /// More bytes than are allowed there.
+    Oversized,
+    /// A caller that did not say who it is in time.
+    HandshakeTimeout,
+    /// More callers at once than are let in without having said who they are.
+    TooManyCallers,
+    /// A second process under the name of one that is talking.
+    DuplicateName,
 }
 
 impl Refusal {
@@ -60,6 +74,13 @@ impl Refusal {
             Self::ForeignCommand => "foreign_command",
             Self::StateFull => "state_full",
             Self::UnexpectedHello => "unexpected_hello",
+            Self::WrongKey => "wrong_key",
+            Self::WrongPeer => "wrong_peer",
+            Self::Unauthentic => "unauthentic",
+            Self::Oversized => "oversized",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::TooManyCallers => "too_many_callers",
+            Self::DuplicateName => "duplicate_name",
         }
     }
 }

@@ -5,6 +5,9 @@
 //! on speaking when the process is gone. After every event the promise is checked: at most one
 //! node's kernel speaks for a VIP. Start at [`World::run_until`].
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
+mod describe;
 pub mod rng;
 
 use std::cmp::Reverse;
@@ -16,9 +19,7 @@ use std::time::Duration;
 use herald_leader_election::raft::core::{Action, Batch, Core, CoreConfig, Input};
 use herald_leader_election::raft::frame::Frame;
 use herald_leader_election::raft::store::Image;
-use herald_leader_election::{
-    BootTime, ClaimKey, NodeName, Session, SessionState, Timing, View, Wanted,
-};
+use herald_leader_election::{BootTime, ClaimKey, NodeName, Session, Timing, View, Wanted};
 
 use self::rng::Rng;
 
@@ -67,6 +68,8 @@ enum Event {
     /// A stalled process goes on with what it was about to do.
     Resume(usize, u64),
     Start(usize),
+    /// The speaker does what its view asks for: silences the key, then hands it over.
+    HandOver(usize, u64, ClaimKey),
 }
 
 pub struct World {
@@ -75,6 +78,8 @@ pub struct World {
     pub now: Wall,
     pub nodes: Vec<Node>,
     pub weather: Weather,
+    /// Speakers hand over what they are asked to.
+    pub obliging: bool,
     pub timing: Timing,
     pub wanted: Wanted,
     /// Directed links that carry nothing.
@@ -144,6 +149,7 @@ impl World {
             now: 0,
             nodes,
             weather,
+            obliging: true,
             timing: Timing::default(),
             wanted,
             cut: BTreeSet::new(),
@@ -228,6 +234,12 @@ impl World {
         node.process += 1;
     }
 
+    /// Ends process and kernel for good.
+    pub fn cut_power(&mut self, node: usize) {
+        self.kill(node);
+        self.nodes[node].kernel = Kernel::default();
+    }
+
     pub fn start(&mut self, node: usize, after: Wall) {
         self.after(after, Event::Start(node));
     }
@@ -283,7 +295,9 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let (node, process) = match &event {
-            Event::Input(node, process, _) | Event::Resume(node, process) => (*node, *process),
+            Event::Input(node, process, _)
+            | Event::Resume(node, process)
+            | Event::HandOver(node, process, _) => (*node, *process),
             Event::Deliver(node, ..) | Event::Start(node) => (*node, self.nodes[*node].process),
         };
         if process != self.nodes[node].process {
@@ -300,6 +314,7 @@ impl World {
             Event::Start(node) => self.begin(node),
             Event::Input(node, _, input) => self.handle(node, input),
             Event::Deliver(node, from, frame) => self.handle(node, Input::Frame(from, frame)),
+            Event::HandOver(node, _, key) => self.release(node, key),
             Event::Resume(..) => {}
         }
     }
@@ -411,6 +426,12 @@ impl World {
         }
         let sessions = self.states.entry(view.applied).or_insert(view.sessions.clone());
         assert_eq!(*sessions, view.sessions, "seed {}: state {}", self.seed, view.applied);
+        let process = self.nodes[index].process;
+        if self.obliging {
+            for key in view.handovers.keys() {
+                self.after(MS / 2, Event::HandOver(index, process, *key));
+            }
+        }
         let node = &mut self.nodes[index];
         if let Some(before) = &node.view {
             for (key, claim) in &before.claims {
@@ -437,39 +458,6 @@ impl World {
                 self.describe()
             );
         }
-    }
-
-    pub fn describe(&self) -> String {
-        let mut text = format!("cut {:?}\n", self.cut);
-        for node in &self.nodes {
-            let view = node.view.as_ref();
-            let open = |s: &&Session| s.state == SessionState::Open;
-            text += &format!(
-                "{}: up {} busy {} ms deadline {:?} ahead keys {:?}\n  leader {:?} raft term {:?} \
-                 applied {:?} open {:?} draining {:?}\n",
-                node.name,
-                node.core.is_some(),
-                node.busy_until.saturating_sub(self.now) / MS,
-                node.kernel.deadline.since(node.clock(self.now)),
-                node.kernel.keys,
-                view.and_then(|v| v.leader.clone()),
-                view.map(|v| v.raft_term),
-                view.map(|v| v.applied),
-                view.map(|v| v
-                    .sessions
-                    .values()
-                    .filter(open)
-                    .map(|s| (s.node.as_str(), s.epoch))
-                    .collect::<Vec<_>>()),
-                view.map(|v| v
-                    .sessions
-                    .values()
-                    .filter(|s| s.draining)
-                    .map(|s| s.node.as_str())
-                    .collect::<Vec<_>>()),
-            );
-        }
-        text
     }
 }
 

@@ -211,17 +211,18 @@ fn knows_pools_by_name_whatever_their_namespace() {
 }
 
 #[test]
-fn keeps_a_pool_as_it_was_when_an_edit_uses_what_is_not_supported_yet() {
-    let mut directory = Directory::default().with("a.yaml", &pool("a", "192.0.2.0/28"));
+fn keeps_a_service_as_it_was_when_an_edit_uses_what_is_not_supported_yet() {
+    let mut directory = Directory::default().with("a.yaml", &service("x"));
     let good = directory.look();
-    let limited = pool("a", "192.0.2.0/27").replace("---", "  serviceAllocation: {priority: 1}");
-    let snapshot = directory.with("a.yaml", &limited).look();
+    let limited = "{apiVersion: v1, kind: Service, metadata: {name: x}, spec: {type: LoadBalancer, \
+                   loadBalancerSourceRanges: [192.0.2.0/24]}}\n";
+    let snapshot = directory.with("a.yaml", limited).look();
     assert_eq!(snapshot.observed, good.observed);
     assert_eq!(reasons(&snapshot), ["not_supported_yet"]);
-    let snapshot = Directory::default().with("a.yaml", &limited).look();
-    assert_eq!(pools(&snapshot), [""; 0]);
-    assert!(snapshot.observed.pools_incomplete);
-    assert!(!snapshot.observed.services_incomplete);
+    let snapshot = Directory::default().with("a.yaml", limited).look();
+    assert!(snapshot.observed.services.is_empty());
+    assert!(snapshot.observed.services_incomplete, "so that nobody else gets its address");
+    assert!(!snapshot.observed.pools_incomplete);
 }
 
 #[test]
@@ -279,7 +280,7 @@ proptest! {
         kind in prop::sample::select(Kind::ALL),
         body in "(spec|metadata|status|endpoints|items): [\\[\\]{}a-z0-9:,. '\"\n-]{0,60}",
     ) {
-        let text = format!("apiVersion: {}\nkind: {}\n{body}\n", kind.api_version(), kind.name());
+        let text = format!("apiVersion: {}\nkind: {}\n{body}\n", kind.api_versions()[0], kind.name());
         let _ = Directory::default().with("a.yaml", &text).look();
     }
 }

@@ -4,9 +4,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::tree::FieldPath;
 use super::Findings;
-use super::selector::selectors;
+use super::selector::{selector, selectors};
 use crate::api::L2AdvertisementSpec;
-use crate::observed::Advertisement;
+use crate::observed::{Advertisement, PreferredNodes};
 use crate::problem::Reason;
 
 /// Which pools are announced by whom and where.
@@ -16,19 +16,20 @@ pub fn advertisement(
     findings: &mut Findings,
 ) -> Advertisement {
     let path = FieldPath::spec;
-    if spec.service_selectors.as_ref().is_some_and(|list| !list.is_empty()) {
-        findings.refuse(path("serviceSelectors"));
-    }
-    let preferred = spec.preferred_node_selectors.as_deref().unwrap_or_default();
-    if !preferred.is_empty() {
-        findings.ignore(path("preferredNodeSelectors"));
-    }
-    for (index, preferred) in preferred.iter().enumerate() {
-        if !(1..=100).contains(&preferred.weight) {
-            let path = path("preferredNodeSelectors").index(index).field("weight");
-            let message = format!("{}: expected a weight from 1 to 100", preferred.weight);
-            findings.error(path, Reason::BadValue, message);
-        }
+    let mut preferred_nodes = Vec::new();
+    let preferred = spec.preferred_node_selectors.iter().flatten();
+    for (index, preferred) in preferred.enumerate() {
+        let path = path("preferredNodeSelectors").index(index);
+        let weight = match u32::try_from(preferred.weight) {
+            Ok(weight) if (1..=100).contains(&weight) => weight,
+            _ => {
+                let message = format!("{}: expected a weight from 1 to 100", preferred.weight);
+                findings.error(path.clone().field("weight"), Reason::BadValue, message);
+                continue;
+            }
+        };
+        let selector = selector(&preferred.preference, &path.field("preference"), findings);
+        preferred_nodes.push(PreferredNodes { weight, selector });
     }
     let pool_selectors = spec.ip_address_pool_selectors.as_deref();
     let node_selectors = spec.node_selectors.as_deref();
@@ -38,5 +39,12 @@ pub fn advertisement(
         pool_selectors: selectors(pool_selectors, &path("ipAddressPoolSelectors"), findings),
         node_selectors: selectors(node_selectors, &path("nodeSelectors"), findings),
         interfaces: spec.interfaces.iter().flatten().cloned().collect(),
+        service_selectors: selectors(
+            spec.service_selectors.as_deref(),
+            &path("serviceSelectors"),
+            findings,
+        ),
+        preferred_nodes,
+        ..Advertisement::default()
     }
 }

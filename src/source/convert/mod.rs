@@ -8,20 +8,33 @@
 
 mod address;
 mod advertisement;
+mod cilium;
 mod endpoints;
 mod node;
 mod pool;
+mod request;
 mod selector;
 mod service;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::tree::FieldPath;
 use crate::problem::{Level, Reason};
 
 pub use advertisement::advertisement;
+pub use cilium::{policy as cilium_policy, pool as cilium_pool};
 pub use endpoints::endpoints;
 pub use node::node;
 pub use pool::pool;
 pub use service::service;
+
+/// When an object was created, as text that orders like time; empty when it does not say.
+fn created(meta: &ObjectMeta) -> String {
+    let created = meta.creation_timestamp.as_ref();
+    created
+        .and_then(|time| serde_json::to_value(time).ok()?.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
 
 /// Something wrong with a field.
 #[derive(Clone, Debug, PartialEq, Eq)]

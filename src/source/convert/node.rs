@@ -27,7 +27,14 @@ pub fn node(node: &core::Node, findings: &mut Findings) -> Node {
     Node {
         name: node.metadata.name.clone().unwrap_or_default(),
         addresses,
+        network_unavailable: is_network_unavailable(node),
         excluded: labels.contains_key(EXCLUDE_LABEL),
         labels,
     }
+}
+
+/// What a node says of itself before its network is set up, and what MetalLB leaves out for.
+fn is_network_unavailable(node: &core::Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|it| it.type_ == "NetworkUnavailable" && it.status == "True")
 }

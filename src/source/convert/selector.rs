@@ -18,7 +18,8 @@ pub fn selectors(
     list.map(|(index, given)| selector(given, &path.clone().index(index), findings)).collect()
 }
 
-fn selector(given: &LabelSelector, path: &FieldPath, findings: &mut Findings) -> Selector {
+/// One selector; `path` leads to it.
+pub fn selector(given: &LabelSelector, path: &FieldPath, findings: &mut Findings) -> Selector {
     let labels = given.match_labels.iter().flatten();
     let mut requirements: Vec<_> = labels
         .map(|(key, value)| Requirement::In(key.clone(), BTreeSet::from([value.clone()])))

@@ -3,35 +3,19 @@
 //! Defaults are those that the API server would fill in, so that a manifest from a directory means
 //! the same as the object it would become.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::super::tree::{FieldPath, quoted};
-use super::{Findings, address};
+use super::request::{reported, requests};
+use super::{Findings, created};
 use crate::observed::{
-    FamilyPolicy, IpFamily, Protocol, Service, ServiceName, ServicePort, SessionAffinity,
-    TargetPort, TrafficPolicy,
+    ALLOCATED_FROM, FamilyPolicy, IpFamily, Protocol, Service, ServiceName, ServicePort,
+    SessionAffinity, TargetPort, TrafficPolicy,
 };
 use crate::problem::Reason;
-
-const REQUESTED: &str = "metallb.io/loadBalancerIPs";
-const REQUESTED_LEGACY: &str = "metallb.universe.tf/loadBalancerIPs";
-const POOL_ANNOTATIONS: [&str; 2] = ["metallb.io/address-pool", "metallb.universe.tf/address-pool"];
-/// What asks other load balancers for an address or for sharing one. Without it a Service still
-/// gets an address, though perhaps not the one that its author thinks of.
-const OTHER_ANNOTATIONS: [&str; 8] = [
-    "metallb.io/allow-shared-ip",
-    "metallb.universe.tf/allow-shared-ip",
-    "serviceloadbalancer.kubernetes.io/ipaddress",
-    "lbipam.cilium.io/ips",
-    "io.cilium/lb-ipam-ips",
-    "lbipam.cilium.io/sharing-key",
-    "io.cilium/lb-ipam-sharing-key",
-    "kube-vip.io/loadbalancerIPs",
-];
 
 /// A Service of any type.
 pub fn service(service: &core::Service, findings: &mut Findings) -> Service {
@@ -40,103 +24,50 @@ pub fn service(service: &core::Service, findings: &mut Findings) -> Service {
     let load_balancer = spec.type_.as_deref() == Some("LoadBalancer");
     let namespace = service.metadata.namespace.as_deref().unwrap_or("default");
     let name = service.metadata.name.as_deref().unwrap_or_default();
+    let annotations = service.metadata.annotations.clone().unwrap_or_default();
     let session_affinity = session_affinity(spec, findings);
-    let mut requested = Vec::new();
-    if load_balancer {
-        let annotations = service.metadata.annotations.clone().unwrap_or_default();
-        requested = self::requested(&annotations, spec, findings);
-        limits(&annotations, spec, session_affinity, findings);
-    }
-    let (ip_families, family_policy) = families(spec, &requested, findings);
-    Service {
+    let mut typed = Service {
         name: ServiceName::new(namespace, name),
         load_balancer,
         class: spec.load_balancer_class.clone().filter(|class| !class.is_empty()),
+        labels: service.metadata.labels.clone().unwrap_or_default(),
+        selector: spec.selector.clone().unwrap_or_default(),
         ports: ports(spec, findings),
-        ip_families,
-        family_policy,
-        requested,
         external_traffic_policy: traffic_policy(spec, findings),
         session_affinity,
+        external_ips: reported(spec.external_ips.iter().flatten().cloned()),
+        created: created(&service.metadata),
+        uid: service.metadata.uid.clone().unwrap_or_default(),
+        resource_version: service.metadata.resource_version.clone().unwrap_or_default(),
+        ..Service::default()
+    };
+    if load_balancer {
+        requests(&annotations, spec, &mut typed, findings);
+        limits(spec, &mut typed, findings);
     }
+    status(service, &mut typed);
+    (typed.ip_families, typed.family_policy) = families(spec, &typed.requested, findings);
+    typed
+}
+
+fn status(service: &core::Service, typed: &mut Service) {
+    let pool = service.metadata.annotations.as_ref().and_then(|all| all.get(ALLOCATED_FROM));
+    typed.reported.pool = pool.filter(|pool| !pool.is_empty()).cloned();
+    let Some(status) = &service.status else { return };
+    let ingress = status.load_balancer.iter().flat_map(|it| it.ingress.iter().flatten());
+    typed.reported.addresses = reported(ingress.filter_map(|it| it.ip.clone()));
+    let conditions = status.conditions.iter().flatten();
+    typed.reported.conditions = conditions.filter_map(|it| serde_json::to_value(it).ok()).collect();
 }
 
 /// What a Service may ask for and does not get yet.
-fn limits(
-    annotations: &BTreeMap<String, String>,
-    spec: &ServiceSpec,
-    session_affinity: SessionAffinity,
-    findings: &mut Findings,
-) {
-    let is_set = |name: &&str| annotations.get(*name).is_some_and(|value| !value.is_empty());
-    if let Some(name) = POOL_ANNOTATIONS.iter().find(|name| is_set(name)) {
-        findings.refuse(FieldPath::annotation(name));
-    }
-    for name in OTHER_ANNOTATIONS.iter().filter(|name| is_set(name)) {
-        findings.ignore(FieldPath::annotation(name));
-    }
+fn limits(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
     if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
+        typed.has_source_ranges = true;
         findings.refuse(FieldPath::spec("loadBalancerSourceRanges"));
     }
-    if session_affinity == SessionAffinity::ClientIp {
+    if typed.session_affinity == SessionAffinity::ClientIp {
         findings.ignore(FieldPath::spec("sessionAffinity"));
-    }
-}
-
-/// The addresses that the author asks for. The annotation may name one of each family, the field
-/// only one at all; both at once contradict each other even when they agree, as in MetalLB.
-fn requested(
-    annotations: &BTreeMap<String, String>,
-    spec: &ServiceSpec,
-    findings: &mut Findings,
-) -> Vec<IpAddr> {
-    // An empty annotation is no request.
-    let request = [REQUESTED, REQUESTED_LEGACY].into_iter().find_map(|name| {
-        annotations.get(name).filter(|value| !value.trim().is_empty()).map(|value| (name, value))
-    });
-    if let Some((REQUESTED_LEGACY, _)) = request {
-        let message = format!("expected the annotation {REQUESTED}; this one is deprecated");
-        findings.warning(FieldPath::annotation(REQUESTED_LEGACY), Reason::Deprecated, message);
-    }
-    let field = spec.load_balancer_ip.as_deref().filter(|value| !value.is_empty());
-    match (request, field) {
-        (Some((name, value)), Some(_)) => {
-            let message = format!(
-                "{}: spec.loadBalancerIP asks for an address too; expected only one of the two",
-                quoted(value)
-            );
-            findings.error(FieldPath::annotation(name), Reason::RequestedTwice, message);
-            Vec::new()
-        }
-        (Some((name, value)), None) => listed(value, FieldPath::annotation(name), findings),
-        (None, Some(value)) => one(value, FieldPath::spec("loadBalancerIP"), findings),
-        (None, None) => Vec::new(),
-    }
-}
-
-fn listed(value: &str, path: FieldPath, findings: &mut Findings) -> Vec<IpAddr> {
-    let parts = value.split(',').map(str::trim);
-    let addresses: Vec<_> = parts.flat_map(|part| one(part, path.clone(), findings)).collect();
-    let distinct = match addresses[..] {
-        [] | [_] => true,
-        [first, second] => first.is_ipv4() != second.is_ipv4(),
-        _ => false,
-    };
-    if distinct {
-        return addresses;
-    }
-    let message = format!("{}: expected at most one address of each family", quoted(value));
-    findings.error(path, Reason::WrongFamily, message);
-    Vec::new()
-}
-
-fn one(value: &str, path: FieldPath, findings: &mut Findings) -> Vec<IpAddr> {
-    match address::service_address(value) {
-        Ok(address) => vec![address],
-        Err((reason, message)) => {
-            findings.error(path, reason, message);
-            Vec::new()
-        }
     }
 }
 

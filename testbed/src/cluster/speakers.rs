@@ -90,6 +90,7 @@ impl Speakers {
         let mut command = Command::new(herald);
         command.args(["speaker", "--node-name", node]);
         command.arg("--kubeconfig").arg(kubeconfig);
+        command.args(["--voters", &self.nodes.join(",")]);
         command.arg("--state-dir").arg(directory.join("state"));
         command.arg("--run-dir").arg(directory.join("run"));
         command.arg("--pin-dir").arg(pins);

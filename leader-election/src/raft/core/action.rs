@@ -29,7 +29,11 @@ pub enum Input {
         /// What this node must hold.
         guard: Guard,
     },
-    /// Give up one claim. The caller has silenced it.
+    /// Have the holder of a claim hand it over to this node.
+    Move(ClaimKey, NodeName),
+    /// Have a node hold nothing, or let it again.
+    SetDrained(NodeName, bool),
+    /// Give up one claim, to whoever should have it next. The caller has silenced it.
     Release(ClaimKey),
     /// Give up all claims and take none. The caller has silenced them.
     Drain,

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::model::{MAX_FACTS, MAX_NODE_NAME, NodeName};
 use crate::placement::fnv1a;
 use crate::raft::frame::MAX_VOTERS;
-use crate::timing::{ELECTION_TICKS, ELECTION_TICKS_END, Timing};
+use crate::timing::Timing;
 
 /// Entries sent to a follower in one message, in bytes. The first entry always goes, so a message
 /// stays within twice this or one largest command, far below a frame.
@@ -70,17 +70,21 @@ pub(super) fn raft_id(node: &NodeName) -> u64 {
     fnv1a(node.as_str().bytes()).max(1)
 }
 
-pub(super) fn raft_config(id: u64, applied: u64) -> Config {
-    let ticks = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+/// More ticks than ever pass: the library never stands for election by itself, see `standing`.
+pub(super) const NEVER: usize = usize::MAX - 1;
+
+pub(super) fn raft_config(id: u64, applied: u64, timing: &Timing) -> Config {
     Config {
         id,
         applied,
-        election_tick: ticks(ELECTION_TICKS),
-        min_election_tick: ticks(ELECTION_TICKS),
-        max_election_tick: ticks(ELECTION_TICKS_END),
+        // How often a leader looks whether it still has a quorum. Also a voter's promise by the
+        // library's own count, which must never outlast the one that `Core::take_raft` keeps.
+        election_tick: timing.promise_ticks(),
+        min_election_tick: timing.promise_ticks(),
+        max_election_tick: NEVER + 1,
         // The leader's reads by quorum are its heartbeats (one per heartbeat, see `leading`); the
         // library's own, as late as it allows, are only a backstop.
-        heartbeat_tick: ticks(ELECTION_TICKS - 1),
+        heartbeat_tick: timing.promise_ticks() - 1,
         check_quorum: true,
         pre_vote: true,
         max_size_per_msg: MESSAGE_SIZE,

@@ -23,6 +23,16 @@ const SETTLING_HEARTBEATS: u32 = 3;
 /// A node that was silent for this many heartbeats is given nothing new.
 const FRESH_HEARTBEATS: u32 = 3;
 
+/// A move that was asked for.
+pub(super) struct Moving {
+    /// The claim's term.
+    pub(super) term: u64,
+    /// Since when this leader knows of it.
+    pub(super) since: BootTime,
+    /// It is this leader's own wish, in the log and not applied yet.
+    pub(super) proposed: bool,
+}
+
 /// One leadership of this node.
 pub(super) struct Leading {
     /// Raft's term.
@@ -38,7 +48,9 @@ pub(super) struct Leading {
     heard: BTreeMap<NodeName, BootTime>,
     renewals: BTreeMap<NodeName, Renewal>,
     revoking: BTreeSet<(NodeName, u64)>,
-    claiming: BTreeMap<ClaimKey, Claim>,
+    pub(super) claiming: BTreeMap<ClaimKey, Claim>,
+    /// Moves this leader knows of.
+    pub(super) moving: BTreeMap<ClaimKey, Moving>,
     read_due: bool,
     pub(super) place_due: bool,
 }
@@ -73,12 +85,21 @@ impl Leading {
             Command::OpenSession { node, .. } => {
                 self.heard.insert(node.clone(), now);
             }
-            Command::Claim { key, term, .. }
-                if self.claiming.get(key).is_some_and(|claim| claim.term == *term) =>
-            {
-                self.claiming.remove(key);
+            Command::Claim { key, term, .. } => self.no_longer_claiming(key, *term),
+            Command::Move { key, .. } => {
+                if let Some(moving) = self.moving.get_mut(key) {
+                    moving.proposed = false;
+                }
             }
+            Command::HandOver { key, term, .. } => self.no_longer_claiming(key, term + 1),
             _ => {}
+        }
+    }
+
+    /// Whatever came of a claim in this term, it is in the applied state now.
+    fn no_longer_claiming(&mut self, key: &ClaimKey, term: u64) {
+        if self.claiming.get(key).is_some_and(|claim| claim.term == term) {
+            self.claiming.remove(key);
         }
     }
 
@@ -112,6 +133,7 @@ impl Core {
             renewals: BTreeMap::new(),
             revoking: BTreeSet::new(),
             claiming: BTreeMap::new(),
+            moving: BTreeMap::new(),
             read_due: false,
             place_due: true,
         });
@@ -203,22 +225,9 @@ impl Core {
         };
         leading.place_due = false;
         let Some(wanted) = &self.wanted else { return };
-        let living = self.machine.living();
-        let fresh = self.now.earlier(self.timing.heartbeat * FRESH_HEARTBEATS);
-        let candidates: BTreeSet<NodeName> = self
-            .machine
-            .sessions
-            .values()
-            .filter(|s| s.state == SessionState::Open && !s.draining)
-            .filter(|s| {
-                if s.node == self.me {
-                    return s.epoch == self.member.epoch && !self.member.leaves();
-                }
-                leading.heard.get(&s.node).is_some_and(|heard| *heard >= fresh)
-                    && !leading.revoking.contains(&(s.node.clone(), s.epoch))
-            })
-            .map(|s| s.node.clone())
-            .collect();
+        let living = self.living();
+        let candidates = self.candidates();
+        let Some(leading) = &self.leading else { return };
         let settled = candidates.len() == self.ids.len()
             || self.now >= leading.elected + self.timing.heartbeat * SETTLING_HEARTBEATS;
         let wanted = if settled {
@@ -228,21 +237,53 @@ impl Core {
             let claims = wanted.claims.iter().filter(|(key, _)| once_held(key));
             Cow::Owned(Wanted { claims: claims.map(|(k, v)| (*k, v.clone())).collect() })
         };
-        let mut claims = Cow::Borrowed(&self.machine.claims);
-        if !leading.claiming.is_empty() {
-            claims.to_mut().extend(leading.claiming.clone());
-        }
-        let placed = placement::place(&wanted, &claims, &living, &candidates);
+        let placed = placement::place(&wanted, &self.claims_ahead(), &living, &candidates);
         for (key, node) in placed {
             let term = self.machine.claims.get(&key).map_or(0, |claim| claim.term) + 1;
             let Some(&epoch) = living.get(&node) else { continue };
             let command = Command::Claim { key, node: node.clone(), epoch, term };
-            let proposed = self.raft.propose(Vec::new(), command.encode()).is_ok();
+            let proposed = self.propose(&command);
             if let Some(leading) = self.leading.as_mut().filter(|_| proposed) {
                 let holder = Some((node, epoch));
                 leading.claiming.insert(key, Claim { key, holder, term });
             }
         }
+        self.move_along();
+    }
+
+    /// Epochs of the open sessions that this leader is not about to revoke. A claim of one that it
+    /// is may be given away in the same breath: it stands behind the revocation in the log.
+    pub(super) fn living(&self) -> BTreeMap<NodeName, u64> {
+        let mut living = self.machine.living();
+        if let Some(leading) = &self.leading {
+            let session = |node: &NodeName, epoch: u64| (node.clone(), epoch);
+            living.retain(|node, epoch| !leading.revoking.contains(&session(node, *epoch)));
+        }
+        living
+    }
+
+    /// Nodes that may be given something now: they take, and were heard lately.
+    pub(super) fn candidates(&self) -> BTreeSet<NodeName> {
+        let Some(leading) = &self.leading else { return BTreeSet::new() };
+        let fresh = self.now.earlier(self.timing.heartbeat * FRESH_HEARTBEATS);
+        let sessions = self.machine.sessions.values().filter(|s| self.machine.takes(&s.node));
+        let may_take = sessions.filter(|s| {
+            if s.node == self.me {
+                return s.epoch == self.member.epoch && !self.member.leaves();
+            }
+            leading.heard.get(&s.node).is_some_and(|heard| *heard >= fresh)
+                && !leading.revoking.contains(&(s.node.clone(), s.epoch))
+        });
+        may_take.map(|s| s.node.clone()).collect()
+    }
+
+    /// The claims as they will be once all that this leader proposed is decided.
+    pub(super) fn claims_ahead(&self) -> Cow<'_, BTreeMap<ClaimKey, Claim>> {
+        let mut claims = Cow::Borrowed(&self.machine.claims);
+        if let Some(leading) = self.leading.as_ref().filter(|l| !l.claiming.is_empty()) {
+            claims.to_mut().extend(leading.claiming.clone());
+        }
+        claims
     }
 
     /// Asks the follower that is furthest along to take over. True once there is nobody to ask.

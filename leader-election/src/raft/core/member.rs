@@ -16,6 +16,9 @@ use crate::raft::machine::Machine;
 
 /// Renewals that may still be answered. More than any answer is worth waiting for.
 const MOST_OUTSTANDING: usize = 64;
+/// A wish of somebody here about other nodes is repeated for this many ttl; then who asked has seen
+/// that nothing happens.
+const ASKING_TTLS: u32 = 5;
 
 /// What this node wants of its session, and what it was granted.
 pub(super) struct Member {
@@ -24,6 +27,11 @@ pub(super) struct Member {
     /// Claims being given up, in which term.
     releasing: BTreeMap<ClaimKey, u64>,
     draining: bool,
+    /// Moves asked for here, not seen in the applied state yet: to whom, in which term of the claim,
+    /// and until when it is worth repeating.
+    moving: BTreeMap<ClaimKey, (NodeName, u64, BootTime)>,
+    /// The same for nodes to be emptied or used again.
+    emptying: BTreeMap<NodeName, (bool, BootTime)>,
     /// When to stop at the latest, once asked to.
     pub(super) closing: Option<BootTime>,
     /// What was last asked of which leader in which term of raft.
@@ -41,6 +49,8 @@ impl Member {
             facts: Arc::from(facts),
             releasing: BTreeMap::new(),
             draining: false,
+            moving: BTreeMap::new(),
+            emptying: BTreeMap::new(),
             closing: None,
             asked: None,
             // Never a number that a process before this one has used: its answers may be under way.
@@ -67,6 +77,18 @@ impl Member {
         self.leaves() || self.releasing.get(&claim.key) == Some(&claim.term)
     }
 
+    /// Forgets what others asked for here and is done, cannot be, or was asked too long ago.
+    fn forget_asked(&mut self, machine: &Machine, now: BootTime) {
+        self.moving.retain(|key, (to, term, until)| {
+            let asked = machine.moves.get(key).is_some_and(|(t, of)| t == to && of == term);
+            let same = machine.claims.get(key).is_some_and(|claim| claim.term == *term);
+            same && !asked && now < *until
+        });
+        self.emptying.retain(|node, (drained, until)| {
+            machine.drained.contains(node) != *drained && now < *until
+        });
+    }
+
     /// Forgets releases that are done.
     pub(super) fn forget_given_up(&mut self, machine: &Machine, me: &NodeName) {
         self.releasing.retain(|key, term| {
@@ -84,6 +106,18 @@ impl Core {
             self.member.releasing.insert(key, claim.term);
             out.view_changed = true;
         }
+    }
+
+    pub(super) fn ask_to_move(&mut self, key: ClaimKey, to: NodeName) {
+        let until = self.now + self.timing.ttl * ASKING_TTLS;
+        if let Some(claim) = self.machine.claims.get(&key) {
+            self.member.moving.insert(key, (to, claim.term, until));
+        }
+    }
+
+    pub(super) fn ask_to_drain(&mut self, node: NodeName, drained: bool) {
+        let until = self.now + self.timing.ttl * ASKING_TTLS;
+        self.member.emptying.insert(node, (drained, until));
     }
 
     pub(super) fn drain(&mut self, out: &mut Out) {
@@ -112,6 +146,7 @@ impl Core {
                 out.view_changed = true;
             }
         }
+        self.member.forget_asked(&self.machine, self.now);
         let wishes = self.wishes();
         if wishes.is_empty() {
             self.member.asked = None;
@@ -147,6 +182,14 @@ impl Core {
         }
         if self.member.draining && !session.draining {
             wishes.push(Command::Drain { node: node.clone(), epoch });
+        }
+        for (key, (to, term, _)) in &self.member.moving {
+            let (to, by) = (to.clone(), node.clone());
+            wishes.push(Command::Move { key: *key, to, term: *term, by });
+        }
+        for (emptied, (drained, _)) in &self.member.emptying {
+            let (drained, by) = (*drained, node.clone());
+            wishes.push(Command::SetDrained { node: emptied.clone(), drained, by });
         }
         for (key, term) in &self.member.releasing {
             let (key, term, node) = (*key, *term, node.clone());

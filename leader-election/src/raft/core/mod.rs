@@ -9,25 +9,28 @@
 
 mod action;
 mod config;
+mod handing;
 mod leading;
 mod member;
 mod ready;
 #[cfg(test)]
 mod rubbish;
+mod standing;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ::raft::{RawNode, StateRole};
+use ::raft::RawNode;
 
 pub use self::action::{Action, Batch, Input};
 pub use self::config::CoreConfig;
 
-use self::config::{raft_config, raft_id};
+use self::config::{NEVER, raft_config, raft_id};
 use self::leading::Leading;
 use self::member::Member;
+use self::standing::Standing;
 use super::command::Command;
 use super::convert;
 use super::frame::{Frame, RaftKind, RaftMessage};
@@ -35,13 +38,12 @@ use super::machine::Machine;
 use super::sanity::{self, Refusal};
 use super::store::{Image, Store};
 use crate::error::Error;
-use crate::model::{BootTime, NodeName, View, Wanted};
-use crate::placement::fnv1a;
-use crate::timing::{ELECTION_TICKS, ELECTION_TICKS_END, HEARTBEAT_TICKS, Timing};
+use crate::model::{BootTime, ClaimKey, NodeName, View, Wanted};
+use crate::timing::{HEARTBEAT_TICKS, Timing};
 
 /// After a stall, at most this many ticks are caught up: enough for a leader to notice that it lost
-/// its quorum (two checks, one per election time), few enough to cost nothing.
-const MOST_TICKS_AT_ONCE: u32 = 3 * ELECTION_TICKS;
+/// its quorum (two checks, of seven ticks at most), few enough to cost nothing.
+const MOST_TICKS_AT_ONCE: u32 = 24;
 /// What raft puts into a vote request that its leader asked for (raft thesis, section 3.10).
 const TRANSFER: &[u8] = b"CampaignTransfer";
 
@@ -63,10 +65,7 @@ pub struct Core {
     /// Before this this node votes for nobody: it promised so to a leader, or may have done so in a
     /// process before this one.
     votes_from: BootTime,
-    /// Raft's role and term as last seen, and the election timeout drawn for them.
-    role: (StateRole, u64),
-    election_ticks: usize,
-    random: u64,
+    standing: Standing,
     /// Raft's leader and term as last seen.
     led_by: (u64, u64),
     /// What the fence was last set to.
@@ -104,9 +103,9 @@ impl Core {
         };
         let store = Store::new(names.keys().copied().collect(), image);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let mut raft =
-            RawNode::new(&raft_config(id, machine.applied), store, &logger).map_err(Error::Raft)?;
-        let mut votes_from = now + timing.ticks(ELECTION_TICKS);
+        let mut raft = RawNode::new(&raft_config(id, machine.applied, &timing), store, &logger)
+            .map_err(Error::Raft)?;
+        let mut votes_from = now + timing.promise();
         if names.len() == 1 {
             votes_from = now;
             raft.campaign().map_err(Error::Raft)?;
@@ -126,20 +125,19 @@ impl Core {
             ticks: 0,
             beat: false,
             votes_from,
-            role: (StateRole::Follower, 0),
-            election_ticks: 0,
-            random: seed,
+            standing: Standing::new(seed),
             led_by: (0, 0),
             deadline: None,
             stopped: false,
         };
-        core.draw_election_ticks();
+        core.heard_leader();
         Ok(core)
     }
 
     /// When to call [`Core::handle`] with [`Input::Tick`] if nothing happens before.
     pub fn next_deadline(&self) -> Option<BootTime> {
-        (!self.stopped).then_some(self.next_tick)
+        let due = self.stands_at().map_or(self.next_tick, |at| at.min(self.next_tick));
+        (!self.stopped).then_some(due)
     }
 
     /// Takes one input at the time `now` and says what is to be done, in order.
@@ -154,6 +152,8 @@ impl Core {
         }
         self.advance(now, &mut out);
         self.take(input, &mut out, &mut refused);
+        self.settle(&mut out);
+        self.stand_if_due();
         loop {
             self.settle(&mut out);
             self.duties(&mut out);
@@ -180,13 +180,16 @@ impl Core {
             // What peers said meanwhile may still wait to be read: this node was silent, not they.
             leading.forgive(stall, now);
         }
+        if stall > self.timing.heartbeat {
+            self.standing.not_before(now + self.timing.turn());
+        }
         let oldest = now.earlier(self.timing.ticks(MOST_TICKS_AT_ONCE));
         self.next_tick = self.next_tick.max(oldest);
         while self.next_tick <= now {
             self.next_tick = self.next_tick + self.timing.tick();
             self.ticks = (self.ticks + 1) % HEARTBEAT_TICKS;
             self.beat |= self.ticks == 0;
-            self.raft.raft.set_randomized_election_timeout(self.election_ticks);
+            self.raft.raft.set_randomized_election_timeout(NEVER);
             self.raft.tick();
             self.settle(out);
         }
@@ -211,6 +214,8 @@ impl Core {
                 let (node, epoch) = (self.me.clone(), self.member.epoch);
                 self.submit(Command::Put { name, value, guard, node, epoch }, out);
             }
+            Input::Move(key, node) => self.ask_to_move(key, node),
+            Input::SetDrained(node, drained) => self.ask_to_drain(node, drained),
             Input::Release(key) => self.release(key, out),
             Input::Drain => self.drain(out),
             Input::Close => self.close(out),
@@ -229,7 +234,7 @@ impl Core {
                     return Err(Refusal::ForeignCommand);
                 }
                 if self.leading.is_some() {
-                    self.propose(&command);
+                    self.propose_for(command);
                 }
             }
             Frame::Renew(renewal) => self.take_renewal(from, renewal),
@@ -249,11 +254,15 @@ impl Core {
         let id = self.raft.raft.id;
         // What the library declines (a message of the past, a peer it does not know) needs no answer.
         let _ = self.raft.step(convert::message_to_raft(message, from, id));
+        if asks_for_vote {
+            self.may_have_voted(from);
+        }
         let led = self.raft.raft.leader_id == from && self.raft.raft.term == message.term;
         let leads =
             matches!(message.kind, RaftKind::Heartbeat | RaftKind::Append | RaftKind::Snapshot);
         if led && leads {
             self.votes_from = self.votes_from.max(self.now + self.timing.promise());
+            self.heard_leader();
         }
         Ok(())
     }
@@ -262,7 +271,7 @@ impl Core {
     /// wish is repeated by whoever has it.
     fn submit(&mut self, command: Command, out: &mut Out) {
         if self.leading.is_some() {
-            self.propose(&command);
+            self.propose_for(command);
         } else if let Some(leader) = self.names.get(&self.raft.raft.leader_id) {
             out.send(leader.clone(), Frame::Propose(command));
         }
@@ -298,14 +307,15 @@ impl Core {
             actions.push(Action::SetDeadline(None));
         }
         actions.extend(out.durable);
+        // What is spoken for changes before there is more time to speak.
+        if out.view_changed {
+            actions.push(Action::Publish(Arc::new(self.view())));
+        }
         if deadline != self.deadline {
             self.deadline = deadline;
             actions.push(Action::SetDeadline(deadline));
         }
         actions.extend(out.sends);
-        if out.view_changed {
-            actions.push(Action::Publish(Arc::new(self.view())));
-        }
         actions
     }
 
@@ -316,26 +326,24 @@ impl Core {
             let given_up = self.member.gives_up(claim);
             claim.holder.take_if(|(node, _)| *node == self.me && given_up);
         }
+        let mine = |key: &ClaimKey| {
+            let holder = claims.get(key).and_then(|claim| claim.holder.as_ref());
+            holder.is_some_and(|(node, epoch)| *node == self.me && *epoch == self.member.epoch)
+        };
+        let moves = self.machine.moves.iter().filter(|(key, _)| mine(key));
+        let handovers = moves.map(|(key, (to, _))| (*key, to.clone())).collect();
         View {
             me: self.me.clone(),
             epoch: self.member.epoch,
             sessions: self.machine.sessions.clone(),
             claims,
+            handovers,
+            drained: self.machine.drained.clone(),
             records: self.machine.records.clone(),
             leader: self.names.get(&self.raft.raft.leader_id).cloned(),
             raft_term: self.raft.raft.term,
             applied: self.machine.applied,
         }
-    }
-
-    /// A new election timeout, from this core's own random numbers: the library's come from the
-    /// system, and no two runs of a test would be the same.
-    fn draw_election_ticks(&mut self) {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = fnv1a(self.random.to_be_bytes());
-        let span = u64::from(ELECTION_TICKS_END - ELECTION_TICKS);
-        let ticks = u64::from(ELECTION_TICKS) + (mixed ^ (mixed >> 31)) % span;
-        self.election_ticks = usize::try_from(ticks).unwrap_or(usize::MAX);
     }
 }
 

@@ -33,13 +33,8 @@ impl Core {
 
     fn notice_role(&mut self, out: &mut Out) {
         let raft = &self.raft.raft;
-        let role = (raft.state, raft.term);
         let led_by = (raft.leader_id, raft.term);
         let leads = (raft.state == StateRole::Leader).then_some(raft.term);
-        if role != self.role {
-            self.role = role;
-            self.draw_election_ticks();
-        }
         if leads != self.leading.as_ref().map(|leading| leading.term) {
             // Either way silent at once. A new leader's grant as a follower must end before anybody
             // can learn of its leadership; a former leader is about to help elect another.

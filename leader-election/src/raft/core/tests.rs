@@ -3,6 +3,7 @@
 //! Node `a` is under test; `b` and `c` are played by hand. What only shows over time and among many
 //! is in `tests/simulation.rs`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,6 +138,8 @@ fn a_single_node_leads_opens_its_session_and_may_speak_at_once() {
         epoch: 1,
         sessions: [("a".into(), session)].into(),
         claims: BTreeMap::new(),
+        handovers: BTreeMap::new(),
+        drained: BTreeSet::new(),
         records: BTreeMap::new(),
         leader: Some("a".into()),
         raft_term: 1,
@@ -147,8 +150,8 @@ fn a_single_node_leads_opens_its_session_and_may_speak_at_once() {
         Action::SetDeadline(None),
         batch(vec![entry(1, 1, None), entry(2, 1, Some(&lead))], hard(0)),
         batch(vec![entry(3, 1, Some(&open("a", 1)))], None),
-        Action::SetDeadline(Some(at(0) + Timing::default().lease())),
         Action::Publish(Arc::new(view)),
+        Action::SetDeadline(Some(at(0) + Timing::default().lease())),
     ];
     assert_eq!(actions, expected);
 }
@@ -174,7 +177,7 @@ fn a_follower_that_learns_of_a_leader_persists_answers_and_renews() {
     let actions = core.handle(raft("b", append(log_of_b(), 2)), at(10));
     let kinds = kinds(&actions);
     // The session is in the log but not yet decided, so it is asked for again.
-    assert_eq!(kinds, ["persist", "raft", "propose", "renew", "publish"]);
+    assert_eq!(kinds, ["persist", "publish", "raft", "propose", "renew"]);
     assert!(actions.contains(&Action::Send("b".into(), Frame::Propose(open("a", 1)))));
 }
 
@@ -232,9 +235,9 @@ fn vote(kind: RaftKind) -> Input {
 fn a_node_that_just_started_votes_for_nobody() {
     let mut core = core(&["a", "b", "c"]);
     assert_eq!(core.handle(vote(RaftKind::PreVote), at(10)), []);
-    assert_eq!(core.handle(vote(RaftKind::Vote), at(399)), []);
-    let actions = core.handle(vote(RaftKind::Vote), at(400));
-    assert_eq!(kinds(&actions), ["persist", "raft", "publish"]);
+    assert_eq!(core.handle(vote(RaftKind::Vote), at(349)), []);
+    let actions = core.handle(vote(RaftKind::Vote), at(350));
+    assert_eq!(kinds(&actions), ["persist", "publish", "raft"]);
 }
 
 #[test]
@@ -243,9 +246,26 @@ fn a_node_that_answered_its_leader_votes_for_nobody_else_for_a_while() {
     for ms in [200, 300, 400, 500] {
         core.handle(raft("b", message(RaftKind::Heartbeat, 1)), at(ms));
     }
-    // 500 ms + 7 ticks of 50 ms.
+    // 500 ms + 3.5 heartbeats.
     assert!(!kinds(&core.handle(vote(RaftKind::Vote), at(849))).contains(&"persist"));
-    assert!(kinds(&core.handle(vote(RaftKind::Vote), at(900))).contains(&"persist"));
+    assert!(kinds(&core.handle(vote(RaftKind::Vote), at(850))).contains(&"persist"));
+}
+
+#[test]
+fn a_node_stands_only_after_its_own_promise_and_soon_again() {
+    let (mut core, _) = follower();
+    core.handle(raft("b", message(RaftKind::Heartbeat, 1)), at(200));
+    let mut stood = Vec::new();
+    for ms in 201..=1000 {
+        let actions = core.handle(Input::Tick, at(ms));
+        let asks = |action: &Action| matches!(action, Action::Send(_, Frame::Raft(m)) if m.kind == RaftKind::PreVote);
+        stood.extend(actions.iter().any(asks).then_some(ms));
+    }
+    // 200 ms + 350 ms + a tenth of a heartbeat, and a turn of 25 ms if it is the second in line.
+    assert!([560, 585].contains(&stood[0]), "{stood:?}");
+    let waits: Vec<u64> = stood.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // By then it knows no leader, so there may be two in front of it.
+    assert!((50..=125).contains(&waits[0]) && (100..=175).contains(&waits[1]), "{stood:?}");
 }
 
 #[test]
@@ -254,7 +274,7 @@ fn a_node_whose_leader_asks_for_it_votes_at_once() {
     let Input::Frame(node, Frame::Raft(mut asked)) = vote(RaftKind::Vote) else { unreachable!() };
     asked.context = TRANSFER.to_vec();
     let actions = core.handle(raft(node.as_str(), asked), at(11));
-    assert!(kinds(&actions).starts_with(&["persist", "raft"]), "{actions:?}");
+    assert!(kinds(&actions).starts_with(&["persist", "publish", "raft"]), "{actions:?}");
 }
 
 #[test]
@@ -263,7 +283,7 @@ fn a_new_leader_is_silent_before_it_says_anything() {
     core.handle(from("b", grant(1, 1, seq)), at(12));
     // The leader hands on: `a` stands, and `c` votes for it.
     let actions = core.handle(raft("b", message(RaftKind::TimeoutNow, 1)), at(13));
-    assert_eq!(kinds(&actions), ["persist", "raft", "raft", "publish"]);
+    assert_eq!(kinds(&actions), ["persist", "publish", "raft", "raft"]);
     let yes = message(RaftKind::VoteResponse, 2);
     let actions = core.handle(raft("c", yes), at(14));
     let kinds = kinds(&actions);
@@ -392,7 +412,7 @@ fn a_drained_node_shows_its_claims_as_released_before_anybody_heard() {
     core.handle(raft("b", append(vec![entry(4, 1, Some(&claim))], 4)), at(12));
     assert_eq!(core.view().holder(&VIP), Some(&"a".into()));
     let actions = core.handle(Input::Drain, at(13));
-    assert_eq!(kinds(&actions), ["propose", "publish"]);
+    assert_eq!(kinds(&actions), ["publish", "propose"]);
     assert_eq!(core.view().holder(&VIP), None);
 }
 
@@ -401,7 +421,7 @@ fn a_closing_node_is_silent_first_and_stops_once_its_goodbye_is_applied() {
     let (mut core, seq) = follower();
     core.handle(from("b", grant(1, 1, seq)), at(12));
     let actions = core.handle(Input::Close, at(13));
-    assert_eq!(kinds(&actions), ["silence", "propose", "publish"]);
+    assert_eq!(kinds(&actions), ["silence", "publish", "propose"]);
     let close = Command::CloseSession { node: "a".into(), epoch: 1 };
     let actions = core.handle(raft("b", append(vec![entry(4, 1, Some(&close))], 4)), at(14));
     assert_eq!(actions.last(), Some(&Action::Stopped));
@@ -423,7 +443,10 @@ fn ticks_fall_on_a_grid_and_a_long_stop_costs_only_a_few() {
     assert_eq!(core.next_deadline(), Some(at(50)));
     core.handle(Input::Tick, at(60));
     assert_eq!(core.next_deadline(), Some(at(100)));
+    // It stands for election soon, but not before it has read what peers said meanwhile.
     core.handle(Input::Tick, at(3_600_000));
+    assert_eq!(core.next_deadline(), Some(at(3_600_025)));
+    core.handle(Input::Tick, at(3_600_025));
     assert_eq!(core.next_deadline(), Some(at(3_600_050)));
 }
 

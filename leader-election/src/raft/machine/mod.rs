@@ -4,7 +4,7 @@
 //! position. Applying must never depend on anything else: no time, no identity, no configuration.
 //! A command whose presumption no longer holds changes nothing. Read [`super::command`] first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::codec::{CodecError, Reader, Writer};
@@ -15,12 +15,14 @@ use crate::model::{
 };
 
 /// Most nodes with a session. With the bounds below a snapshot always fits one frame: sessions
-/// 64 x (4 KiB facts + name) + claims 8192 x 36 B + records 384 KiB < 1 MiB.
+/// 64 x (4 KiB facts + name) + claims 8192 x 36 B + records 384 KiB + moves 1024 x 29 B < 1 MiB.
 const MAX_SESSIONS: usize = 64;
 /// Most keys that may ever be claimed.
 const MAX_CLAIMS: usize = 8192;
 /// Most bytes in all records together, names included.
 const MAX_RECORDS_SIZE: usize = 384 * 1024;
+/// Most claims asked to move at once; more are asked for once these have moved.
+const MAX_MOVES: usize = 1024;
 /// What one record costs beyond its name and value.
 const RECORD_OVERHEAD: usize = 8;
 
@@ -33,6 +35,10 @@ pub struct Machine {
     pub claims: BTreeMap<ClaimKey, Claim>,
     /// Small values written under a guard.
     pub records: BTreeMap<String, Vec<u8>>,
+    /// Claims whose holder is asked to hand them over: to whom, and the claim's term.
+    pub moves: BTreeMap<ClaimKey, (NodeName, u64)>,
+    /// Nodes that should hold nothing.
+    pub drained: BTreeSet<NodeName>,
     /// Node of the last [`Command::Lead`].
     pub last_lead: Option<NodeName>,
     /// The position.
@@ -55,6 +61,14 @@ impl Machine {
     /// Applies the command at position `index`.
     pub fn apply(&mut self, index: u64, command: &Command) -> Outcome {
         self.applied = index;
+        let outcome = self.take(command);
+        if outcome == Outcome::Applied {
+            self.forget_moves();
+        }
+        outcome
+    }
+
+    fn take(&mut self, command: &Command) -> Outcome {
         match command {
             Command::Lead { node } => {
                 self.last_lead = Some(node.clone());
@@ -76,7 +90,31 @@ impl Machine {
             Command::Put { name, value, guard, node, epoch } => {
                 self.put(name, value.as_deref(), guard, (node, *epoch))
             }
+            Command::HandOver { key, node, epoch, term, to, to_epoch } => {
+                self.hand_over(key, (node, *epoch), *term, (to, *to_epoch))
+            }
+            Command::Move { key, to, term, .. } => self.ask_to_move(*key, to, *term),
+            Command::CancelMove { key, term } => match self.moves.get(key) {
+                Some((_, asked)) if asked == term => {
+                    self.moves.remove(key);
+                    Outcome::Applied
+                }
+                _ => Outcome::Stale,
+            },
+            Command::SetDrained { node, drained, .. } => {
+                let changed = match drained {
+                    true => self.sessions.contains_key(node) && self.drained.insert(node.clone()),
+                    false => self.drained.remove(node),
+                };
+                if changed { Outcome::Applied } else { Outcome::Stale }
+            }
         }
+    }
+
+    /// Whether a node may be given something: it lives, stays, and is not to be emptied.
+    pub fn takes(&self, node: &NodeName) -> bool {
+        !self.drained.contains(node)
+            && self.sessions.get(node).is_some_and(|s| s.state == SessionState::Open && !s.draining)
     }
 
     /// Epochs of the nodes with an open session.
@@ -169,6 +207,62 @@ impl Machine {
         }
     }
 
+    fn hand_over(
+        &mut self,
+        key: &ClaimKey,
+        (node, epoch): (&NodeName, u64),
+        term: u64,
+        (to, to_epoch): (&NodeName, u64),
+    ) -> Outcome {
+        let stays = self.takes(to) && self.is_open(to, to_epoch);
+        let holds = |claim: &&mut Claim| {
+            let holder = claim.holder.as_ref();
+            claim.term == term && holder.is_some_and(|(n, e)| n == node && *e == epoch)
+        };
+        let Some(claim) = self.claims.get_mut(key).filter(holds) else { return Outcome::Stale };
+        if stays {
+            (claim.holder, claim.term) = (Some((to.clone(), to_epoch)), term + 1);
+        } else {
+            claim.holder = None;
+        }
+        Outcome::Applied
+    }
+
+    fn ask_to_move(&mut self, key: ClaimKey, to: &NodeName, term: u64) -> Outcome {
+        if self.moves.get(&key).is_some_and(|(asked, of)| asked == to && *of == term) {
+            return Outcome::Stale;
+        }
+        if !self.moves.contains_key(&key) && self.moves.len() >= MAX_MOVES {
+            return Outcome::Full;
+        }
+        let before = self.moves.insert(key, (to.clone(), term));
+        if self.can_move(&key) {
+            return Outcome::Applied;
+        }
+        match before {
+            Some(before) => self.moves.insert(key, before),
+            None => self.moves.remove(&key),
+        };
+        Outcome::Stale
+    }
+
+    /// Forgets moves that are done or cannot be any more.
+    fn forget_moves(&mut self) {
+        let over: Vec<ClaimKey> =
+            self.moves.keys().filter(|key| !self.can_move(key)).copied().collect();
+        for key in over {
+            self.moves.remove(&key);
+        }
+    }
+
+    fn can_move(&self, key: &ClaimKey) -> bool {
+        let Some((to, term)) = self.moves.get(key) else { return false };
+        let claim = self.claims.get(key).filter(|claim| claim.term == *term);
+        let holder = claim.and_then(|claim| claim.holder.as_ref());
+        holder.is_some_and(|(node, epoch)| node != to && self.is_open(node, *epoch))
+            && self.takes(to)
+    }
+
     fn put(
         &mut self,
         name: &str,
@@ -226,6 +320,17 @@ impl Machine {
         for (name, value) in &self.records {
             to.text(name).bytes(value);
         }
+        let place = |node: &NodeName| {
+            self.sessions.keys().position(|name| name == node).unwrap_or(MAX_SESSIONS)
+        };
+        to.count(self.moves.len());
+        for (key, (node, term)) in &self.moves {
+            to.key(key).count(place(node)).u64(*term);
+        }
+        to.count(self.drained.len());
+        for node in &self.drained {
+            to.count(place(node));
+        }
         to.flag(self.last_lead.is_some());
         if let Some(node) = &self.last_lead {
             to.node(node);
@@ -252,6 +357,16 @@ impl Machine {
         for _ in 0..from.count(MAX_RECORDS_SIZE)? {
             let name = from.text(MAX_RECORD_KEY)?.to_owned();
             machine.records.insert(name, from.bytes(MAX_RECORD_VALUE)?.to_vec());
+        }
+        let node = |from: &mut Reader<'_>| {
+            nodes.get(from.count(MAX_SESSIONS)?).cloned().ok_or(CodecError::Impossible)
+        };
+        for _ in 0..from.count(MAX_MOVES)? {
+            let key = from.key()?;
+            machine.moves.insert(key, (node(&mut from)?, from.u64()?));
+        }
+        for _ in 0..from.count(MAX_SESSIONS)? {
+            machine.drained.insert(node(&mut from)?);
         }
         if from.flag()? {
             machine.last_lead = Some(from.node()?);
@@ -288,175 +403,4 @@ fn read_claim(from: &mut Reader<'_>, nodes: &[NodeName]) -> Result<Claim, CodecE
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::raft::command::tests::any_command;
-
-    const KEY: ClaimKey = ClaimKey::Allocator;
-
-    fn open(node: &str, epoch: u64) -> Command {
-        Command::OpenSession { node: node.into(), epoch, facts: Arc::from(&b"mac"[..]) }
-    }
-
-    fn claim(node: &str, epoch: u64, term: u64) -> Command {
-        Command::Claim { key: KEY, node: node.into(), epoch, term }
-    }
-
-    fn put(value: Option<&str>, node: &str, epoch: u64, term: u64) -> Command {
-        let value = value.map(|v| v.as_bytes().to_vec());
-        let guard = Guard { key: KEY, term };
-        Command::Put { name: "svc".into(), value, guard, node: node.into(), epoch }
-    }
-
-    fn run(commands: impl IntoIterator<Item = Command>) -> (Machine, Vec<Outcome>) {
-        let mut machine = Machine::default();
-        let outcomes =
-            commands.into_iter().zip(1..).map(|(c, index)| machine.apply(index, &c)).collect();
-        (machine, outcomes)
-    }
-
-    fn holder(machine: &Machine) -> Option<(&str, u64)> {
-        machine.claims[&KEY].holder.as_ref().map(|(node, epoch)| (node.as_str(), *epoch))
-    }
-
-    use Outcome::{Applied, Full, Stale};
-
-    #[test]
-    fn a_held_claim_is_not_given_to_another() {
-        let (machine, outcomes) =
-            run([open("a", 1), open("b", 1), claim("a", 1, 1), claim("b", 1, 2)]);
-        assert_eq!(outcomes, [Applied, Applied, Applied, Stale]);
-        assert_eq!(holder(&machine), Some(("a", 1)));
-    }
-
-    #[test]
-    fn a_claim_of_a_revoked_session_is_taken_with_the_next_term_only() {
-        let revoke = Command::Revoke { node: "a".into(), epoch: 1 };
-        let (machine, outcomes) = run([
-            open("a", 1),
-            open("b", 1),
-            claim("a", 1, 1),
-            revoke,
-            claim("b", 1, 1),
-            claim("b", 1, 3),
-            claim("b", 1, 2),
-        ]);
-        assert_eq!(outcomes, [Applied, Applied, Applied, Applied, Stale, Stale, Applied]);
-        assert_eq!(holder(&machine), Some(("b", 1)));
-    }
-
-    #[test]
-    fn a_restarted_process_keeps_its_claims() {
-        let (machine, outcomes) = run([open("a", 1), claim("a", 1, 1), open("a", 2)]);
-        assert_eq!(outcomes, [Applied; 3]);
-        assert_eq!(holder(&machine), Some(("a", 2)));
-        assert_eq!(machine.claims[&KEY].term, 1);
-    }
-
-    #[test]
-    fn a_revoked_node_that_returns_takes_nothing_back() {
-        let revoke = Command::Revoke { node: "a".into(), epoch: 1 };
-        let (machine, _) = run([open("a", 1), claim("a", 1, 1), revoke, open("a", 2)]);
-        assert_eq!(holder(&machine), Some(("a", 1)));
-        assert!(!machine.is_open(&"a".into(), 1));
-    }
-
-    #[test]
-    fn an_epoch_is_used_once() {
-        let close = Command::CloseSession { node: "a".into(), epoch: 1 };
-        let (_, outcomes) = run([open("a", 1), close.clone(), open("a", 1), close]);
-        assert_eq!(outcomes, [Applied, Applied, Stale, Stale]);
-    }
-
-    #[test]
-    fn a_late_copy_of_a_release_does_not_hit_the_next_holder() {
-        let release = Command::Release { key: KEY, node: "a".into(), epoch: 1, term: 1 };
-        let (machine, outcomes) =
-            run([open("a", 1), claim("a", 1, 1), release.clone(), claim("a", 1, 2), release]);
-        assert_eq!(outcomes, [Applied, Applied, Applied, Applied, Stale]);
-        assert_eq!(machine.claims[&KEY].term, 2);
-        assert_eq!(holder(&machine), Some(("a", 1)));
-    }
-
-    #[test]
-    fn draining_releases_everything_and_keeps_the_terms() {
-        let drain = Command::Drain { node: "a".into(), epoch: 1 };
-        let (machine, outcomes) = run([open("a", 1), claim("a", 1, 1), drain.clone(), drain]);
-        assert_eq!(outcomes, [Applied, Applied, Applied, Stale]);
-        assert_eq!(holder(&machine), None);
-        assert_eq!(machine.claims[&KEY].term, 1);
-        assert!(machine.sessions[&NodeName::from("a")].draining);
-    }
-
-    #[test]
-    fn a_deposed_allocator_writes_nothing() {
-        let revoke = Command::Revoke { node: "a".into(), epoch: 1 };
-        let (machine, outcomes) = run([
-            open("a", 1),
-            open("b", 1),
-            claim("a", 1, 1),
-            put(Some("1"), "a", 1, 1),
-            revoke,
-            put(Some("2"), "a", 1, 1),
-            claim("b", 1, 2),
-            put(Some("3"), "b", 1, 1),
-            put(Some("4"), "b", 1, 2),
-            put(Some("5"), "a", 1, 2),
-        ]);
-        assert_eq!(outcomes[3..], [Applied, Applied, Stale, Applied, Stale, Applied, Stale]);
-        assert_eq!(machine.records["svc"], b"4");
-    }
-
-    #[test]
-    fn records_are_removed_and_bounded() {
-        let big = "x".repeat(MAX_RECORD_VALUE);
-        let mut other = put(Some(&big), "a", 1, 1);
-        if let Command::Put { name, .. } = &mut other {
-            *name = "other".into();
-        }
-        let (machine, outcomes) = run([
-            open("a", 1),
-            claim("a", 1, 1),
-            put(Some(&big), "a", 1, 1),
-            other,
-            put(None, "a", 1, 1),
-        ]);
-        assert_eq!(outcomes[2..], [Applied, Full, Applied]);
-        assert!(machine.records.is_empty());
-    }
-
-    #[test]
-    fn a_full_snapshot_fits_a_frame() {
-        let mut machine = Machine::default();
-        for n in 0..MAX_SESSIONS {
-            let node = NodeName(format!("{n:0>253}"));
-            let facts = Arc::from(vec![7; MAX_FACTS]);
-            assert_eq!(machine.apply(1, &Command::OpenSession { node, epoch: 1, facts }), Applied);
-        }
-        let node = NodeName(format!("{:0>253}", 1));
-        for n in 0..MAX_CLAIMS {
-            let key = ClaimKey::Vip(std::net::Ipv6Addr::from(n as u128).into());
-            let claim = Command::Claim { key, node: node.clone(), epoch: 1, term: 1 };
-            assert_eq!(machine.apply(2, &claim), Applied);
-        }
-        let one_more = Command::Claim { key: KEY, node, epoch: 1, term: 1 };
-        assert_eq!(machine.apply(3, &one_more), Full);
-        machine.records.insert("all".into(), vec![1; MAX_RECORDS_SIZE]);
-        assert!(machine.encode().len() < crate::raft::frame::MAX_FRAME - 1024);
-    }
-
-    proptest! {
-        #[test]
-        fn a_snapshot_reads_back(commands in prop::collection::vec(any_command(), 0..40)) {
-            let (machine, _) = run(commands);
-            prop_assert_eq!(Machine::decode(machine.applied, &machine.encode()), Ok(machine));
-        }
-
-        #[test]
-        fn any_bytes_are_a_state_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Machine::decode(1, &bytes);
-        }
-    }
-}
+mod tests;

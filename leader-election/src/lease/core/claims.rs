@@ -1,0 +1,167 @@
+//! The claims: given up, handed over, taken, moved.
+//!
+//! A claim is only ever taken when nobody may speak by it any more, and only given up by its holder,
+//! which has silenced it. Every write demands the version the decision was made on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Known, LeaseCore};
+use crate::lease::object::{ClaimObject, Object, ObjectKey, SessionObject, Write};
+use crate::model::{Claim, ClaimKey, NodeName, Wanted};
+use crate::placement;
+
+impl LeaseCore {
+    /// Gives up what this node gives up, and takes what falls to it.
+    pub(super) fn keep_claims(&mut self, writes: &mut Vec<Write>) {
+        self.adopt(writes);
+        let (Some(epoch), Some(wanted)) = (self.epoch, self.wanted.clone()) else { return };
+        let living: BTreeMap<NodeName, u64> = self.living();
+        let candidates: BTreeSet<NodeName> =
+            self.sessions.keys().filter(|node| self.takes(node)).cloned().collect();
+        self.releasing.retain(|key, term| {
+            self.claims.get(key).is_some_and(|known| known.object.term == *term)
+        });
+        self.give_up(&wanted, &living, &candidates, writes);
+        let own_session = living.get(&self.me) == Some(&epoch) && self.alive_until().is_some();
+        if self.draining || self.closing.is_some() || !own_session {
+            return;
+        }
+        let claims = self.as_claims();
+        let mut wanted = wanted;
+        if self.now < self.settled_at {
+            wanted.claims.retain(|key, _| claims.contains_key(key));
+        }
+        for (key, node) in placement::place(&wanted, &claims, &living, &candidates) {
+            let known = self.claims.get(&key).cloned();
+            let free = known.as_ref().is_none_or(|known| self.is_free(known));
+            if node == self.me && free {
+                let term = known.as_ref().map_or(0, |known| known.object.term) + 1;
+                let holder = Some((node, epoch));
+                let object = Object::Claim(ClaimObject { holder, term, move_to: None });
+                let expected = known.map(|known| known.version);
+                self.write(ObjectKey::Claim(key), expected, object, writes);
+            }
+        }
+    }
+
+    /// Makes the claims of the process before this one its own, by a write of each. That process may
+    /// have given one up with a write that is still under way; it comes to nothing after this one.
+    fn adopt(&mut self, writes: &mut Vec<Write>) {
+        if self.draining || self.closing.is_some() || self.alive_until().is_none() {
+            return;
+        }
+        let Some(epoch) = self.epoch else { return };
+        for key in self.inherited() {
+            let Some(known) = self.claims.get(&key).cloned() else { continue };
+            let holder = Some((self.me.clone(), epoch));
+            let object = Object::Claim(ClaimObject { holder, ..known.object });
+            self.write(ObjectKey::Claim(key), Some(known.version), object, writes);
+        }
+    }
+
+    /// Claims that a process before this one held, and that live.
+    pub(super) fn inherited(&self) -> Vec<ClaimKey> {
+        let mine = self.claims.iter().filter(|(_, known)| self.mine(known));
+        let before = mine.filter(|(_, known)| {
+            known.object.holder.as_ref().map(|(_, epoch)| *epoch) != self.epoch
+        });
+        before.map(|(key, _)| *key).collect()
+    }
+
+    fn give_up(
+        &mut self,
+        wanted: &Wanted,
+        living: &BTreeMap<NodeName, u64>,
+        candidates: &BTreeSet<NodeName>,
+        writes: &mut Vec<Write>,
+    ) {
+        let leaves = self.draining || self.closing.is_some();
+        let mine: Vec<(ClaimKey, Known<ClaimObject>)> = self
+            .claims
+            .iter()
+            .filter(|(_, known)| self.mine(known))
+            .map(|(key, known)| (*key, known.clone()))
+            .collect();
+        let gives = |(key, known): &&(ClaimKey, Known<ClaimObject>)| {
+            leaves || self.releasing.get(key) == Some(&known.object.term)
+        };
+        let given: BTreeMap<ClaimKey, Known<ClaimObject>> =
+            mine.iter().filter(gives).cloned().collect();
+        let mut others = candidates.clone();
+        others.remove(&self.me);
+        let mut claims = self.as_claims();
+        claims.retain(|key, _| !given.contains_key(key));
+        let mut orphans = Wanted::default();
+        for (key, known) in &given {
+            let asked = known.object.move_to.clone().filter(|to| others.contains(to));
+            let eligible = asked.map(|to| [to].into()).or_else(|| wanted.claims.get(key).cloned());
+            orphans.claims.extend(eligible.map(|nodes| (*key, nodes)));
+        }
+        let next: BTreeMap<ClaimKey, NodeName> =
+            placement::place(&orphans, &claims, living, &others).into_iter().collect();
+        for (key, known) in &given {
+            let holder = next.get(key).and_then(|node| Some((node.clone(), *living.get(node)?)));
+            let term = known.object.term + u64::from(holder.is_some());
+            let object = Object::Claim(ClaimObject { holder, term, move_to: None });
+            self.write(ObjectKey::Claim(*key), Some(known.version.clone()), object, writes);
+        }
+        for (key, known) in mine {
+            // Asked to hand over, and nothing came of it: forget it.
+            let old = self.now >= known.since + self.timing.ttl * 2;
+            if old && known.object.move_to.is_some() {
+                let object = Object::Claim(ClaimObject { move_to: None, ..known.object });
+                self.write(ObjectKey::Claim(key), Some(known.version), object, writes);
+            }
+        }
+    }
+
+    /// Writes down what somebody here asks of other nodes.
+    pub(super) fn tell_others(&mut self, writes: &mut Vec<Write>) {
+        for (key, (to, term)) in std::mem::take(&mut self.moving) {
+            let known = self.claims.get(&key).filter(|known| known.object.term == term).cloned();
+            let Some(known) = known.filter(|known| !self.is_free(known)) else { continue };
+            if known.object.move_to.as_ref() == Some(&to) {
+                continue;
+            }
+            let object = ClaimObject { move_to: Some(to.clone()), ..known.object };
+            let object = Object::Claim(object);
+            self.write(ObjectKey::Claim(key), Some(known.version), object, writes);
+            // Until it is seen.
+            self.moving.insert(key, (to, term));
+        }
+        for (node, drained) in std::mem::take(&mut self.emptying) {
+            let known = self.sessions.get(&node).cloned();
+            let Some(known) = known.filter(|known| known.object.drained != drained) else {
+                continue;
+            };
+            let object = SessionObject { drained, ..known.object };
+            let key = ObjectKey::Session(node.clone());
+            // Not a renewal: the number stays, so it extends nothing. It does restart the wait for a
+            // silent node, which is the safe side.
+            self.write(key, Some(known.version), Object::Session(object), writes);
+            self.emptying.insert(node, drained);
+        }
+    }
+
+    /// What this node holds and should hand over: by somebody's wish, or because it is drained.
+    pub(super) fn handovers(
+        &self,
+        claims: &BTreeMap<ClaimKey, Claim>,
+        drained: &BTreeSet<NodeName>,
+    ) -> BTreeMap<ClaimKey, NodeName> {
+        let empty = drained.contains(&self.me);
+        let mut handovers = BTreeMap::new();
+        for (key, claim) in claims {
+            if claim.holder.as_ref().is_none_or(|(node, _)| *node != self.me) {
+                continue;
+            }
+            let asked = self.claims.get(key).and_then(|known| known.object.move_to.clone());
+            let eligible = self.wanted.as_ref().and_then(|wanted| wanted.claims.get(key));
+            let may = |node: &&NodeName| **node != self.me && self.takes(node);
+            let other = eligible.into_iter().flatten().find(may).filter(|_| empty).cloned();
+            let to = asked.filter(|to| may(&to)).or(other);
+            handovers.extend(to.map(|to| (*key, to)));
+        }
+        handovers
+    }
+}

@@ -1,0 +1,239 @@
+//! What each command does to the state, command list in, outcomes out.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::raft::command::tests::any_command;
+
+const KEY: ClaimKey = ClaimKey::Allocator;
+
+fn open(node: &str, epoch: u64) -> Command {
+    Command::OpenSession { node: node.into(), epoch, facts: Arc::from(&b"mac"[..]) }
+}
+
+fn claim(node: &str, epoch: u64, term: u64) -> Command {
+    Command::Claim { key: KEY, node: node.into(), epoch, term }
+}
+
+fn put(value: Option<&str>, node: &str, epoch: u64, term: u64) -> Command {
+    let value = value.map(|v| v.as_bytes().to_vec());
+    let guard = Guard { key: KEY, term };
+    Command::Put { name: "svc".into(), value, guard, node: node.into(), epoch }
+}
+
+fn run(commands: impl IntoIterator<Item = Command>) -> (Machine, Vec<Outcome>) {
+    let mut machine = Machine::default();
+    let outcomes =
+        commands.into_iter().zip(1..).map(|(c, index)| machine.apply(index, &c)).collect();
+    (machine, outcomes)
+}
+
+fn holder(machine: &Machine) -> Option<(&str, u64)> {
+    machine.claims[&KEY].holder.as_ref().map(|(node, epoch)| (node.as_str(), *epoch))
+}
+
+use Outcome::{Applied, Full, Stale};
+
+#[test]
+fn a_held_claim_is_not_given_to_another() {
+    let (machine, outcomes) = run([open("a", 1), open("b", 1), claim("a", 1, 1), claim("b", 1, 2)]);
+    assert_eq!(outcomes, [Applied, Applied, Applied, Stale]);
+    assert_eq!(holder(&machine), Some(("a", 1)));
+}
+
+#[test]
+fn a_claim_of_a_revoked_session_is_taken_with_the_next_term_only() {
+    let revoke = Command::Revoke { node: "a".into(), epoch: 1 };
+    let (machine, outcomes) = run([
+        open("a", 1),
+        open("b", 1),
+        claim("a", 1, 1),
+        revoke,
+        claim("b", 1, 1),
+        claim("b", 1, 3),
+        claim("b", 1, 2),
+    ]);
+    assert_eq!(outcomes, [Applied, Applied, Applied, Applied, Stale, Stale, Applied]);
+    assert_eq!(holder(&machine), Some(("b", 1)));
+}
+
+#[test]
+fn a_restarted_process_keeps_its_claims() {
+    let (machine, outcomes) = run([open("a", 1), claim("a", 1, 1), open("a", 2)]);
+    assert_eq!(outcomes, [Applied; 3]);
+    assert_eq!(holder(&machine), Some(("a", 2)));
+    assert_eq!(machine.claims[&KEY].term, 1);
+}
+
+#[test]
+fn a_revoked_node_that_returns_takes_nothing_back() {
+    let revoke = Command::Revoke { node: "a".into(), epoch: 1 };
+    let (machine, _) = run([open("a", 1), claim("a", 1, 1), revoke, open("a", 2)]);
+    assert_eq!(holder(&machine), Some(("a", 1)));
+    assert!(!machine.is_open(&"a".into(), 1));
+}
+
+#[test]
+fn an_epoch_is_used_once() {
+    let close = Command::CloseSession { node: "a".into(), epoch: 1 };
+    let (_, outcomes) = run([open("a", 1), close.clone(), open("a", 1), close]);
+    assert_eq!(outcomes, [Applied, Applied, Stale, Stale]);
+}
+
+#[test]
+fn a_late_copy_of_a_release_does_not_hit_the_next_holder() {
+    let release = Command::Release { key: KEY, node: "a".into(), epoch: 1, term: 1 };
+    let (machine, outcomes) =
+        run([open("a", 1), claim("a", 1, 1), release.clone(), claim("a", 1, 2), release]);
+    assert_eq!(outcomes, [Applied, Applied, Applied, Applied, Stale]);
+    assert_eq!(machine.claims[&KEY].term, 2);
+    assert_eq!(holder(&machine), Some(("a", 1)));
+}
+
+fn hand_over(to: &str, to_epoch: u64, term: u64) -> Command {
+    let (node, to) = ("a".into(), to.into());
+    Command::HandOver { key: KEY, node, epoch: 1, term, to, to_epoch }
+}
+
+fn ask(to: &str, term: u64) -> Command {
+    Command::Move { key: KEY, to: to.into(), term, by: "c".into() }
+}
+
+#[test]
+fn a_claim_is_handed_over_in_one_step_and_once() {
+    let (machine, outcomes) = run([
+        open("a", 1),
+        open("b", 4),
+        claim("a", 1, 1),
+        hand_over("b", 4, 1),
+        hand_over("b", 4, 1),
+    ]);
+    assert_eq!(outcomes, [Applied, Applied, Applied, Applied, Stale]);
+    assert_eq!((holder(&machine), machine.claims[&KEY].term), (Some(("b", 4)), 2));
+}
+
+#[test]
+fn a_claim_handed_to_a_session_that_is_gone_is_released() {
+    let (machine, outcomes) = run([open("a", 1), claim("a", 1, 1), hand_over("b", 4, 1)]);
+    assert_eq!(outcomes, [Applied; 3]);
+    assert_eq!((holder(&machine), machine.claims[&KEY].term), (None, 1));
+}
+
+#[test]
+fn a_move_is_asked_only_of_a_holder_and_towards_a_node_that_takes() {
+    let drained = |drained| Command::SetDrained { node: "b".into(), drained, by: "c".into() };
+    let (machine, outcomes) = run([
+        open("a", 1),
+        ask("b", 1),
+        claim("a", 1, 1),
+        ask("b", 1),
+        open("b", 1),
+        ask("a", 1),
+        ask("b", 2),
+        drained(true),
+        ask("b", 1),
+        drained(false),
+        ask("b", 1),
+        ask("b", 1),
+    ]);
+    let expected = [
+        Applied, Stale, Applied, Stale, Applied, Stale, Stale, Applied, Stale, Applied, Applied,
+        Stale,
+    ];
+    assert_eq!(outcomes, expected);
+    assert_eq!(machine.moves, [(KEY, ("b".into(), 1))].into());
+}
+
+#[test]
+fn a_move_is_forgotten_once_it_is_done_or_cannot_be() {
+    let asked = || [open("a", 1), open("b", 1), claim("a", 1, 1), ask("b", 1)];
+    let revoke = |node: &str| Command::Revoke { node: node.into(), epoch: 1 };
+    let drain = Command::SetDrained { node: "b".into(), drained: true, by: "a".into() };
+    let cancel = Command::CancelMove { key: KEY, term: 1 };
+    for end in [hand_over("b", 1, 1), revoke("a"), revoke("b"), drain, cancel] {
+        let (machine, _) = run(asked().into_iter().chain([end.clone()]));
+        assert_eq!(machine.moves, BTreeMap::new(), "{end:?}");
+    }
+    let (machine, _) = run(asked().into_iter().chain([open("a", 2)]));
+    assert_eq!(machine.moves.len(), 1);
+}
+
+#[test]
+fn draining_releases_everything_and_keeps_the_terms() {
+    let drain = Command::Drain { node: "a".into(), epoch: 1 };
+    let (machine, outcomes) = run([open("a", 1), claim("a", 1, 1), drain.clone(), drain]);
+    assert_eq!(outcomes, [Applied, Applied, Applied, Stale]);
+    assert_eq!(holder(&machine), None);
+    assert_eq!(machine.claims[&KEY].term, 1);
+    assert!(machine.sessions[&NodeName::from("a")].draining);
+}
+
+#[test]
+fn a_deposed_allocator_writes_nothing() {
+    let revoke = Command::Revoke { node: "a".into(), epoch: 1 };
+    let (machine, outcomes) = run([
+        open("a", 1),
+        open("b", 1),
+        claim("a", 1, 1),
+        put(Some("1"), "a", 1, 1),
+        revoke,
+        put(Some("2"), "a", 1, 1),
+        claim("b", 1, 2),
+        put(Some("3"), "b", 1, 1),
+        put(Some("4"), "b", 1, 2),
+        put(Some("5"), "a", 1, 2),
+    ]);
+    assert_eq!(outcomes[3..], [Applied, Applied, Stale, Applied, Stale, Applied, Stale]);
+    assert_eq!(machine.records["svc"], b"4");
+}
+
+#[test]
+fn records_are_removed_and_bounded() {
+    let big = "x".repeat(MAX_RECORD_VALUE);
+    let mut other = put(Some(&big), "a", 1, 1);
+    if let Command::Put { name, .. } = &mut other {
+        *name = "other".into();
+    }
+    let (machine, outcomes) = run([
+        open("a", 1),
+        claim("a", 1, 1),
+        put(Some(&big), "a", 1, 1),
+        other,
+        put(None, "a", 1, 1),
+    ]);
+    assert_eq!(outcomes[2..], [Applied, Full, Applied]);
+    assert!(machine.records.is_empty());
+}
+
+#[test]
+fn a_full_snapshot_fits_a_frame() {
+    let mut machine = Machine::default();
+    for n in 0..MAX_SESSIONS {
+        let node = NodeName(format!("{n:0>253}"));
+        let facts = Arc::from(vec![7; MAX_FACTS]);
+        assert_eq!(machine.apply(1, &Command::OpenSession { node, epoch: 1, facts }), Applied);
+    }
+    let node = NodeName(format!("{:0>253}", 1));
+    for n in 0..MAX_CLAIMS {
+        let key = ClaimKey::Vip(std::net::Ipv6Addr::from(n as u128).into());
+        let claim = Command::Claim { key, node: node.clone(), epoch: 1, term: 1 };
+        assert_eq!(machine.apply(2, &claim), Applied);
+    }
+    let one_more = Command::Claim { key: KEY, node, epoch: 1, term: 1 };
+    assert_eq!(machine.apply(3, &one_more), Full);
+    machine.records.insert("all".into(), vec![1; MAX_RECORDS_SIZE]);
+    assert!(machine.encode().len() < crate::raft::frame::MAX_FRAME - 1024);
+}
+
+proptest! {
+    #[test]
+    fn a_snapshot_reads_back(commands in prop::collection::vec(any_command(), 0..40)) {
+        let (machine, _) = run(commands);
+        prop_assert_eq!(Machine::decode(machine.applied, &machine.encode()), Ok(machine));
+    }
+
+    #[test]
+    fn any_bytes_are_a_state_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Machine::decode(1, &bytes);
+    }
+}

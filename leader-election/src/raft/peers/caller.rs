@@ -1,0 +1,95 @@
+//! The calling side: one connection to one peer, made again whenever it ends.
+//!
+//! It must never delay another peer's, and never say anything before the other side has proved that
+//! it is the node that was meant (if there is a key).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::BACKOFF;
+use super::channel::{Broken, Channel};
+use super::outbox::Outbox;
+use crate::model::NodeName;
+use crate::raft::key::Key;
+use crate::raft::refusals::Refusals;
+
+/// A connection attempt that takes longer goes nowhere: this is a LAN.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+/// The other side answers within this time, once connected.
+const GREETING_TIMEOUT: Duration = Duration::from_millis(500);
+/// Unacknowledged data for this long ends a connection (tcp(7), TCP_USER_TIMEOUT): without it, a
+/// link that was cut for a moment comes back only with TCP's own next retransmission.
+const USER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whom to call, and how to say who is calling.
+pub(super) struct Caller {
+    pub(super) node: NodeName,
+    pub(super) address: SocketAddr,
+    pub(super) hello: Arc<[u8]>,
+    pub(super) key: Option<Key>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) refusals: Refusals,
+}
+
+impl Caller {
+    /// Keeps a connection to the peer and sends what is queued for it.
+    pub(super) async fn run(self) {
+        let mut backoff = BACKOFF.0;
+        loop {
+            match self.connect().await {
+                Ok((stream, channel)) => {
+                    backoff = BACKOFF.0;
+                    self.talk(stream, channel).await;
+                }
+                Err(Broken::Refused(reason)) => self.refusals.count(self.node.as_str(), reason),
+                Err(Broken::Ended) => {}
+            }
+            // What waited is old news by the time the peer is back.
+            self.outbox.clear();
+            sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn connect(&self) -> Result<(TcpStream, Channel), Broken> {
+        let connecting = TcpStream::connect(self.address);
+        let mut stream =
+            timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| Broken::Ended)??;
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        let greeting = async {
+            let mut channel = Channel::call(&mut stream, self.key.as_ref(), &self.node).await?;
+            channel.send(&mut stream, &self.hello).await?;
+            Ok::<Channel, Broken>(channel)
+        };
+        let channel = timeout(GREETING_TIMEOUT, greeting).await.map_err(|_| Broken::Ended)??;
+        Ok((stream, channel))
+    }
+
+    /// Sends until the connection ends.
+    async fn talk(&self, mut stream: TcpStream, mut channel: Channel) {
+        let (mut from, mut to) = stream.split();
+        let sending = async {
+            loop {
+                let frame = self.outbox.pop().await;
+                let sending = channel.send(&mut to, &frame);
+                if !matches!(timeout(USER_TIMEOUT, sending).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+        };
+        let mut nothing = [0; 1];
+        tokio::select! {
+            () = sending => {}
+            // The other side never talks on this connection: anything here is its end. Without
+            // looking, a restarted peer would cost the first frame, lost on the dead connection.
+            _ = from.read(&mut nothing) => {}
+        }
+    }
+}

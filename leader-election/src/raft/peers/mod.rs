@@ -1,0 +1,134 @@
+//! Frames to and from the other nodes, over TCP.
+//!
+//! Each node keeps one connection to every other one and only talks on it ([`caller`]); it only
+//! listens on those it accepts ([`door`]). How frames are protected on the way is [`channel`]'s
+//! matter. Raft copes with loss, so nothing here waits: a full queue drops its oldest frame, an
+//! unreachable peer loses all. A peer that is cut off must never delay the others.
+
+mod caller;
+mod channel;
+mod door;
+mod outbox;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use self::caller::Caller;
+use self::door::{Door, Rooms};
+use self::outbox::Outbox;
+use super::RaftConfig;
+use super::frame::Frame;
+use super::key::Key;
+use super::refusals::Refusals;
+use crate::error::Error;
+use crate::model::NodeName;
+
+/// Between attempts, growing.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Frames that wait for the driver; readers pause when it is full.
+const INBOX: usize = 256;
+/// How long the last frames of a closing node may take to leave.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The connections of one node.
+pub(super) struct Peers {
+    outboxes: BTreeMap<NodeName, Arc<Outbox>>,
+    inbox: mpsc::Receiver<(NodeName, Frame)>,
+    /// One sender for each peer, and the listener. They end when this is dropped.
+    tasks: JoinSet<()>,
+}
+
+impl Peers {
+    /// Listens, and starts calling all others.
+    pub(super) fn start(
+        config: &RaftConfig,
+        key: Option<&Key>,
+        refusals: Refusals,
+    ) -> Result<Self, Error> {
+        let address = config.listen;
+        let listener = listen(address).map_err(|source| Error::Listen { address, source })?;
+        let mut tasks = JoinSet::new();
+        let mut outboxes = BTreeMap::new();
+        let hello = Frame::Hello { cluster: config.cluster.clone(), node: config.node.clone() };
+        let hello: Arc<[u8]> = hello.encode().into();
+        for (node, &address) in config.voters.iter().filter(|(node, _)| **node != config.node) {
+            let outbox = Arc::new(Outbox::default());
+            let caller = Caller {
+                node: node.clone(),
+                address,
+                hello: Arc::clone(&hello),
+                key: key.cloned(),
+                outbox: Arc::clone(&outbox),
+                refusals: refusals.clone(),
+            };
+            tasks.spawn(caller.run());
+            outboxes.insert(node.clone(), outbox);
+        }
+        let (deliver, inbox) = mpsc::channel(INBOX);
+        let door = Door {
+            cluster: config.cluster.clone(),
+            me: config.node.clone(),
+            key: key.cloned(),
+            peers: Mutex::new(outboxes.keys().cloned().collect()),
+            deliver,
+            refusals,
+            rooms: Mutex::new(Rooms::default()),
+        };
+        tasks.spawn(Arc::new(door).keep(listener));
+        Ok(Self { outboxes, inbox, tasks })
+    }
+
+    /// Queues a frame. Never waits.
+    pub(super) fn send(&self, to: &NodeName, frame: &Frame) {
+        if let Some(outbox) = self.outboxes.get(to) {
+            outbox.push(frame.encode().into());
+        }
+    }
+
+    /// The next frame from anybody.
+    ///
+    /// # Errors
+    /// If a task ended, which none does by itself.
+    pub(super) async fn next(&mut self) -> Result<(NodeName, Frame), Error> {
+        tokio::select! {
+            Some(received) = self.inbox.recv() => Ok(received),
+            ended = self.tasks.join_next() => {
+                let reason = match ended {
+                    Some(Err(error)) => error.to_string(),
+                    _ => "a task returned".to_owned(),
+                };
+                Err(Error::Transport(reason))
+            }
+        }
+    }
+
+    /// Lets the last frames leave, for a moment.
+    pub(super) async fn flush(&self) {
+        let empty = async {
+            while self.outboxes.values().any(|outbox| !outbox.is_empty()) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // A peer that cannot be reached now misses them, as it would anyway.
+        let _ = timeout(FLUSH_TIMEOUT, empty).await;
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restarted speaker must not wait for connections of the one before (TIME_WAIT).
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(64)
+}

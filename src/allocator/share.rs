@@ -1,0 +1,142 @@
+//! When two Services may have one address: MetalLB's rule and Cilium's, by the kind of the pool.
+
+use crate::observed::{CiliumSharing, Grants, PoolKind, Service, TrafficPolicy};
+
+/// Why two Services may not share, in words that follow "because".
+pub(super) fn obstacle(kind: PoolKind, one: &Service, other: &Service) -> Option<&'static str> {
+    match kind {
+        PoolKind::MetalLb => of_metallb(one, other),
+        PoolKind::Cilium => of_cilium(one, other),
+    }
+}
+
+/// Whether the Service shares at all, by the rules of that kind.
+pub(super) fn key(kind: PoolKind, service: &Service) -> Option<&str> {
+    match kind {
+        PoolKind::MetalLb => service.sharing_key.as_deref(),
+        PoolKind::Cilium => service.cilium_sharing.as_ref().map(|sharing| sharing.key.as_str()),
+    }
+}
+
+/// Namespaces do not count here, in MetalLB.
+fn of_metallb(one: &Service, other: &Service) -> Option<&'static str> {
+    match (&one.sharing_key, &other.sharing_key) {
+        (Some(one), Some(other)) if one == other => {}
+        _ => return Some("their allow-shared-ip keys are not the same"),
+    }
+    if backend_key(one) != backend_key(other) {
+        return Some("their traffic policies differ, or are Local for different pods");
+    }
+    (!one.ports_differ(other)).then_some("both listen on the same port")
+}
+
+/// The pods that must be the same: with the policy Local the node of the address must have pods of
+/// both. A Local Service without selector counts as one of the policy Cluster, as in MetalLB.
+fn backend_key(service: &Service) -> Option<&std::collections::BTreeMap<String, String>> {
+    let is_local = service.external_traffic_policy == TrafficPolicy::Local;
+    (is_local && !service.selector.is_empty()).then_some(&service.selector)
+}
+
+fn of_cilium(one: &Service, other: &Service) -> Option<&'static str> {
+    let (Some(ours), Some(theirs)) = (&one.cilium_sharing, &other.cilium_sharing) else {
+        return Some("their sharing keys are not the same");
+    };
+    if ours.key != theirs.key {
+        return Some("their sharing keys are not the same");
+    }
+    let is_same_namespace = one.name.namespace == other.name.namespace;
+    let do_both_grant = grants(ours, other) && grants(theirs, one);
+    if !is_same_namespace && !do_both_grant {
+        return Some("their namespaces do not both allow it");
+    }
+    if !one.ports_differ(other) {
+        return Some("both listen on the same port");
+    }
+    if one.external_traffic_policy != other.external_traffic_policy {
+        return Some("their traffic policies differ");
+    }
+    let is_local = one.external_traffic_policy == TrafficPolicy::Local;
+    let permit = ours.permits_different_pods && theirs.permits_different_pods;
+    let are_same_pods = !one.selector.is_empty() && one.selector == other.selector;
+    (is_local && !permit && !are_same_pods)
+        .then_some("their traffic policy is Local and their pods are not the same")
+}
+
+fn grants(sharing: &CiliumSharing, to: &Service) -> bool {
+    match &sharing.grants {
+        Grants::Every => true,
+        Grants::Named(names) => names.contains(&to.name.namespace),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::{Protocol, ServiceName, ServicePort, TargetPort};
+
+    fn service(namespace: &str, protocol: Protocol, key: &str) -> Service {
+        let target = TargetPort::Number(80);
+        Service {
+            name: ServiceName::new(namespace, format!("{protocol:?}")),
+            ports: vec![ServicePort { name: String::new(), protocol, port: 53, target }],
+            sharing_key: Some(key.into()),
+            cilium_sharing: Some(CiliumSharing { key: key.into(), ..CiliumSharing::default() }),
+            selector: [("app".to_owned(), "dns".to_owned())].into(),
+            ..Service::default()
+        }
+    }
+
+    fn pair() -> (Service, Service) {
+        (service("a", Protocol::Tcp, "k"), service("a", Protocol::Udp, "k"))
+    }
+
+    fn may(one: &Service, other: &Service) -> [bool; 2] {
+        let both = [PoolKind::MetalLb, PoolKind::Cilium];
+        for kind in both {
+            assert_eq!(obstacle(kind, one, other), obstacle(kind, other, one), "symmetric");
+        }
+        both.map(|kind| obstacle(kind, one, other).is_none())
+    }
+
+    #[test]
+    fn needs_the_same_key_and_different_ports() {
+        let (one, other) = pair();
+        assert_eq!(may(&one, &other), [true, true]);
+        assert_eq!(may(&one, &one.clone()), [false, false]);
+        assert_eq!(may(&one, &service("a", Protocol::Udp, "l")), [false, false]);
+        assert_eq!(may(&Service::default(), &Service::default()), [false, false]);
+    }
+
+    #[test]
+    fn namespaces_count_only_for_cilium_which_needs_both_to_agree() {
+        let (mut one, mut other) = pair();
+        other.name.namespace = "b".into();
+        let grant = |service: &mut Service, grants| {
+            service.cilium_sharing.as_mut().unwrap().grants = grants;
+        };
+        assert_eq!(may(&one, &other), [true, false]);
+        grant(&mut one, Grants::Every);
+        assert_eq!(may(&one, &other), [true, false], "only one side agrees");
+        grant(&mut other, Grants::Named(["a".to_owned()].into()));
+        assert_eq!(may(&one, &other), [true, true]);
+    }
+
+    #[test]
+    fn local_services_need_the_same_pods() {
+        let (mut one, mut other) = pair();
+        one.external_traffic_policy = TrafficPolicy::Local;
+        assert_eq!(may(&one, &other), [false, false], "Cluster and Local");
+        other.external_traffic_policy = TrafficPolicy::Local;
+        assert_eq!(may(&one, &other), [true, true]);
+        other.selector.insert("app".into(), "other".into());
+        assert_eq!(may(&one, &other), [false, false]);
+        for service in [&mut one, &mut other] {
+            service.cilium_sharing.as_mut().unwrap().permits_different_pods = true;
+        }
+        assert_eq!(may(&one, &other), [false, true]);
+        one.selector.clear();
+        other.selector.clear();
+        other.external_traffic_policy = TrafficPolicy::Cluster;
+        assert_eq!(may(&one, &other), [true, false], "MetalLB's quirk");
+    }
+}

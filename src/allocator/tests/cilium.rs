@@ -1,0 +1,155 @@
+//! Cilium's rules: who may use a pool, how many addresses, and what closes a pool.
+
+use super::*;
+use crate::observed::{
+    CiliumSharing, L2_ANNOUNCER, PoolKind, Protocol, Requirement, Selector, ServicePort, TargetPort,
+};
+
+fn cilium(name: &str, ranges: &[&str]) -> Pool {
+    Pool { kind: PoolKind::Cilium, ..pool(&format!("cilium.io/{name}"), ranges) }
+}
+
+fn sharing(name: &str, port: u16) -> Service {
+    let target = TargetPort::Number(port);
+    let port = ServicePort { name: String::new(), protocol: Protocol::Tcp, port, target };
+    let sharing = CiliumSharing { key: "k".into(), ..CiliumSharing::default() };
+    Service { cilium_sharing: Some(sharing), ports: vec![port], ..service(name) }
+}
+
+#[test]
+fn pseudo_labels_select_and_overwrite() {
+    let mut mine = cilium("mine", &["192.0.2.1-192.0.2.9"]);
+    let key = "io.kubernetes.service.name".to_owned();
+    let is_a = Requirement::In(key.clone(), ["a".to_owned()].into());
+    mine.service_selector = Some(Selector { requirements: vec![is_a] });
+    let pretender = Service { labels: [(key, "a".to_owned())].into(), ..service("b") };
+    assert_eq!(
+        show(&plan(&[mine], &[service("a"), pretender], &NOBODY))[..2],
+        ["a 192.0.2.1 from pool cilium.io/mine", "b: pool_not_for_service"]
+    );
+}
+
+#[test]
+fn any_number_of_addresses_from_any_pools_all_or_nothing() {
+    let pools =
+        [cilium("p", &["192.0.2.1-192.0.2.9"]), cilium("q", &["198.51.100.1-198.51.100.9"])];
+    let many = asking("many", &["192.0.2.1", "192.0.2.2", "198.51.100.5"]);
+    let one_too_far = asking("too-far", &["192.0.2.3", "203.0.113.1"]);
+    assert_eq!(
+        show(&plan(&pools, &[many.clone(), one_too_far], &NOBODY))[..2],
+        [
+            "many 192.0.2.1, 192.0.2.2, 198.51.100.5 from pool cilium.io/p",
+            "too-far: address_outside_pools",
+        ]
+    );
+    let before =
+        current(&[("many", held("cilium.io/p", &["192.0.2.1", "192.0.2.2", "198.51.100.5"]))]);
+    assert_eq!(plan(&pools, &[many], &before).changes, []);
+}
+
+#[test]
+fn an_annotation_and_the_field_are_united_where_metallb_sees_a_contradiction() {
+    let both = Service {
+        metallb_contradiction: Some("asks twice".into()),
+        ..asking("a", &["192.0.2.1", "192.0.2.2"])
+    };
+    let both = [both];
+    assert_eq!(
+        show(&plan(&[cilium("p", &["192.0.2.1-192.0.2.9"])], &both, &NOBODY))[0],
+        "a 192.0.2.1, 192.0.2.2 from pool cilium.io/p"
+    );
+    assert_eq!(
+        show(&plan(&[pool("p", &["192.0.2.1-192.0.2.9"])], &both, &NOBODY)),
+        ["a: request_contradictory"]
+    );
+}
+
+#[test]
+fn a_disabled_or_conflicting_pool_gives_nothing_new_and_takes_nothing_away() {
+    let disabled = Pool { disabled: true, ..cilium("p", &["192.0.2.1-192.0.2.9"]) };
+    let conflict = Some("cilium.io/older".to_owned());
+    let conflicting = Pool { conflict, ..cilium("p", &["192.0.2.1-192.0.2.9"]) };
+    let before = current(&[("live", held("cilium.io/p", &["192.0.2.3"]))]);
+    let services = [asking("asks", &["192.0.2.4"]), service("live"), service("new")];
+    for pool in [disabled, conflicting] {
+        // The same after a restart, when all there is are the addresses in the status.
+        let mut picture = observed(&[pool], &services);
+        let live = picture.services.get_mut(&ServiceName::new("default", "live")).unwrap();
+        live.reported.addresses = vec![ip("192.0.2.3")];
+        assert_eq!(reported(&picture, &Config::default()), before);
+        assert_eq!(
+            show(&allocate(&picture, &before, &Config::default())),
+            ["live 192.0.2.3 from pool cilium.io/p", "asks: pool_closed", "new: pool_closed"]
+        );
+    }
+}
+
+#[test]
+fn leaves_out_the_ends_of_a_network() {
+    let mut pool = cilium("p", &["192.0.2.0-192.0.2.3"]);
+    pool.left_out = [ip("192.0.2.0"), ip("192.0.2.3")].into();
+    let services = [service("a"), service("b"), service("c"), asking("d", &["192.0.2.0"])];
+    assert_eq!(
+        show(&plan(&[pool], &services, &NOBODY))[..4],
+        [
+            "a 192.0.2.1 from pool cilium.io/p",
+            "b 192.0.2.2 from pool cilium.io/p",
+            "c: pools_exhausted",
+            "d: address_avoided",
+        ]
+    );
+}
+
+#[test]
+fn an_incompatible_sharer_gets_another_address() {
+    let pools = [cilium("p", &["192.0.2.1-192.0.2.2"])];
+    let before = current(&[("z", held("cilium.io/p", &["192.0.2.2"]))]);
+    let services = [sharing("z", 80), sharing("a", 443), sharing("b", 80)];
+    assert_eq!(
+        show(&plan(&pools, &services, &before))[..3],
+        [
+            "a 192.0.2.2 from pool cilium.io/p",
+            "b 192.0.2.1 from pool cilium.io/p",
+            "z 192.0.2.2 from pool cilium.io/p",
+        ],
+        "sharing comes before a lower free address"
+    );
+}
+
+#[test]
+fn takes_each_family_from_the_first_pool_that_has_it() {
+    let pools = [cilium("4", &["192.0.2.1-192.0.2.9"]), cilium("6", &["2001:db8::1-2001:db8::9"])];
+    let services = [dual("prefer", PreferDualStack), dual("require", RequireDualStack)];
+    assert_eq!(
+        show(&plan(&pools, &services, &NOBODY))[..2],
+        [
+            "prefer 192.0.2.1, 2001:db8::1 from pool cilium.io/4",
+            "require 192.0.2.2, 2001:db8::2 from pool cilium.io/4",
+        ]
+    );
+    assert_eq!(
+        show(&plan(&pools[1..], &services, &NOBODY))[..2],
+        ["prefer 2001:db8::1 from pool cilium.io/6", "require: no_dual_stack_pool"]
+    );
+}
+
+#[test]
+fn classes_of_cilium_get_addresses_of_its_pools_only() {
+    let classy = Service { class: Some(L2_ANNOUNCER.into()), ..service("classy") };
+    let metallb = pool("m", &["192.0.2.1-192.0.2.9"]);
+    let both = [metallb.clone(), cilium("c", &["198.51.100.1-198.51.100.9"])];
+    assert_eq!(
+        show(&plan(&both, &[classy.clone(), service("plain")], &NOBODY))[..2],
+        ["classy 198.51.100.1 from pool cilium.io/c", "plain 192.0.2.1 from pool m"]
+    );
+    assert_eq!(show(&plan(&[metallb], &[classy], &NOBODY)), ["classy: pool_not_for_service"]);
+}
+
+#[test]
+fn keeps_away_from_what_another_load_balancer_has_given() {
+    let mut foreign = Service { class: Some("example.com/lb".into()), ..service("foreign") };
+    foreign.reported.addresses = vec![ip("192.0.2.1")];
+    let pools = [cilium("p", &["192.0.2.1-192.0.2.9"])];
+    let plan = plan(&pools, &[foreign, service("ours")], &NOBODY);
+    assert_eq!(show(&plan), ["ours 192.0.2.2 from pool cilium.io/p", "ours! pending"]);
+}

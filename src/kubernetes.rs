@@ -1,0 +1,12 @@
+//! Everything that is written to an API server, and the definitions of what is read from one.
+//!
+//! `report` decides, purely, what should stand in the cluster: Service status, pool counters,
+//! conditions, ServiceL2Status, ConfigurationState, Events. `writer` is the edge that makes it so.
+//! `crds` generates the CustomResourceDefinitions from the types. Reading is `source::kubernetes`.
+
+pub mod crds;
+pub mod report;
+pub mod write;
+pub mod writer;
+
+pub use write::{Severity, Target, Write};

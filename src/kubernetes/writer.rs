@@ -1,0 +1,273 @@
+//! The edge that writes to an API server what `report` wants, a bounded number of writes at once.
+//!
+//! Level, not edge: it is handed the whole list of what should be, skips what it has just sent and
+//! waits for the watch to show the effect; what is still wanted later is sent again. A write that
+//! meets another version of its object is dropped, since the decision was about something else.
+//! Nothing is sent once the deadline of the session has passed: an allocator that was frozen must
+//! not wake up and write. (One request may be on its way at that moment. Its resourceVersion keeps
+//! it from undoing what the next allocator wrote to the same Service, and an address given to two
+//! Services is healed by `allocator`.)
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use herald_leader_election::{BootTime, clock};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
+    PatchParams, PostParams,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::write::{Target, Write};
+
+/// Requests at the same time. More only wait inside the API server.
+const AT_ONCE: usize = 32;
+/// After this a write that is still wanted is sent again.
+const AGAIN: Duration = Duration::from_secs(3);
+/// Who reports, in Events.
+const REPORTER: &str = "herald";
+
+/// What is wanted now.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Writes of the allocator; only sent before the deadline.
+    pub allocator: Vec<Write>,
+    /// Writes about this node itself.
+    pub node: Vec<Write>,
+}
+
+/// Starts the task that writes; it ends when the sender of `wanted` is dropped. `deadline` is when
+/// this node's session ends, as the election tells it.
+pub fn start(
+    client: Client,
+    wanted: watch::Receiver<Arc<Wanted>>,
+    deadline: watch::Receiver<Option<BootTime>>,
+) -> JoinHandle<()> {
+    let writer = Writer { client, wanted, deadline, sent: BTreeMap::new(), tasks: JoinSet::new() };
+    tokio::spawn(writer.run())
+}
+
+struct Writer {
+    client: Client,
+    wanted: watch::Receiver<Arc<Wanted>>,
+    deadline: watch::Receiver<Option<BootTime>>,
+    sent: BTreeMap<Key, Sent>,
+    tasks: JoinSet<(Key, Result<(), kube::Error>)>,
+}
+
+/// What a write is about: at most one at a time for each.
+type Key = (Target, &'static str);
+
+struct Sent {
+    write: Write,
+    at: BootTime,
+    is_done: bool,
+}
+
+impl Writer {
+    async fn run(mut self) {
+        loop {
+            let wanted = Arc::clone(&self.wanted.borrow_and_update());
+            self.send(&wanted);
+            let retry = self.sent.values().any(|sent| !is_once(&sent.write));
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                () = tokio::time::sleep(AGAIN), if retry => {}
+            }
+        }
+    }
+
+    fn send(&mut self, wanted: &Wanted) {
+        let now = clock::boot_now();
+        let may_allocate =
+            self.deadline.borrow().is_some_and(|deadline| deadline.since(now) > Duration::ZERO);
+        let allocator = wanted.allocator.iter().filter(|_| may_allocate);
+        let all: BTreeMap<Key, &Write> =
+            allocator.chain(&wanted.node).map(|write| (key(write), write)).collect();
+        self.sent.retain(|key, _| all.contains_key(key));
+        for (key, write) in all {
+            if self.tasks.len() >= AT_ONCE {
+                return;
+            }
+            let is_fresh = self.sent.get(&key).is_some_and(|sent| {
+                let is_same = sent.write == *write;
+                !sent.is_done || (is_same && (is_once(write) || now.since(sent.at) < AGAIN))
+            });
+            if is_fresh {
+                continue;
+            }
+            let sent = Sent { write: write.clone(), at: now, is_done: false };
+            self.sent.insert(key.clone(), sent);
+            let (client, write) = (self.client.clone(), write.clone());
+            self.tasks.spawn(async move { (key, perform(client, write).await) });
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Key, Result<(), kube::Error>), tokio::task::JoinError>) {
+        match ended {
+            Ok((key, result)) => {
+                if let Some(sent) = self.sent.get_mut(&key) {
+                    sent.is_done = true;
+                }
+                let (target, what) = key;
+                match result {
+                    Ok(()) => tracing::debug!(?target, what, "written"),
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                        tracing::debug!(?target, what, code = status.code, "overtaken");
+                    }
+                    Err(error) => {
+                        let error = format!("{:#}", anyhow::Error::new(error));
+                        let object = format!("{} {}", target.kind, target.name);
+                        tracing::warn!(object, what, error, "cannot write to the API server");
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "a write crashed"),
+        }
+    }
+}
+
+fn key(write: &Write) -> Key {
+    match write {
+        Write::Status { target, .. } => (target.clone(), "status"),
+        Write::Own { target, .. } | Write::Gone(target) => (target.clone(), "object"),
+        Write::Event { about, reason, .. } => (about.clone(), reason),
+    }
+}
+
+/// An object of our own is not watched, and an Event is told only once.
+const fn is_once(write: &Write) -> bool {
+    !matches!(write, Write::Status { .. })
+}
+
+/// Performs one write.
+///
+/// # Errors
+///
+/// What the API server answers.
+pub async fn perform(client: Client, write: Write) -> Result<(), kube::Error> {
+    match write {
+        Write::Status { target, patch } => {
+            let api = api(client, &target);
+            api.patch_status(&target.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        }
+        Write::Own { target, labels, status } => own(client, &target, labels, status).await?,
+        Write::Gone(target) => {
+            match api(client, &target).delete(&target.name, &DeleteParams::default()).await {
+                Err(kube::Error::Api(answer)) if answer.code == 404 => {}
+                result => drop(result?),
+            }
+        }
+        Write::Event { about, uid, severity, reason, message } => {
+            event(client, &about, uid, severity.label(), reason, message).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn own(
+    client: Client,
+    target: &Target,
+    labels: Value,
+    status: Value,
+) -> Result<(), kube::Error> {
+    let api = api(client, target);
+    if api.get_metadata_opt(&target.name).await?.is_none() {
+        let object = object(json!({
+            "apiVersion": target.api_version, "kind": target.kind,
+            "metadata": {"name": target.name, "labels": labels}, "spec": {},
+        }))?;
+        api.create(&PostParams::default(), &object).await?;
+    }
+    let patch = json!({"status": status});
+    api.patch_status(&target.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+async fn event(
+    client: Client,
+    about: &Target,
+    uid: String,
+    severity: &str,
+    reason: &str,
+    message: String,
+) -> Result<(), kube::Error> {
+    let namespace = about.namespace.clone().unwrap_or_else(|| "default".to_owned());
+    let now = json!(now_text());
+    let about = ObjectReference {
+        api_version: Some(about.api_version.to_owned()),
+        kind: Some(about.kind.to_owned()),
+        name: Some(about.name.clone()),
+        namespace: about.namespace.clone(),
+        uid: Some(uid),
+        ..ObjectReference::default()
+    };
+    let target = Target {
+        api_version: "v1",
+        kind: "Event",
+        plural: "events",
+        namespace: Some(namespace),
+        name: String::new(),
+    };
+    let event = object(json!({
+        "apiVersion": "v1", "kind": "Event",
+        "metadata": {"generateName": format!("{}.", about.name.as_deref().unwrap_or_default())},
+        "involvedObject": about, "type": severity, "reason": reason, "message": message,
+        "source": {"component": REPORTER}, "reportingComponent": REPORTER,
+        "firstTimestamp": now, "lastTimestamp": now, "count": 1,
+    }))?;
+    api(client, &target).create(&PostParams::default(), &event).await?;
+    Ok(())
+}
+
+/// The names of this node's ServiceL2Status objects, which an earlier process may have left.
+///
+/// # Errors
+///
+/// What the API server answers; a kind that is not installed is no error.
+pub async fn left_behind(
+    client: Client,
+    namespace: &str,
+    node: &str,
+) -> Result<std::collections::BTreeSet<String>, kube::Error> {
+    let target = Target {
+        api_version: "metallb.io/v1beta1",
+        kind: "ServiceL2Status",
+        plural: "servicel2statuses",
+        namespace: Some(namespace.to_owned()),
+        name: String::new(),
+    };
+    let params = ListParams::default().labels(&format!("metallb.io/node={node}"));
+    match api(client, &target).list_metadata(&params).await {
+        Ok(list) => Ok(list.items.into_iter().filter_map(|item| item.metadata.name).collect()),
+        Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(Default::default()),
+        Err(error) => Err(error),
+    }
+}
+
+fn api(client: Client, target: &Target) -> Api<DynamicObject> {
+    let (group, version) = target.api_version.split_once('/').unwrap_or(("", target.api_version));
+    let kind = GroupVersionKind::gvk(group, version, target.kind);
+    let resource = ApiResource::from_gvk_with_plural(&kind, target.plural);
+    match &target.namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    }
+}
+
+fn object(value: Value) -> Result<DynamicObject, kube::Error> {
+    serde_json::from_value(value).map_err(kube::Error::SerdeError)
+}
+
+/// The present as Kubernetes writes it.
+#[expect(clippy::disallowed_methods, reason = "edge: times in objects are for people")]
+pub fn now_text() -> String {
+    let now = std::time::SystemTime::now();
+    humantime::format_rfc3339_seconds(now).to_string()
+}

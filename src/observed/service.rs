@@ -1,0 +1,204 @@
+//! A Service: what its author wrote, what the API server decided, and what was reported back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::{IpFamily, ServiceName};
+
+/// A Service, with the defaults of Kubernetes filled in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: ServiceName,
+    /// Whether the type is LoadBalancer.
+    pub load_balancer: bool,
+    /// The loadBalancerClass, which says whose Service it is.
+    pub class: Option<String>,
+    /// The ports it listens on.
+    pub ports: Vec<ServicePort>,
+    /// One or two distinct families, the preferred one first.
+    pub ip_families: Vec<IpFamily>,
+    /// What to do about a second family.
+    pub family_policy: FamilyPolicy,
+    /// Which addresses its author asks for; none means any.
+    pub requested: Vec<IpAddr>,
+    /// Which endpoints may carry its traffic.
+    pub external_traffic_policy: TrafficPolicy,
+    /// Whether a client stays with its endpoint.
+    pub session_affinity: SessionAffinity,
+    /// Labels, for pools and announcements that select Services.
+    pub labels: BTreeMap<String, String>,
+    /// The labels of its pods.
+    pub selector: BTreeMap<String, String>,
+    /// The pool of MetalLB's its author asks for.
+    pub requested_pool: Option<String>,
+    /// Why its requests cannot be understood or contradict each other, whatever the pool.
+    pub contradiction: Option<String>,
+    /// Why its requests contradict each other by MetalLB's rules only.
+    pub metallb_contradiction: Option<String>,
+    /// MetalLB's sharing key; never empty.
+    pub sharing_key: Option<String>,
+    /// Cilium's sharing.
+    pub cilium_sharing: Option<CiliumSharing>,
+    /// Whether only some clients may reach it (loadBalancerSourceRanges).
+    pub has_source_ranges: bool,
+    /// Addresses of its author's own, which are not assigned but may be announced.
+    pub external_ips: Vec<IpAddr>,
+    /// Old spellings of annotations that its author uses.
+    pub deprecated: Vec<&'static str>,
+    /// What it had when its pool disappeared; it gets the same again if that is possible.
+    pub previous: Vec<IpAddr>,
+    /// What was last reported back.
+    pub reported: Reported,
+    /// When it was created, as RFC 3339 in UTC; empty when unknown.
+    pub created: String,
+    /// Its identity through time; empty when unknown.
+    pub uid: String,
+    /// Its version, for writes that must not overwrite; empty when unknown.
+    pub resource_version: String,
+}
+
+/// Cilium's annotations about sharing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CiliumSharing {
+    /// The key; never empty.
+    pub key: String,
+    /// Which other namespaces it shares with.
+    pub grants: Grants,
+    /// Whether it shares with Services of other pods though its traffic policy is Local.
+    pub permits_different_pods: bool,
+}
+
+/// Namespaces that a Service shares an address with, besides its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Grants {
+    /// All.
+    Every,
+    /// These.
+    Named(BTreeSet<String>),
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self::Named(BTreeSet::new())
+    }
+}
+
+/// What the Service's status and annotations say that it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reported {
+    /// The addresses in its status.
+    pub addresses: Vec<IpAddr>,
+    /// The pool that an annotation names.
+    pub pool: Option<String>,
+    /// The conditions in its status.
+    pub conditions: Vec<serde_json::Value>,
+}
+
+impl Service {
+    /// Whether its class is one of Cilium's.
+    pub fn is_of_cilium_class(&self) -> bool {
+        matches!(self.class.as_deref(), Some(L2_ANNOUNCER | BGP))
+    }
+
+    /// Its labels with Cilium's pseudo labels, which overwrite those of the same name.
+    pub fn labels_with_pseudo(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        labels.insert("io.kubernetes.service.namespace".into(), self.name.namespace.clone());
+        labels.insert("io.kubernetes.service.name".into(), self.name.name.clone());
+        labels
+    }
+
+    /// Whether no port of one is a port of the other.
+    pub fn ports_differ(&self, other: &Self) -> bool {
+        let is_ours =
+            |port: &ServicePort| self.ports.iter().any(|ours| ours.is_same_listener(port));
+        !other.ports.iter().any(is_ours)
+    }
+}
+
+impl ServicePort {
+    fn is_same_listener(&self, other: &Self) -> bool {
+        (self.protocol, self.port) == (other.protocol, other.port)
+    }
+}
+
+/// Herald's own loadBalancerClass.
+pub const HERALD: &str = "herald.io/herald";
+/// Cilium's loadBalancerClass for L2 announcements.
+pub const L2_ANNOUNCER: &str = "io.cilium/l2-announcer";
+/// Cilium's loadBalancerClass for BGP: addresses are assigned, and announced by somebody else.
+pub const BGP: &str = "io.cilium/bgp-control-plane";
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServicePort {
+    /// The name, by which the port of an endpoint is found; empty when there is but one port.
+    pub name: String,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The port at the VIP.
+    pub port: u16,
+    /// The port at the pod, as its author wrote it; the endpoints say what it came to.
+    pub target: TargetPort,
+}
+
+/// The port at the pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum TargetPort {
+    /// By number.
+    Number(u16),
+    /// By the name that the pod gives to one of its ports.
+    Name(String),
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// What to do about a second address family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum FamilyPolicy {
+    /// One address.
+    #[default]
+    SingleStack,
+    /// Two addresses where that is possible, else one.
+    PreferDualStack,
+    /// Two addresses or none.
+    RequireDualStack,
+}
+
+/// Which endpoints may carry traffic from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum TrafficPolicy {
+    /// Every endpoint.
+    #[default]
+    Cluster,
+    /// Only those on the node that the traffic enters.
+    Local,
+}
+
+/// Whether a client stays with its endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum SessionAffinity {
+    /// Each connection goes anywhere.
+    #[default]
+    None,
+    /// All connections of one client address go to one endpoint.
+    ClientIp,
+}
+/// The annotation with the pool of a Service.
+pub const ALLOCATED_FROM: &str = "metallb.io/ip-allocated-from-pool";
+/// The annotation with what a Service had when its pool disappeared.
+pub const PREVIOUS: &str = "herald.io/previous-addresses";

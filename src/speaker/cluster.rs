@@ -1,0 +1,108 @@
+//! What a decision means for the API server (edge): Service status and reports while this node is
+//! the allocator, ServiceL2Status and ConfigurationState about this node always.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use herald_leader_election::BootTime;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::kubernetes::report::{self, Component, Held};
+use crate::kubernetes::writer::{self, Wanted};
+use crate::source::Snapshot;
+use crate::speaker::decide::Decision;
+
+/// The namespace of Herald's own objects.
+const NAMESPACE: &str = "herald-system";
+
+/// The writer's customer.
+pub(crate) struct Cluster {
+    node: String,
+    wanted: watch::Sender<Arc<Wanted>>,
+    /// ServiceL2Status objects that an earlier process left.
+    known: BTreeSet<String>,
+    since: BTreeMap<IpAddr, String>,
+}
+
+/// A client for the cluster that `kubeconfig` names, or for the one this process runs in.
+///
+/// # Errors
+///
+/// If the file cannot be read, or there is neither a file nor a cluster around us.
+pub(crate) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read the kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("cannot use the kubeconfig {}", path.display()))?
+        }
+        None => Config::incluster()
+            .context("this is no pod of a cluster; give --source DIR, or --kubeconfig FILE")?,
+    };
+    Client::try_from(config).context("cannot make a client for the API server")
+}
+
+impl Cluster {
+    /// Starts the writer.
+    pub(crate) async fn start(
+        client: Client,
+        node: &str,
+        deadline: watch::Receiver<Option<BootTime>>,
+    ) -> (Self, JoinHandle<()>) {
+        // Unreadable now, they are found stale by the next process.
+        let known = match writer::left_behind(client.clone(), NAMESPACE, node).await {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read what an earlier speaker reported");
+                BTreeSet::new()
+            }
+        };
+        let (wanted, receiver) = watch::channel(Arc::new(Wanted::default()));
+        let task = writer::start(client, receiver, deadline);
+        (Self { node: node.to_owned(), wanted, known, since: BTreeMap::new() }, task)
+    }
+
+    /// Hands the writer what follows from a decision.
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot, decision: &Decision) {
+        let now = writer::now_text();
+        let observed = &snapshot.observed;
+        let mut allocator = Vec::new();
+        if decision.allocates {
+            allocator = report::writes(observed, &decision.plan, &now);
+            let controller = Component::Controller;
+            allocator.push(report::configuration(controller, NAMESPACE, &snapshot.problems));
+        }
+        let held = self.held(decision, &now);
+        let mut node = report::announced(&self.node, NAMESPACE, observed, &held, &self.known);
+        let speaker = Component::Speaker(&self.node);
+        node.push(report::configuration(speaker, NAMESPACE, &snapshot.problems));
+        self.wanted.send_replace(Arc::new(Wanted { allocator, node }));
+    }
+
+    fn held(&mut self, decision: &Decision, now: &str) -> BTreeMap<IpAddr, Held> {
+        let announced = &decision.announced.vips;
+        self.since.retain(|vip, _| announced.contains_key(vip));
+        let mut held = BTreeMap::new();
+        for (vip, interfaces) in announced {
+            let since = self.since.entry(*vip).or_insert_with(|| now.to_owned()).clone();
+            let mac = |name: &String| {
+                let ours = decision.facts.interfaces.iter().find(|ours| ours.name == *name);
+                (name.clone(), ours.map(|ours| ours.mac.clone()))
+            };
+            let wanted = decision.vips.get(vip);
+            if let Some(service) = wanted.and_then(|wanted| wanted.services.first()).cloned() {
+                let interfaces = interfaces.iter().map(mac).collect();
+                held.insert(*vip, Held { service, interfaces, since });
+            }
+        }
+        held
+    }
+}
