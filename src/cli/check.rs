@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use crate::allocator::{self, Assignment, Change, Config, Refusal};
+use crate::cli::Output;
 use crate::observed::ServiceName;
 use crate::problem::{Level, Problem};
 use crate::source::directory::{read_file, scan};
@@ -42,7 +43,7 @@ pub struct CheckArgs {
     #[arg(required = true, value_name = "FILE")]
     pub paths: Vec<PathBuf>,
     /// How to print the result.
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    #[arg(long, short, value_enum, default_value_t)]
     pub output: Output,
     /// Also read the cluster of your kubeconfig, and say which Services would get another address
     /// if these manifests were applied to it, and why.
@@ -59,16 +60,6 @@ pub struct CheckArgs {
     /// The loadBalancerClass to serve; without it, Services that have no class.
     #[arg(long, value_name = "CLASS")]
     pub load_balancer_class: Option<String>,
-}
-
-/// How to print the result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
 }
 
 /// Checks the manifests and prints what is found.

@@ -6,7 +6,7 @@ pub mod status;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// Load balancing for bare-metal Kubernetes on a local network.
 ///
@@ -24,6 +24,16 @@ enum Command {
     Speaker(speaker::SpeakerArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
+}
+
+/// How a command prints what it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs; fields are added, never renamed.
+    Json,
 }
 
 impl Cli {

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use crate::cli::Output;
 use crate::speaker::socket;
 use crate::status::Received;
 
@@ -27,17 +28,8 @@ pub struct StatusArgs {
     #[arg(long, value_name = "DIR", default_value = "/run/herald", env = "HERALD_RUN_DIR")]
     run_dir: PathBuf,
     /// How to print it.
-    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    #[arg(long, short, value_enum, default_value_t)]
     output: Output,
-}
-
-/// How a report is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Table,
-    /// For programs; fields are added, never renamed.
-    Json,
 }
 
 /// Runs the command.

@@ -23,6 +23,18 @@ const SERVICE: &str = r#"{
     }
 }"#;
 
+/// What a user of MetalLB has, as it is.
+const POOL: &str = r#"
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: first-pool, namespace: metallb-system}
+spec: {addresses: ["192.168.1.240-192.168.1.250", "fd00:1::f0-fd00:1::ff"]}
+---
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata: {name: l2-advert, namespace: metallb-system}
+"#;
+
 /// Left to the scheduler, which has one node to choose from.
 const POD: &str = r#"{
     "apiVersion": "v1", "kind": "Pod",
@@ -80,6 +92,27 @@ fn a_service_gets_endpoint_slices_from_real_controllers() -> anyhow::Result<()> 
     }
     cluster.down()?;
     assert_nothing_left(&cluster.runtime, &before)
+}
+
+#[test]
+fn a_pool_of_metallb_gives_a_service_addresses_that_are_announced() -> anyhow::Result<()> {
+    let cluster = Cluster::up("pool", &["--nodes", "3", "--speakers"])?;
+    cluster.kubectl(&["create", "-f", "-"], POOL)?;
+    cluster.kubectl(&["create", "-f", "-"], SERVICE)?;
+    let ingress = clock::await_for("the Service has addresses", LIMIT, || {
+        let service = cluster.get(&["service", "echo"])?;
+        let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned();
+        Ok(ingress.filter(|ingress| !ingress.is_empty()))
+    })?;
+    let addresses: Vec<_> = ingress.iter().filter_map(|entry| entry["ip"].as_str()).collect();
+    assert_eq!(addresses, ["192.168.1.240", "fd00:1::f0"]);
+    clock::await_for("a node says that it announces them", LIMIT, || {
+        let statuses = cluster.get(&["servicel2statuses", "-n", "herald-system"])?;
+        let first = &statuses["items"][0]["status"];
+        let is_ours = first["serviceName"] == "echo" && first["node"].is_string();
+        Ok(is_ours.then_some(()))
+    })?;
+    cluster.down()
 }
 
 #[test]
