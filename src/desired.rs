@@ -131,15 +131,15 @@ pub fn facts(view: &View) -> BTreeMap<NodeName, Facts> {
     view.sessions.iter().map(|(node, session)| (node.clone(), decode(session))).collect()
 }
 
-/// The wanted VIPs, as seen from `me`.
+/// The wanted VIPs, as seen from `me`; `facts` are those of the view.
 pub fn desired(
     me: &NodeName,
     observed: &Observed,
     assignments: &BTreeMap<ServiceName, Assignment>,
     view: &View,
+    facts: &BTreeMap<NodeName, Facts>,
 ) -> BTreeMap<IpAddr, Vip> {
-    let facts = facts(view);
-    let context = Context { me, observed, view, facts: &facts };
+    let context = Context { me, observed, view, facts };
     let mut shared: BTreeMap<IpAddr, (&str, Vec<&Service>)> = BTreeMap::new();
     for (name, assignment) in assignments {
         let Some(service) = observed.services.get(name) else { continue };
@@ -324,7 +324,7 @@ mod tests {
     use crate::fixture::{VIP, assignments, endpoint, mac, node, observed, service_name, view};
 
     fn the_vip(observed: &Observed, view: &View) -> Vip {
-        let mut vips = desired(&node(1), observed, &assignments(), view);
+        let mut vips = desired(&node(1), observed, &assignments(), view, &facts(view));
         vips.remove(&IpAddr::from(VIP)).unwrap()
     }
 
@@ -382,7 +382,7 @@ mod tests {
         }
         let assignment = Assignment { pool: "first".into(), addresses: vec![[10, 9, 9, 9].into()] };
         let assignments = BTreeMap::from([(service_name(), assignment)]);
-        let vips = desired(&node(1), &observed, &assignments, &view(1));
+        let vips = desired(&node(1), &observed, &assignments, &view(1), &facts(&view(1)));
         assert_eq!(vips[&IpAddr::from([10, 9, 9, 9])].eligible.len(), 3);
     }
 
@@ -411,7 +411,7 @@ mod tests {
         observed.endpoints.insert(other.clone(), vec![endpoint(1)]);
         let mut assigned = assignments();
         assigned.insert(other.clone(), assigned[&service_name()].clone());
-        let vips = desired(&node(1), &observed, &assigned, &view(1));
+        let vips = desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)));
         let vip = &vips[&IpAddr::from(VIP)];
         assert_eq!(vip.services, [service_name(), other]);
         let ports: BTreeSet<u16> = vip.backends.iter().map(|backend| backend.port).collect();
@@ -419,7 +419,7 @@ mod tests {
         for advertisement in observed.advertisements.values_mut() {
             advertisement.service_selectors = vec![crate::observed::Selector::default()];
         }
-        let vips = desired(&node(1), &observed, &assigned, &view(1));
+        let vips = desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)));
         let why = vips[&IpAddr::from(VIP)].ineligible.get(&node(1));
         assert_eq!(why, Some(&Ineligible::SharedAddress));
     }

@@ -18,7 +18,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The object does not load: a kernel that is too old, or a missing capability.
-    #[error("cannot load the eBPF object (needs CAP_BPF, CAP_NET_ADMIN and Linux 5.15)")]
+    #[error("cannot load the eBPF object (needs CAP_BPF, CAP_NET_ADMIN and Linux 6.6)")]
     Load(#[source] Box<aya::EbpfError>),
     /// A program is refused by the verifier or the kernel.
     #[error("cannot load the program {name}")]

@@ -106,7 +106,8 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         Database::ServiceStatus => allocator::reported(known.observed, known.allocator),
     };
     let plan = allocator::allocate(known.observed, &current, known.allocator);
-    let vips = desired::desired(known.me, known.observed, &current, known.view);
+    let facts = desired::facts(known.view);
+    let vips = desired::desired(known.me, known.observed, &current, known.view, &facts);
     let held: ByVip = vips
         .iter()
         .filter(|_| !known.leaving)
@@ -131,9 +132,9 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         releases,
         puts,
         allocates: guard.is_some(),
-        picture: picture(known, &vips, &spoken),
+        picture: picture(known, &facts, &vips, &spoken),
         announced: announced(known, &spoken),
-        neighbourhood: Neighbourhood { probed, peers: peers(known) },
+        neighbourhood: Neighbourhood { probed, peers: peers(known, &facts) },
         facts: Facts::of(known.links, known.interfaces.keys()),
         vips,
         current,
@@ -185,9 +186,9 @@ fn marks(known: &Knowledge<'_>, spoken: &ByVip) -> BTreeMap<String, Put> {
 }
 
 /// The MACs of the other speakers: a late frame of theirs is no foreign claim.
-fn peers(known: &Knowledge<'_>) -> BTreeSet<MacAddr> {
-    let others = desired::facts(known.view).into_iter().filter(|(node, _)| node != known.me);
-    let interfaces = others.flat_map(|(_, facts)| facts.interfaces);
+fn peers(known: &Knowledge<'_>, facts: &BTreeMap<NodeName, Facts>) -> BTreeSet<MacAddr> {
+    let others = facts.iter().filter(|(node, _)| *node != known.me);
+    let interfaces = others.flat_map(|(_, facts)| &facts.interfaces);
     interfaces.filter_map(|interface| interface.mac().map(MacAddr)).collect()
 }
 
@@ -201,7 +202,12 @@ fn wanted(view: &View, vips: &BTreeMap<IpAddr, Vip>) -> Wanted {
     Wanted { claims }
 }
 
-fn picture(known: &Knowledge<'_>, vips: &BTreeMap<IpAddr, Vip>, spoken: &ByVip) -> Picture {
+fn picture(
+    known: &Knowledge<'_>,
+    facts: &BTreeMap<NodeName, Facts>,
+    vips: &BTreeMap<IpAddr, Vip>,
+    spoken: &ByVip,
+) -> Picture {
     let index = |name: &String| {
         let is_xdp = known.interfaces.get(name) == Some(&Carrier::Xdp);
         known.links.by_name.get(name).filter(|_| is_xdp).map(|link| link.index)
@@ -215,11 +221,9 @@ fn picture(known: &Knowledge<'_>, vips: &BTreeMap<IpAddr, Vip>, spoken: &ByVip) 
             picture.links.insert(index, mac.0);
         }
     }
-    for (node, facts) in desired::facts(known.view) {
-        if node != *known.me {
-            let macs = facts.interfaces.iter().filter_map(|i| Some((i.mac()?, addresses(i))));
-            picture.peers.extend(macs);
-        }
+    for (_, facts) in facts.iter().filter(|(node, _)| *node != known.me) {
+        let macs = facts.interfaces.iter().filter_map(|i| Some((i.mac()?, addresses(i))));
+        picture.peers.extend(macs);
     }
     // The fence keeps anybody on this node from claiming what it does not hold.
     picture.all_vips = vips.keys().copied().collect();

@@ -72,6 +72,8 @@ pub(crate) struct Driver {
     in_flight: BTreeMap<String, (Put, BootTime)>,
     must_retry: bool,
     leaving_since: Option<BootTime>,
+    /// The election has been told to give everything away.
+    is_drained: bool,
 }
 
 impl Driver {
@@ -87,6 +89,7 @@ impl Driver {
             in_flight: BTreeMap::new(),
             must_retry: false,
             leaving_since: None,
+            is_drained: false,
         }
     }
 
@@ -101,8 +104,12 @@ impl Driver {
         mut reports: mpsc::Receiver<Request>,
         mut end: End,
     ) -> anyhow::Result<()> {
+        // A report changes nothing, so nothing is decided anew after one.
+        let mut changed_something = true;
         loop {
-            self.round();
+            if std::mem::replace(&mut changed_something, true) {
+                self.round();
+            }
             if self.may_leave() {
                 self.parts.election.close().await;
                 return Ok(());
@@ -122,6 +129,7 @@ impl Driver {
                 Some(request) = reports.recv() => {
                     // A client that hung up needs no answer.
                     let _ = request.send(self.report());
+                    changed_something = false;
                 }
                 () = end.asked(), if self.leaving_since.is_none() => self.leave(),
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
@@ -153,6 +161,10 @@ impl Driver {
         if !self.must_retry {
             for key in &decision.releases {
                 self.parts.election.release(*key);
+            }
+            // Only now: what is given away while the kernel still speaks for it has two voices.
+            if self.leaving_since.is_some() && !std::mem::replace(&mut self.is_drained, true) {
+                self.parts.election.drain();
             }
         }
         self.put(&decision);
@@ -248,12 +260,10 @@ impl Driver {
         }
     }
 
-    /// Silences everything, then gives it away; the kernel keeps forwarding.
+    /// From the next round on everything is silenced, then given away; the kernel keeps forwarding.
     fn leave(&mut self) {
         tracing::info!("asked to end: giving all claims away");
         self.leaving_since = Some(clock::boot_now());
-        self.round();
-        self.parts.election.drain();
     }
 
     /// Whether everything this speaker held is held by others, or nobody will take it.
@@ -277,6 +287,8 @@ impl Driver {
 
     fn report(&mut self) -> String {
         let mut counters = self.announcer_counters();
+        let refused = self.parts.election.refusals();
+        counters.extend(refused.into_iter().map(|(why, n)| (format!("peer_refused_{why}"), n)));
         match self.parts.carriers.datapath().map(|datapath| datapath.counters()) {
             Some(Ok(packets)) => {
                 counters.extend(
@@ -289,11 +301,15 @@ impl Driver {
         let view = self.view.borrow().clone();
         let snapshot = self.parts.snapshots.borrow().clone();
         let links = self.parts.links.borrow().clone();
-        let decision = self.decide(&view, &snapshot, &links);
+        // What was performed last, or what would be once this process has a session.
+        let decided = self.last.is_none().then(|| self.decide(&view, &snapshot, &links));
+        let Some(decision) = self.last.as_ref().or(decided.as_ref()) else {
+            return String::new();
+        };
         let material = Material {
             me: &self.parts.me,
             view: &view,
-            decision: &decision,
+            decision,
             deadline: *self.deadline.borrow(),
             now: clock::boot_now(),
             datapath: self.parts.carriers.report(),

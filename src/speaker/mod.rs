@@ -113,7 +113,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         return Ok(());
     };
     let observed = snapshots.borrow().observed.clone();
-    let addresses = observed.nodes[&config.node].addresses.clone();
+    let node = observed.nodes.get(&config.node);
+    let addresses = node.map(|node| node.addresses.clone()).unwrap_or_default();
     let first_links: Arc<Links> = links.borrow().clone();
     let interfaces = carriers::choose(&config.interfaces, &config.node, &addresses, &first_links)?;
     let (carriers, kernel) =

@@ -128,18 +128,7 @@ mod tests {
 
     #[test]
     fn every_kind_and_field_survives_the_library() {
-        for kind in [
-            RaftKind::Append,
-            RaftKind::AppendResponse,
-            RaftKind::Vote,
-            RaftKind::VoteResponse,
-            RaftKind::PreVote,
-            RaftKind::PreVoteResponse,
-            RaftKind::Snapshot,
-            RaftKind::Heartbeat,
-            RaftKind::HeartbeatResponse,
-            RaftKind::TimeoutNow,
-        ] {
+        for kind in RaftKind::ALL {
             let message = RaftMessage {
                 kind,
                 term: 1,

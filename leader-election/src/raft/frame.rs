@@ -104,6 +104,22 @@ pub enum RaftKind {
     TimeoutNow,
 }
 
+impl RaftKind {
+    /// All kinds.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Append,
+        Self::AppendResponse,
+        Self::Vote,
+        Self::VoteResponse,
+        Self::PreVote,
+        Self::PreVoteResponse,
+        Self::Snapshot,
+        Self::Heartbeat,
+        Self::HeartbeatResponse,
+        Self::TimeoutNow,
+    ];
+}
+
 /// One position of the log. Empty data is raft's own mark of a new leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
@@ -127,19 +143,6 @@ pub struct Snapshot {
     /// The state.
     pub data: Vec<u8>,
 }
-
-const KINDS: [RaftKind; 10] = [
-    RaftKind::Append,
-    RaftKind::AppendResponse,
-    RaftKind::Vote,
-    RaftKind::VoteResponse,
-    RaftKind::PreVote,
-    RaftKind::PreVoteResponse,
-    RaftKind::Snapshot,
-    RaftKind::Heartbeat,
-    RaftKind::HeartbeatResponse,
-    RaftKind::TimeoutNow,
-];
 
 impl Frame {
     /// The frame as bytes, without length prefix.
@@ -205,7 +208,8 @@ impl Renewal {
 
 impl RaftMessage {
     fn write(&self, to: &mut Writer) {
-        let kind = KINDS.iter().position(|kind| *kind == self.kind).unwrap_or(KINDS.len());
+        let kind =
+            RaftKind::ALL.iter().position(|kind| *kind == self.kind).unwrap_or(RaftKind::ALL.len());
         to.u8(u8::try_from(kind).unwrap_or(u8::MAX));
         to.u64(self.term).u64(self.log_term).u64(self.index);
         to.u64(self.commit).u64(self.commit_term);
@@ -221,7 +225,7 @@ impl RaftMessage {
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let kind = *KINDS.get(usize::from(from.u8()?)).ok_or(CodecError::BadTag)?;
+        let kind = *RaftKind::ALL.get(usize::from(from.u8()?)).ok_or(CodecError::BadTag)?;
         let (term, log_term, index) = (from.u64()?, from.u64()?, from.u64()?);
         let (commit, commit_term) = (from.u64()?, from.u64()?);
         let (reject, reject_hint) = (from.flag()?, from.u64()?);
@@ -296,7 +300,7 @@ mod tests {
         let entry = (any::<u64>(), any::<u64>(), any_bytes(40))
             .prop_map(|(index, term, data)| LogEntry { index, term, data });
         let entries = prop::collection::vec(entry, 0..5);
-        let kind = prop::sample::select(KINDS.to_vec());
+        let kind = prop::sample::select(RaftKind::ALL.to_vec());
         (
             (kind, any::<[u64; 6]>(), any::<bool>(), any_bytes(MAX_CONTEXT)),
             (entries, prop::option::of(any_snapshot())),

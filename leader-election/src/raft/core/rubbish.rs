@@ -10,18 +10,7 @@ use crate::raft::command::tests::any_command;
 use crate::raft::frame::{Renewal, Snapshot};
 
 fn any_message() -> impl Strategy<Value = RaftMessage> {
-    let kind = prop::sample::select(vec![
-        RaftKind::Append,
-        RaftKind::AppendResponse,
-        RaftKind::Vote,
-        RaftKind::VoteResponse,
-        RaftKind::PreVote,
-        RaftKind::PreVoteResponse,
-        RaftKind::Snapshot,
-        RaftKind::Heartbeat,
-        RaftKind::HeartbeatResponse,
-        RaftKind::TimeoutNow,
-    ]);
+    let kind = prop::sample::select(RaftKind::ALL.to_vec());
     let number = || prop_oneof![20 => 0..8u64, 1 => Just(u64::MAX), 1 => Just(1 << 62)];
     let command = prop::option::of(any_command());
     let follows = prop::collection::vec((0..3u64, command, any::<bool>()), 0..4);
