@@ -12,6 +12,7 @@
 //! whose edit asks for something impossible, or whose pool closes or no longer selects it, keeps
 //! what it has, with a refusal.
 
+mod count;
 mod plan;
 mod request;
 mod share;
@@ -22,6 +23,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+pub use count::Count;
 pub use plan::{Assignment, Change, ChangeReason, Plan, Refusal, RefusalReason};
 
 use crate::observed::{

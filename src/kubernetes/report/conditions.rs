@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::count::Count;
-use crate::allocator::{Plan, RefusalReason};
+use crate::allocator::{Count, Plan, RefusalReason};
 use crate::observed::{Observed, Pool, PoolKind, Service};
 
 const SATISFIED: &str = "cilium.io/IPAMRequestSatisfied";
