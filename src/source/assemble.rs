@@ -340,18 +340,18 @@ fn extend(
     all.entry(service.clone()).or_default().extend_from_slice(endpoints);
 }
 
-/// Joins endpoints of the same address. While a pod moves between slices it may briefly be in two
-/// (EndpointSlice concepts, "Duplicate endpoints"), and slices may differ in their ports.
+/// Joins endpoints of the same address and ports. While a pod moves between slices it may briefly be
+/// in two (EndpointSlice concepts, "Duplicate endpoints"). Slices that differ in their ports are
+/// different places on the same pod, each ready or not by itself: so it is while a Service's
+/// `targetPort` changes.
 fn merge(endpoints: &mut Vec<Endpoint>) {
-    endpoints.sort_by_key(|endpoint| endpoint.address);
+    endpoints.iter_mut().for_each(|endpoint| endpoint.ports.sort());
+    endpoints.sort_by(|a, b| (a.address, &a.ports).cmp(&(b.address, &b.ports)));
     endpoints.dedup_by(|next, kept| {
-        let same = next.address == kept.address;
+        let same = (next.address, &next.ports) == (kept.address, &kept.ports);
         if same {
             kept.ready |= next.ready;
             kept.node = kept.node.take().or_else(|| next.node.take());
-            kept.ports.append(&mut next.ports);
-            kept.ports.sort();
-            kept.ports.dedup();
         }
         same
     });

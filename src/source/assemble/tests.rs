@@ -237,18 +237,25 @@ fn joins_the_slices_of_a_service() {
     };
     let snapshot = Directory::default()
         .with("a.yaml", &slice("web-a", "{name: http, port: 80}", false))
-        .with("b.yaml", &slice("web-b", "{name: dns, protocol: UDP, port: 53}", true))
+        .with("b.yaml", &slice("web-b", "{name: http, port: 80}", true))
+        .with("c.yaml", &slice("web-c", "{name: http, port: 81}", false))
         .look();
     let endpoints = &snapshot.observed.endpoints[&ServiceName::new("default", "web")];
-    let port = |name: &str, protocol, port| EndpointPort { name: name.into(), protocol, port };
-    let ports = vec![port("dns", Protocol::Udp, 53), port("http", Protocol::Tcp, 80)];
-    let endpoint = |address: &str, node: Option<&str>| Endpoint {
+    let endpoint = |address: &str, node: Option<&str>, port, ready| Endpoint {
         address: address.parse().unwrap(),
         node: node.map(str::to_owned),
-        ready: true,
-        ports: ports.clone(),
+        ready,
+        ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port }],
     };
-    assert_eq!(*endpoints, [endpoint("10.0.0.1", None), endpoint("10.0.0.2", Some("n"))]);
+    assert_eq!(
+        *endpoints,
+        [
+            endpoint("10.0.0.1", None, 80, true),
+            endpoint("10.0.0.1", None, 81, true),
+            endpoint("10.0.0.2", Some("n"), 80, true),
+            endpoint("10.0.0.2", Some("n"), 81, false),
+        ]
+    );
 }
 
 proptest! {
