@@ -1,0 +1,146 @@
+use herald_ebpf::{Protocol as Carried, ServicePort};
+
+use super::*;
+use crate::fixture::{
+    VIP, assigned, claimed, links, mac, node, observed, service_name, view, vip_key,
+};
+
+fn decision(view: &View, me: u8, leaving: bool) -> Decision {
+    decide_with(&observed(), view, me, Carrier::Xdp, leaving)
+}
+
+fn decide_with(
+    observed: &Observed,
+    view: &View,
+    me: u8,
+    carrier: Carrier,
+    leaving: bool,
+) -> Decision {
+    let standings = BTreeMap::from([(IpAddr::from(VIP), Standing::Clear)]);
+    decide_standing(observed, view, me, carrier, leaving, &standings)
+}
+
+fn decide_standing(
+    observed: &Observed,
+    view: &View,
+    me: u8,
+    carrier: Carrier,
+    leaving: bool,
+    standings: &BTreeMap<IpAddr, Standing>,
+) -> Decision {
+    decide(&Knowledge {
+        me: &node(me),
+        observed,
+        view,
+        links: &links(me),
+        interfaces: &BTreeMap::from([("eth0".to_owned(), carrier)]),
+        standings,
+        allocator: &allocator::Config::default(),
+        database: Database::Records,
+        leaving,
+    })
+}
+
+#[test]
+fn only_the_allocator_writes_assignments() {
+    assert_eq!(decision(&view(1), 1, false).puts, BTreeMap::new());
+    let view = claimed(view(1), ClaimKey::Allocator, 1);
+    let decided = decision(&view, 1, false);
+    let guard = Guard { key: ClaimKey::Allocator, term: 1 };
+    let puts: Vec<_> = decided.puts.iter().map(|(key, put)| (&key[..], put.guard)).collect();
+    assert_eq!(puts, [("assignment/default/echo", guard)]);
+    assert_eq!(decision(&assigned(view), 1, false).puts, BTreeMap::new(), "already written");
+}
+
+#[test]
+fn wants_every_assigned_vip_held_by_an_eligible_node() {
+    let all: BTreeSet<NodeName> = (1..=3).map(node).collect();
+    let wanted = decision(&assigned(view(1)), 1, false).wanted.claims;
+    assert_eq!(wanted, BTreeMap::from([(ClaimKey::Allocator, all.clone()), (vip_key(), all)]));
+}
+
+#[test]
+fn speaks_only_for_the_vip_it_holds() {
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    let ours = decision(&view, 1, false);
+    assert_eq!(ours.picture.vips, BTreeSet::from([(IpAddr::from(VIP), 2)]));
+    assert_eq!(ours.announced.vips.len(), 1);
+    let theirs = decision(&View { me: node(2), ..view }, 2, false);
+    assert_eq!((theirs.picture.vips.len(), theirs.announced.vips.len()), (0, 0));
+    assert_eq!(theirs.picture.services.len(), 2, "but it delivers to its own pods");
+}
+
+#[test]
+fn probes_for_a_vip_nobody_ever_announced_and_is_silent_meanwhile() {
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    for standings in [BTreeMap::new(), BTreeMap::from([(VIP.into(), Standing::Probing)])] {
+        let decided = decide_standing(&observed(), &view, 1, Carrier::Xdp, false, &standings);
+        assert!(decided.neighbourhood.probed.contains_key(&IpAddr::from(VIP)));
+        assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+        assert_eq!(decided.puts, BTreeMap::new());
+        assert_eq!(decided.releases, BTreeSet::new());
+    }
+    let peers = decision(&view, 1, false).neighbourhood.peers;
+    assert_eq!(peers, BTreeSet::from([MacAddr(mac(2)), MacAddr(mac(3))]));
+}
+
+#[test]
+fn remembers_an_announced_vip_and_takes_it_over_without_a_probe() {
+    let mut view = claimed(assigned(view(1)), vip_key(), 1);
+    let puts = decision(&view, 1, false).puts;
+    let key = records::announced_key(VIP.into());
+    let put = Put { value: Some(b"n1".to_vec()), guard: Guard { key: vip_key(), term: 1 } };
+    assert_eq!(puts, BTreeMap::from([(key.clone(), put)]));
+    view.records.insert(key, b"n1".to_vec());
+    let at_once = decide_standing(&observed(), &view, 1, Carrier::Xdp, false, &BTreeMap::new());
+    assert_eq!((at_once.picture.vips.len(), at_once.announced.vips.len()), (1, 1));
+    assert_eq!(at_once.puts, BTreeMap::new());
+}
+
+#[test]
+fn keeps_a_vip_that_somebody_else_uses_but_does_not_speak_for_it() {
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    let blocked = BTreeMap::from([(VIP.into(), Standing::Blocked)]);
+    let decided = decide_standing(&observed(), &view, 1, Carrier::Xdp, false, &blocked);
+    assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+    assert_eq!(decided.releases, BTreeSet::new());
+}
+
+#[test]
+fn is_silent_once_leaving() {
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    let decided = decision(&view, 1, true);
+    assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+    assert_eq!(decided.releases, BTreeSet::new(), "the drain gives it away");
+}
+
+#[test]
+fn gives_back_a_vip_nobody_wants_any_more() {
+    let mut observed = observed();
+    observed.services.remove(&service_name());
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+    assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+    assert_eq!(decided.picture.vips.len(), 0);
+}
+
+#[test]
+fn knows_which_backends_are_here() {
+    let picture = decision(&assigned(view(2)), 2, false).picture;
+    let vip = IpAddr::from(VIP);
+    let web = ServicePort { vip, port: 80, protocol: Carried::Tcp };
+    let here: Vec<_> = picture.services[&web].iter().map(|b| (b.node_mac, b.is_local)).collect();
+    assert_eq!(here, [(mac(1), false), (mac(2), true), (mac(3), false)]);
+    let peers: Vec<_> = picture.peers.keys().copied().collect();
+    assert_eq!(peers, [mac(1), mac(3)]);
+    assert_eq!(picture.links, BTreeMap::from([(2, mac(2))]));
+}
+
+#[test]
+fn without_xdp_the_announcer_answers_and_the_kernel_does_not() {
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    let decided = decide_with(&observed(), &view, 1, Carrier::Off, false);
+    assert_eq!(decided.picture.vips, BTreeSet::new());
+    assert_eq!(decided.announced.answering["eth0"], Answering::Userspace);
+    assert_eq!(decided.announced.vips.len(), 1);
+}
