@@ -280,9 +280,9 @@ impl Context<'_> {
             .ports
             .iter()
             .find(|serving| serving.name == port.name && serving.protocol == port.protocol)?;
-        let reached = match service.has_source_ranges {
-            true => Err(Unused::SourceRanges),
-            false => self.reach(endpoint, port, serving.port),
+        let reached = match service.source_ranges.is_empty() {
+            false => Err(Unused::SourceRanges),
+            true => self.reach(endpoint, port, serving.port),
         };
         Some(Backend {
             service: service.name.clone(),
@@ -428,7 +428,7 @@ mod tests {
     fn leaves_a_service_with_source_ranges_to_kube_proxy() {
         let mut observed = observed();
         for service in observed.services.values_mut() {
-            service.has_source_ranges = true;
+            service.source_ranges = ["192.0.2.0/24".parse().unwrap()].into();
         }
         let vip = the_vip(&observed, &view(1));
         assert!(vip.backends.iter().all(|b| b.target == Err(Unused::SourceRanges)));
