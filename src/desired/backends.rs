@@ -34,9 +34,9 @@ impl Context<'_> {
             .ports
             .iter()
             .find(|serving| serving.name == port.name && serving.protocol == port.protocol)?;
-        let reached = match service.has_source_ranges {
-            true => Err(Unused::SourceRanges),
-            false => self.reach(endpoint, port, serving.port),
+        let reached = match service.source_ranges.is_empty() {
+            false => Err(Unused::SourceRanges),
+            true => self.reach(endpoint, port, serving.port),
         };
         Some(Backend {
             service: service.name.clone(),

@@ -109,7 +109,7 @@ fn services_that_share_an_address_share_its_vip() {
 fn leaves_a_service_with_source_ranges_to_kube_proxy() {
     let mut observed = observed();
     for service in observed.services.values_mut() {
-        service.has_source_ranges = true;
+        service.source_ranges = ["192.0.2.0/24".parse().unwrap()].into();
     }
     let vip = the_vip(&observed, &view(1));
     assert!(vip.backends.iter().all(|b| b.target == Err(Unused::SourceRanges)));

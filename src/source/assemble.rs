@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::conflicts::Index;
 use super::file::{self, Content, of_whole_file};
-use super::object::{Kind, Object, ObjectKey, Placed, location};
+use super::object::{Kind, Object, Placed, location};
 use super::soft;
 use super::tree::Tree;
 use crate::observed::{Endpoint, Observed, ServiceName};
@@ -165,7 +165,7 @@ impl Assembler {
         };
         let state = (!matches!(state, FileState::Served(_))).then_some(state);
         let in_force = known.and_then(|tracked| tracked.in_force.clone());
-        let newest = newest.map(|content| Arc::new(keep_refused(content, in_force.as_deref())));
+        let newest = newest.map(Arc::new);
         self.files.insert(
             name,
             Tracked { state, kind, reported, newest, in_force, conflicts: Vec::new() },
@@ -257,15 +257,6 @@ impl Assembler {
     }
 }
 
-/// An object that used to be supported and was edited so that it no longer is stays as it was.
-fn keep_refused(mut content: Content, in_force: Option<&Content>) -> Content {
-    let is_refused = |placed: &&Placed| content.refused.contains(&placed.key);
-    let before = in_force.map_or(&[][..], |content| &content.objects);
-    let kept: Vec<_> = before.iter().filter(is_refused).cloned().collect();
-    content.objects.extend(kept);
-    content
-}
-
 fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
     let mut problems = match &tracked.newest {
         Ok(content) => content.problems.clone(),
@@ -288,25 +279,12 @@ fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
 
 /// Whether the file may hold a Service that is not in force.
 fn may_hide_a_service(tracked: &Tracked) -> bool {
-    match &tracked.in_force {
-        None => tracked.kind.is_none_or(|kind| kind == Kind::Service),
-        Some(in_force) => in_force.refused.iter().any(|key| {
-            key.kind == Kind::Service
-                && !tracked.objects_in_force().iter().any(|placed| placed.key == *key)
-        }),
-    }
+    tracked.in_force.is_none() && tracked.kind.is_none_or(|kind| kind == Kind::Service)
 }
 
 /// Whether the file may hold a pool that is not in force in any version.
 fn may_hide_a_pool(tracked: &Tracked) -> bool {
-    let is_in_force =
-        |key: &ObjectKey| tracked.objects_in_force().iter().any(|placed| placed.key == *key);
-    match &tracked.in_force {
-        None => tracked.kind.is_none_or(Kind::is_pool),
-        Some(in_force) => {
-            in_force.refused.iter().any(|key| key.kind.is_pool() && !is_in_force(key))
-        }
-    }
+    tracked.in_force.is_none() && tracked.kind.is_none_or(Kind::is_pool)
 }
 
 fn insert(observed: &mut Observed, object: &Object) {

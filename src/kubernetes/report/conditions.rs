@@ -61,8 +61,7 @@ const fn reason(reason: RefusalReason) -> &'static str {
         RefusalReason::PoolsExhausted => "out_of_ips",
         RefusalReason::AddressesInDifferentPools
         | RefusalReason::RequestedWrongFamily
-        | RefusalReason::RequestContradictory
-        | RefusalReason::SourceRangesNotEnforced => "invalid_request",
+        | RefusalReason::RequestContradictory => "invalid_request",
     }
 }
 

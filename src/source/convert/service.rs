@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::super::tree::{FieldPath, quoted};
 use super::request::{reported, requests};
-use super::{Findings, created};
+use super::{Findings, address, created};
 use crate::observed::{
     ALLOCATED_FROM, FamilyPolicy, IpFamily, Protocol, Service, ServiceName, ServicePort,
     SessionAffinity, TargetPort, TrafficPolicy,
@@ -60,14 +60,29 @@ fn status(service: &core::Service, typed: &mut Service) {
     typed.reported.conditions = conditions.filter_map(|it| serde_json::to_value(it).ok()).collect();
 }
 
-/// What a Service may ask for and does not get yet.
+/// Who may reach the Service, and what it may ask for and does not get yet.
 fn limits(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
-    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
-        typed.has_source_ranges = true;
-        findings.refuse(FieldPath::spec("loadBalancerSourceRanges"));
-    }
+    source_ranges(spec, typed, findings);
     if typed.session_affinity == SessionAffinity::ClientIp {
         findings.ignore(FieldPath::spec("sessionAffinity"));
+    }
+}
+
+/// The clients that may reach the Service. What cannot be read admits nobody, and never everybody.
+fn source_ranges(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
+    for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        // The API server and kube-proxy trim blanks too.
+        match address::source_range(text.trim()) {
+            Ok(range) => drop(typed.source_ranges.insert(range)),
+            Err((reason, message)) => {
+                let path = FieldPath::spec("loadBalancerSourceRanges").index(index);
+                findings.error(path, reason, message);
+                typed.bad_source_ranges.push(text.clone());
+            }
+        }
+    }
+    if typed.source_ranges.is_empty() && !typed.bad_source_ranges.is_empty() {
+        typed.source_ranges.extend(address::nobody());
     }
 }
 
