@@ -246,6 +246,9 @@ fn joins_the_slices_of_a_service() {
         address: address.parse().unwrap(),
         node: node.map(str::to_owned),
         ready: true,
+        serving: true,
+        terminating: false,
+        kept: false,
         ports: ports.clone(),
     };
     assert_eq!(*endpoints, [endpoint("10.0.0.1", None), endpoint("10.0.0.2", Some("n"))]);

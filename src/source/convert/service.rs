@@ -3,14 +3,16 @@
 //! Defaults are those that the API server would fill in, so that a manifest from a directory means
 //! the same as the object it would become.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::super::tree::{FieldPath, quoted};
 use super::request::{reported, requests};
-use super::{Findings, created};
+use super::{Findings, address, created};
 use crate::observed::{
     ALLOCATED_FROM, FamilyPolicy, IpFamily, Protocol, Service, ServiceName, ServicePort,
     SessionAffinity, TargetPort, TrafficPolicy,
@@ -35,7 +37,7 @@ pub fn service(service: &core::Service, findings: &mut Findings) -> Service {
         ports: ports(spec, findings),
         external_traffic_policy: traffic_policy(spec, findings),
         session_affinity,
-        external_ips: reported(spec.external_ips.iter().flatten().cloned()),
+        external_ips: external_ips(spec),
         created: created(&service.metadata),
         uid: service.metadata.uid.clone().unwrap_or_default(),
         resource_version: service.metadata.resource_version.clone().unwrap_or_default(),
@@ -64,11 +66,34 @@ fn status(service: &core::Service, typed: &mut Service) {
 fn limits(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
     if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
         typed.has_source_ranges = true;
+        typed.source_ranges = source_ranges(spec, findings);
         findings.refuse(FieldPath::spec("loadBalancerSourceRanges"));
     }
     if typed.session_affinity == SessionAffinity::ClientIp {
         findings.ignore(FieldPath::spec("sessionAffinity"));
     }
+}
+
+/// Those that a host on a network can have; the API server admits no others.
+fn external_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
+    let listed = spec.external_ips.iter().flatten();
+    listed.filter_map(|text| address::service_address(text).ok()).collect()
+}
+
+/// The networks of the clients that may reach it; the API server admits blanks around each.
+fn source_ranges(spec: &ServiceSpec, findings: &mut Findings) -> BTreeSet<IpNetwork> {
+    let mut ranges = BTreeSet::new();
+    for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        match text.trim().parse() {
+            Ok(range) => drop(ranges.insert(range)),
+            Err(_) => {
+                let path = FieldPath::spec("loadBalancerSourceRanges").index(index);
+                let message = format!("{}: expected a network such as 10.0.0.0/8", quoted(text));
+                findings.error(path, Reason::BadAddress, message);
+            }
+        }
+    }
+    ranges
 }
 
 /// Families in order of preference. Where the API server has decided, cluster addresses say so;
