@@ -28,6 +28,8 @@ pub struct Vip {
     pub eligible: BTreeMap<NodeName, BTreeSet<String>>,
     /// Nodes that may not, and why.
     pub ineligible: BTreeMap<NodeName, Ineligible>,
+    /// How much a node is preferred, where it is at all.
+    pub preference: BTreeMap<NodeName, u32>,
     /// Endpoints by Service port.
     pub backends: Vec<Backend>,
 }
@@ -114,7 +116,14 @@ impl Context<'_> {
             }
         }
         let services = services.iter().map(|service| service.name.clone()).collect();
-        Vip { services, pool: pool.into(), eligible, ineligible, backends }
+        Vip {
+            services,
+            pool: pool.into(),
+            eligible,
+            ineligible,
+            backends,
+            preference: BTreeMap::new(),
+        }
     }
 }
 

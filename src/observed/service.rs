@@ -102,6 +102,12 @@ pub struct Reported {
 }
 
 impl Service {
+    /// Whether its externalIPs may be announced: Services of another load balancer's class are
+    /// that one's. Those without a class include every type but LoadBalancer.
+    pub fn may_announce_external_ips(&self) -> bool {
+        matches!(self.class.as_deref(), None | Some(HERALD | L2_ANNOUNCER))
+    }
+
     /// Whether its class is one of Cilium's.
     pub fn is_of_cilium_class(&self) -> bool {
         matches!(self.class.as_deref(), Some(L2_ANNOUNCER | BGP))

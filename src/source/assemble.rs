@@ -15,6 +15,7 @@ use super::conflicts::Index;
 use super::file::{self, Content, of_whole_file};
 use super::object::{Kind, Object, Placed, location};
 use super::soft;
+use super::steady::Steady;
 use super::tree::Tree;
 use crate::observed::{Endpoint, Observed, ServiceName};
 use crate::problem::{Level, Problem, Reason};
@@ -59,6 +60,7 @@ pub struct Snapshot {
 pub struct Assembler {
     files: BTreeMap<String, Tracked>,
     index: Index,
+    steady: Steady,
     /// Whether an object came from an API server, which never says that there is no pool yet.
     is_served: bool,
     /// Whether there was a pool since the start.
@@ -244,6 +246,7 @@ impl Assembler {
         for endpoints in snapshot.observed.endpoints.values_mut() {
             merge(endpoints);
         }
+        self.steady.keep(&mut snapshot.observed);
         snapshot.problems.extend(soft::mark(&mut snapshot.observed.pools));
         self.had_pool |= !snapshot.observed.pools.is_empty();
         // In a cluster that has no pool yet, what Services have is somebody else's.
@@ -329,6 +332,8 @@ fn merge(endpoints: &mut Vec<Endpoint>) {
         let same = (next.address, &next.ports) == (kept.address, &kept.ports);
         if same {
             kept.ready |= next.ready;
+            kept.serving |= next.serving;
+            kept.terminating &= next.terminating;
             kept.node = kept.node.take().or_else(|| next.node.take());
         }
         same

@@ -198,7 +198,9 @@ fn wanted(view: &View, vips: &BTreeMap<IpAddr, Vip>) -> Wanted {
     let speakers = view.sessions.keys().filter(|node| view.is_alive(node)).cloned().collect();
     let mut claims = BTreeMap::from([(ClaimKey::Allocator, speakers)]);
     for (vip, wanted) in vips {
-        claims.insert(ClaimKey::Vip(*vip), wanted.eligible.keys().cloned().collect());
+        let preference = |node: &NodeName| wanted.preference.get(node).copied().unwrap_or(0);
+        let eligible = wanted.eligible.keys().map(|node| (node.clone(), preference(node)));
+        claims.insert(ClaimKey::Vip(*vip), eligible.collect());
     }
     Wanted { claims }
 }

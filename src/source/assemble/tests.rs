@@ -278,6 +278,9 @@ fn joins_the_slices_of_a_service() {
         address: address.parse().unwrap(),
         node: node.map(str::to_owned),
         ready,
+        serving: ready,
+        terminating: false,
+        kept: false,
         ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port }],
     };
     assert_eq!(

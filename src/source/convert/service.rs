@@ -3,8 +3,10 @@
 //! Defaults are those that the API server would fill in, so that a manifest from a directory means
 //! the same as the object it would become.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -35,7 +37,7 @@ pub fn service(service: &core::Service, findings: &mut Findings) -> Service {
         ports: ports(spec, findings),
         external_traffic_policy: traffic_policy(spec, findings),
         session_affinity,
-        external_ips: reported(spec.external_ips.iter().flatten().cloned()),
+        external_ips: external_ips(spec),
         created: created(&service.metadata),
         uid: service.metadata.uid.clone().unwrap_or_default(),
         resource_version: service.metadata.resource_version.clone().unwrap_or_default(),
@@ -84,6 +86,12 @@ fn source_ranges(spec: &ServiceSpec, typed: &mut Service, findings: &mut Finding
     if typed.source_ranges.is_empty() && !typed.bad_source_ranges.is_empty() {
         typed.source_ranges.extend(address::nobody());
     }
+}
+
+/// Those that a host on a network can have; the API server admits no others.
+fn external_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
+    let listed = spec.external_ips.iter().flatten();
+    listed.filter_map(|text| address::service_address(text).ok()).collect()
 }
 
 /// Families in order of preference. Where the API server has decided, cluster addresses say so;

@@ -1,4 +1,5 @@
 use herald_ebpf::{Protocol as Carried, ServicePort};
+use herald_leader_election::Eligible;
 
 use super::*;
 use crate::fixture::{
@@ -54,7 +55,7 @@ fn only_the_allocator_writes_assignments() {
 
 #[test]
 fn wants_every_assigned_vip_held_by_an_eligible_node() {
-    let all: BTreeSet<NodeName> = (1..=3).map(node).collect();
+    let all: Eligible = (1..=3).map(node).collect();
     let wanted = decision(&assigned(view(1)), 1, false).wanted.claims;
     assert_eq!(wanted, BTreeMap::from([(ClaimKey::Allocator, all.clone()), (vip_key(), all)]));
 }
