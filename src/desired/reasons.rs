@@ -51,7 +51,8 @@ pub enum Unused {
     NotReady,
     /// The endpoint names no node.
     NoNode,
-    /// The endpoint's node fell silent or never had a speaker: nothing delivers to its pods.
+    /// The endpoint's node never had a speaker, or has no living one and does not answer on the link:
+    /// nothing delivers to its pods.
     NodeSessionLost,
     /// The endpoint's node has no usable interface.
     NoInterface,
