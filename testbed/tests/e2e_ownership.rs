@@ -14,7 +14,8 @@ use herald_testbed::scenario::{Scenario, service};
 use herald_testbed::tap::Tap;
 
 /// Probes two flows, one to a pod on the node and one to a pod elsewhere, while something happens;
-/// both must lose nothing.
+/// both must lose nothing and stay where they
+/// are.
 fn without_loss(
     scenario: &mut Scenario,
     vip: IpAddr,
@@ -41,6 +42,8 @@ fn without_loss(
         let outcome = probe.finish()?;
         let place = if is_here { "on" } else { "not on" };
         assert_eq!(outcome.lost(), 0, "of {}, to a pod {place} {node}", outcome.sent());
+        // Another pod would answer a datagram too; a connection would be broken.
+        assert_eq!(outcome.nodes().len(), 1, "to a pod {place} {node}: {:?}", outcome.nodes());
     }
     Ok(())
 }
