@@ -138,3 +138,6 @@ fn addresses(interface: &crate::facts::Interface) -> (Option<Ipv4Addr>, Option<I
     }
     (v4, v6)
 }
+
+#[cfg(test)]
+mod tests;
