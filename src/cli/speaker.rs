@@ -1,5 +1,6 @@
 //! `herald speaker`: the process that runs on every node.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -70,6 +71,10 @@ pub struct SpeakerArgs {
     /// TCP port on which speakers talk to each other.
     #[arg(long, value_name = "PORT", default_value_t = 7946)]
     raft_port: u16,
+    /// Address and port of an HTTP server with /metrics (Prometheus), /healthz and /readyz, such as
+    /// 0.0.0.0:7947; none by default.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
 }
 
 /// Runs the command until the speaker ends.
@@ -94,6 +99,7 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         timing: Timing { heartbeat: args.heartbeat, ttl: args.ttl },
         key_file: args.key_file,
         raft_port: args.raft_port,
+        metrics_listen: args.metrics_listen,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -43,10 +43,11 @@ pub struct Service {
     pub sharing_key: Option<String>,
     /// Cilium's sharing.
     pub cilium_sharing: Option<CiliumSharing>,
-    /// Whether only some clients may reach it (loadBalancerSourceRanges).
-    pub has_source_ranges: bool,
-    /// The networks of those clients; none means all clients.
+    /// The only clients that may reach it (loadBalancerSourceRanges); empty means all. Where nothing
+    /// of what its author wrote can be read, these are networks that no client is in.
     pub source_ranges: BTreeSet<IpNetwork>,
+    /// What its author wrote among them that is no network.
+    pub bad_source_ranges: Vec<String>,
     /// Addresses of its author's own, which are not assigned but may be announced.
     pub external_ips: Vec<IpAddr>,
     /// Old spellings of annotations that its author uses.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::conflicts::Index;
 use super::file::{self, Content, of_whole_file};
-use super::object::{Kind, Object, ObjectKey, Placed, location};
+use super::object::{Kind, Object, Placed, location};
 use super::soft;
 use super::steady::Steady;
 use super::tree::Tree;
@@ -167,7 +167,7 @@ impl Assembler {
         };
         let state = (!matches!(state, FileState::Served(_))).then_some(state);
         let in_force = known.and_then(|tracked| tracked.in_force.clone());
-        let newest = newest.map(|content| Arc::new(keep_refused(content, in_force.as_deref())));
+        let newest = newest.map(Arc::new);
         self.files.insert(
             name,
             Tracked { state, kind, reported, newest, in_force, conflicts: Vec::new() },
@@ -260,15 +260,6 @@ impl Assembler {
     }
 }
 
-/// An object that used to be supported and was edited so that it no longer is stays as it was.
-fn keep_refused(mut content: Content, in_force: Option<&Content>) -> Content {
-    let is_refused = |placed: &&Placed| content.refused.contains(&placed.key);
-    let before = in_force.map_or(&[][..], |content| &content.objects);
-    let kept: Vec<_> = before.iter().filter(is_refused).cloned().collect();
-    content.objects.extend(kept);
-    content
-}
-
 fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
     let mut problems = match &tracked.newest {
         Ok(content) => content.problems.clone(),
@@ -291,25 +282,12 @@ fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
 
 /// Whether the file may hold a Service that is not in force.
 fn may_hide_a_service(tracked: &Tracked) -> bool {
-    match &tracked.in_force {
-        None => tracked.kind.is_none_or(|kind| kind == Kind::Service),
-        Some(in_force) => in_force.refused.iter().any(|key| {
-            key.kind == Kind::Service
-                && !tracked.objects_in_force().iter().any(|placed| placed.key == *key)
-        }),
-    }
+    tracked.in_force.is_none() && tracked.kind.is_none_or(|kind| kind == Kind::Service)
 }
 
 /// Whether the file may hold a pool that is not in force in any version.
 fn may_hide_a_pool(tracked: &Tracked) -> bool {
-    let is_in_force =
-        |key: &ObjectKey| tracked.objects_in_force().iter().any(|placed| placed.key == *key);
-    match &tracked.in_force {
-        None => tracked.kind.is_none_or(Kind::is_pool),
-        Some(in_force) => {
-            in_force.refused.iter().any(|key| key.kind.is_pool() && !is_in_force(key))
-        }
-    }
+    tracked.in_force.is_none() && tracked.kind.is_none_or(Kind::is_pool)
 }
 
 fn insert(observed: &mut Observed, object: &Object) {
@@ -343,20 +321,20 @@ fn extend(
     all.entry(service.clone()).or_default().extend_from_slice(endpoints);
 }
 
-/// Joins endpoints of the same address. While a pod moves between slices it may briefly be in two
-/// (EndpointSlice concepts, "Duplicate endpoints"), and slices may differ in their ports.
+/// Joins endpoints of the same address and ports. While a pod moves between slices it may briefly be
+/// in two (EndpointSlice concepts, "Duplicate endpoints"). Slices that differ in their ports are
+/// different places on the same pod, each ready or not by itself: so it is while a Service's
+/// `targetPort` changes.
 fn merge(endpoints: &mut Vec<Endpoint>) {
-    endpoints.sort_by_key(|endpoint| endpoint.address);
+    endpoints.iter_mut().for_each(|endpoint| endpoint.ports.sort());
+    endpoints.sort_by(|a, b| (a.address, &a.ports).cmp(&(b.address, &b.ports)));
     endpoints.dedup_by(|next, kept| {
-        let same = next.address == kept.address;
+        let same = (next.address, &next.ports) == (kept.address, &kept.ports);
         if same {
             kept.ready |= next.ready;
             kept.serving |= next.serving;
             kept.terminating &= next.terminating;
             kept.node = kept.node.take().or_else(|| next.node.take());
-            kept.ports.append(&mut next.ports);
-            kept.ports.sort();
-            kept.ports.dedup();
         }
         same
     });

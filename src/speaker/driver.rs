@@ -309,6 +309,7 @@ impl Driver {
         let material = Material {
             me: &self.parts.me,
             view: &view,
+            observed: &snapshot.observed,
             decision,
             deadline: *self.deadline.borrow(),
             now: clock::boot_now(),

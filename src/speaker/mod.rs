@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::allocator;
 use crate::facts::Facts;
+use crate::metrics;
 use crate::observed::Observed;
 use crate::source::{self, Snapshot};
 use crate::speaker::carriers::{Carriers, Choice};
@@ -65,6 +66,8 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// The port on which speakers talk to each other.
     pub raft_port: u16,
+    /// Where metrics and probes are served.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Where the cluster is read from.
@@ -142,7 +145,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .context("cannot start the election")?;
     fences.follow(election.view());
     let (requests, report_requests) = mpsc::channel(4);
-    let status_task = tokio::spawn(socket::serve(listener, requests));
+    let metrics = metrics::server::bind(config.metrics_listen).await?;
+    let status_task = tokio::spawn(async move {
+        tokio::select! {
+            () = socket::serve(listener, requests.clone()) => {}
+            () = metrics::server::serve(metrics, requests.clone()) => {}
+        }
+    });
     tracing::info!(node = %me, interfaces = interfaces.join(","), "speaking");
     let (cluster, writer_task) = match client {
         Some(client) => {

@@ -3,10 +3,8 @@
 //! Defaults are those that the API server would fill in, so that a manifest from a directory means
 //! the same as the object it would become.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -62,15 +60,29 @@ fn status(service: &core::Service, typed: &mut Service) {
     typed.reported.conditions = conditions.filter_map(|it| serde_json::to_value(it).ok()).collect();
 }
 
-/// What a Service may ask for and does not get yet.
+/// Who may reach the Service, and what it may ask for and does not get yet.
 fn limits(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
-    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
-        typed.has_source_ranges = true;
-        typed.source_ranges = source_ranges(spec, findings);
-        findings.refuse(FieldPath::spec("loadBalancerSourceRanges"));
-    }
+    source_ranges(spec, typed, findings);
     if typed.session_affinity == SessionAffinity::ClientIp {
         findings.ignore(FieldPath::spec("sessionAffinity"));
+    }
+}
+
+/// The clients that may reach the Service. What cannot be read admits nobody, and never everybody.
+fn source_ranges(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
+    for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        // The API server and kube-proxy trim blanks too.
+        match address::source_range(text.trim()) {
+            Ok(range) => drop(typed.source_ranges.insert(range)),
+            Err((reason, message)) => {
+                let path = FieldPath::spec("loadBalancerSourceRanges").index(index);
+                findings.error(path, reason, message);
+                typed.bad_source_ranges.push(text.clone());
+            }
+        }
+    }
+    if typed.source_ranges.is_empty() && !typed.bad_source_ranges.is_empty() {
+        typed.source_ranges.extend(address::nobody());
     }
 }
 
@@ -78,22 +90,6 @@ fn limits(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
 fn external_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     let listed = spec.external_ips.iter().flatten();
     listed.filter_map(|text| address::service_address(text).ok()).collect()
-}
-
-/// The networks of the clients that may reach it; the API server admits blanks around each.
-fn source_ranges(spec: &ServiceSpec, findings: &mut Findings) -> BTreeSet<IpNetwork> {
-    let mut ranges = BTreeSet::new();
-    for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
-        match text.trim().parse() {
-            Ok(range) => drop(ranges.insert(range)),
-            Err(_) => {
-                let path = FieldPath::spec("loadBalancerSourceRanges").index(index);
-                let message = format!("{}: expected a network such as 10.0.0.0/8", quoted(text));
-                findings.error(path, Reason::BadAddress, message);
-            }
-        }
-    }
-    ranges
 }
 
 /// Families in order of preference. Where the API server has decided, cluster addresses say so;
