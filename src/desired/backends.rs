@@ -43,7 +43,7 @@ impl Context<'_> {
             node,
             target: match endpoint {
                 Endpoint { ready: true, .. } => reached,
-                Endpoint { terminating: true, .. } => Err(Unused::Terminating),
+                Endpoint { terminating: true, serving: true, .. } => Err(Unused::Terminating),
                 _ => Err(Unused::NotReady),
             },
             draining: reached.ok().filter(|_| !endpoint.ready),

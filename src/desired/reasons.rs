@@ -58,7 +58,8 @@ impl Ineligible {
 pub enum Unused {
     /// The endpoint is not ready.
     NotReady,
-    /// The endpoint's pod is about to end; it keeps the flows that it has.
+    /// The endpoint's pod is about to end. It keeps the flows that it has, and gets new ones only
+    /// while nobody else is ready.
     Terminating,
     /// The endpoint names no node and its address is of none: the stack carries the port.
     NoNode,
@@ -88,10 +89,5 @@ impl Unused {
     /// the port is left to the stack, which gives every endpoint its share.
     pub const fn is_left_to_the_stack(self) -> bool {
         matches!(self, Self::NoNode | Self::SctpPortDiffers)
-    }
-
-    /// Whether nobody could carry a new flow there.
-    pub const fn is_out_of_service(self) -> bool {
-        matches!(self, Self::NotReady | Self::Terminating)
     }
 }

@@ -101,14 +101,23 @@ fn behind(me: &NodeName, service: &Service, backends: &[&Endpoint]) -> (BTreeSet
         return (set, policy);
     }
     // Where endpoints are ready that no speaker delivers to, kube-proxy may still get there.
-    if backends.iter().all(|it| it.target.is_err_and(Unused::is_out_of_service)) {
+    if backends.iter().all(|it| it.target == Err(Unused::NotReady)) {
         policy.empty = WhenEmpty::Reject;
     }
+    let counts =
+        |it: &Endpoint| policy.locality == Locality::Cluster || it.node.as_ref() == Some(me);
+    let is_any_ready = backends.iter().any(|it| it.target.is_ok() && counts(it));
     for backend in backends {
         let is_local = backend.node.as_ref() == Some(me);
         let to = |node_mac| Backend { address: backend.address, node_mac, is_local };
-        set.extend(backend.target.ok().map(to));
-        policy.draining.extend(backend.draining.map(to));
+        // Better a pod that serves its last than none (KEP-1669, as kube-proxy does).
+        let is_needed =
+            backend.target == Err(Unused::Terminating) && !is_any_ready && counts(backend);
+        let target = if is_needed { backend.draining } else { backend.target.ok() };
+        match target {
+            Some(mac) => drop(set.insert(to(mac))),
+            None => policy.draining.extend(backend.draining.map(to)),
+        }
     }
     (set, policy)
 }

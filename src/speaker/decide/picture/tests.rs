@@ -110,7 +110,9 @@ fn a_port_without_a_ready_endpoint_is_rejected_and_one_we_cannot_carry_is_passed
     let table = [
         (vec![], 0, WhenEmpty::Reject),
         (vec![not_ready(1), not_ready(2)], 0, WhenEmpty::Reject),
-        (vec![terminating(1)], 0, WhenEmpty::Reject),
+        (vec![terminating(1), not_ready(2)], 1, WhenEmpty::Pass),
+        (vec![terminating(1), endpoint(2)], 1, WhenEmpty::Pass),
+        (vec![Endpoint { serving: false, ..terminating(1) }], 0, WhenEmpty::Reject),
         (vec![not_ready(1), endpoint(2)], 1, WhenEmpty::Pass),
         (vec![nameless(1)], 0, WhenEmpty::Pass),
         (vec![nameless(1), endpoint(2)], 0, WhenEmpty::Pass),
@@ -150,6 +152,25 @@ fn backends_that_get_no_new_flows_keep_theirs() {
     let picture = pictured(&with(vec![endpoint(1), terminating(2), not_ready(3)]));
     let draining: Vec<_> = picture.policies[&WEB].draining.iter().map(|b| b.node_mac).collect();
     assert_eq!(draining, [mac(2), mac(3)]);
+}
+
+#[test]
+fn a_pod_that_serves_its_last_gets_new_flows_while_nobody_else_is_ready() {
+    let ends = |n: u8| format!("10.244.{n}.2:8080");
+    let addresses = |observed: &Observed| -> Vec<String> {
+        web(observed).into_iter().map(|(address, ..)| address).collect()
+    };
+    let mut observed = with(vec![terminating(1), terminating(2), not_ready(3)]);
+    assert_eq!(addresses(&observed), [ends(1), ends(2)]);
+    observed.endpoints.insert(service_name(), vec![terminating(1), endpoint(2)]);
+    assert_eq!(addresses(&observed), [ends(2)]);
+    // With a local policy it is this node that matters: there is none ready here.
+    for service in observed.services.values_mut() {
+        service.external_traffic_policy = TrafficPolicy::Local;
+    }
+    assert_eq!(addresses(&observed), [ends(1), ends(2)]);
+    observed.endpoints.insert(service_name(), vec![endpoint(1), terminating(2)]);
+    assert_eq!(addresses(&observed), [ends(1)]);
 }
 
 #[test]
