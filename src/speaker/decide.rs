@@ -112,7 +112,11 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         Database::ServiceStatus => allocator::reported(known.observed, known.allocator),
     };
     let plan = allocator::allocate(known.observed, &current, known.allocator);
-    let facts = desired::facts(known.view);
+    // Of its own interfaces this node knows before the others do: what just went down is not used
+    // until they have heard.
+    let ours = Facts::of(known.links, known.interfaces.keys());
+    let mut facts = desired::facts(known.view);
+    facts.insert(known.me.clone(), ours.clone());
     let silent = attendance::silent(known, &facts);
     let gone = attendance::gone(known, &silent);
     let vips = desired::desired(known.me, known.observed, &current, known.view, &facts, &gone);
@@ -139,7 +143,7 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         .collect();
     let (spoken, probed) = introduce(known, held);
     let guard = allocating(known);
-    let mut puts = guard.map(|guard| assignments(known, &plan, guard)).unwrap_or_default();
+    let mut puts = guard.map(|guard| assignments(known, &plan, &vips, guard)).unwrap_or_default();
     puts.extend(marks(known, &spoken));
     Decision {
         wanted: wanted(known.view, &vips),
@@ -150,7 +154,7 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         announced: announced(known, &spoken),
         neighbourhood: Neighbourhood { probed, peers: peers(known, &facts) },
         silent: silent.into_values().flatten().collect(),
-        facts: Facts::of(known.links, known.interfaces.keys()),
+        facts: ours,
         vips,
         current,
         plan,
@@ -179,12 +183,22 @@ fn allocating(known: &Knowledge<'_>) -> Option<Guard> {
 
 /// The allocator's records to write: assignments, unless they are kept elsewhere, and marks of
 /// VIPs that are nobody's any more.
-fn assignments(known: &Knowledge<'_>, plan: &Plan, guard: Guard) -> BTreeMap<String, Put> {
+fn assignments(
+    known: &Knowledge<'_>,
+    plan: &Plan,
+    vips: &BTreeMap<IpAddr, Vip>,
+    guard: Guard,
+) -> BTreeMap<String, Put> {
     let records = &known.view.records;
-    let writes = match known.database {
+    let mut writes = match known.database {
         Database::Records => records::difference(records, &plan.assignments),
         Database::ServiceStatus => records::stale_marks(records, &plan.assignments),
     };
+    // A Service's externalIPs are announced, though nobody assigned them.
+    let external = vips.iter().filter(|(_, vip)| vip.pool == desired::EXTERNAL);
+    for (vip, _) in external {
+        writes.remove(&records::announced_key(*vip));
+    }
     writes.into_iter().map(|(key, value)| (key, Put { value, guard })).collect()
 }
 

@@ -101,6 +101,7 @@ impl Material<'_> {
             conflict: self.conflicts.get(&address).map(|found| self.conflict(found)),
             ineligible: ineligible.collect(),
             backends: vip.backends.iter().map(backend).collect(),
+            kept: vip.kept.iter().map(ToString::to_string).collect(),
         }
     }
 

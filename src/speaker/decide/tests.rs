@@ -205,3 +205,86 @@ fn keeps_the_pods_of_a_node_whose_speaker_alone_is_gone() {
     let decided = with(&[(address, Presence::Gone)]);
     assert_eq!((pods(&decided), &decided.silent), (2, &asked), "it is asked on");
 }
+
+#[test]
+fn hands_over_from_a_cordoned_node_what_another_can_have() {
+    let mut observed = observed();
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    for name in ["n1", "n2"] {
+        observed.nodes.get_mut(name).unwrap().cordoned = true;
+    }
+    let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+    assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+    assert_eq!(decided.wanted.claims[&vip_key()], [node(3)].into());
+    assert_eq!((decided.picture.vips.len(), decided.picture.services.len()), (0, 2), "forwards on");
+    observed.nodes.get_mut("n3").unwrap().cordoned = true;
+    let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+    assert_eq!((decided.releases.len(), decided.announced.vips.len()), (0, 1), "nobody else can");
+}
+
+#[test]
+fn a_link_that_goes_down_gives_its_vips_back_before_anybody_heard() {
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    let mut down = links(1);
+    let decided = |links: &Links| {
+        decide(&Knowledge {
+            me: &node(1),
+            observed: &observed(),
+            view: &view,
+            links,
+            interfaces: &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
+            standings: &BTreeMap::from([(IpAddr::from(VIP), Standing::Clear)]),
+            presences: &BTreeMap::new(),
+            allocator: &allocator::Config::default(),
+            database: Database::Records,
+            leaving: false,
+        })
+    };
+    assert_eq!(decided(&down).releases, BTreeSet::new());
+    down.by_name.get_mut("eth0").unwrap().carrier = false;
+    let decided = decided(&down);
+    assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+    assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+    assert_eq!(decided.facts, Facts::default(), "and the others hear of it");
+}
+
+#[test]
+fn the_election_hears_whom_the_advertisements_prefer() {
+    let mut observed = observed();
+    let everywhere = crate::observed::Selector::default();
+    for ad in observed.advertisements.values_mut() {
+        let preferred =
+            crate::observed::PreferredNodes { weight: 30, selector: everywhere.clone() };
+        ad.preferred_nodes = vec![preferred];
+    }
+    let decided = decide_with(&observed, &assigned(view(1)), 1, Carrier::Xdp, false);
+    let preferred: Eligible = (1..=3).map(|n| (node(n), 30)).collect();
+    assert_eq!(decided.wanted.claims[&vip_key()], preferred);
+}
+
+#[test]
+fn an_external_ip_is_claimed_and_announced_and_its_mark_stays() {
+    let external: IpAddr = [192, 168, 1, 77].into();
+    let key = ClaimKey::Vip(external);
+    let mut observed = observed();
+    let service = observed.services.get_mut(&service_name()).unwrap();
+    service.external_ips = vec![external];
+    let policy = crate::observed::Advertisement {
+        kind: crate::observed::PoolKind::Cilium,
+        external_ips: true,
+        ..Default::default()
+    };
+    observed.advertisements.insert("cilium.io/p".into(), policy);
+    let view = claimed(assigned(view(1)), ClaimKey::Allocator, 1);
+    let mut view = claimed(view, key, 1);
+    view.records.insert(records::announced_key(external), b"n1".to_vec());
+    let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+    assert!(decided.announced.vips.contains_key(&external));
+    assert!(decided.wanted.claims.contains_key(&key));
+    assert_eq!(decided.puts, BTreeMap::new(), "its mark is not stale");
+    assert_eq!(decided.plan.assignments[&service_name()].addresses, [IpAddr::from(VIP)]);
+    observed.services.get_mut(&service_name()).unwrap().external_ips.clear();
+    let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+    assert_eq!(decided.releases, BTreeSet::from([key]));
+    assert_eq!(decided.puts[&records::announced_key(external)].value, None);
+}
