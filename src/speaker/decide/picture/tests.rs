@@ -14,7 +14,7 @@ const WEB: ServicePort =
 fn pictured(observed: &Observed) -> Picture {
     let (me, view) = (node(1), view(1));
     let facts = desired::facts(&view);
-    let vips = desired::desired(&me, observed, &assignments(), &view, &facts);
+    let vips = desired::desired(&me, observed, &assignments(), &view, &facts, &BTreeSet::new());
     let known = Knowledge {
         me: &me,
         observed,
@@ -22,6 +22,7 @@ fn pictured(observed: &Observed) -> Picture {
         links: &links(1),
         interfaces: &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
         standings: &BTreeMap::new(),
+        presences: &BTreeMap::new(),
         allocator: &crate::allocator::Config::default(),
         database: Database::Records,
         leaving: false,
