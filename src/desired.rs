@@ -52,6 +52,8 @@ pub enum Ineligible {
     NoLocalEndpoint,
     /// No usable interface of the node is named by an L2Advertisement.
     NoSuchInterface,
+    /// The interfaces of the node that would do are excluded by `metallb-excludel2`.
+    InterfaceExcluded,
     /// No usable interface of the node is in a network that contains the VIP.
     NotInSubnet,
 }
@@ -69,6 +71,7 @@ impl Ineligible {
             Self::Draining => "draining",
             Self::NoLocalEndpoint => "no_local_endpoint",
             Self::NoSuchInterface => "no_such_interface",
+            Self::InterfaceExcluded => "interface_excluded",
             Self::NotInSubnet => "not_in_subnet",
         }
     }
@@ -246,8 +249,13 @@ impl Context<'_> {
             };
             interfaces.extend(usable.iter().filter(may).map(|interface| interface.name.clone()));
         }
+        let found = !interfaces.is_empty();
+        interfaces.retain(|interface| !self.observed.exclusions.exclude(interface));
         if !interfaces.is_empty() {
             return Ok(interfaces);
+        }
+        if found {
+            return Err(Ineligible::InterfaceExcluded);
         }
         match selected.iter().any(|ad| !ad.names_interfaces()) {
             true => Err(Ineligible::NotInSubnet),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::assemble::{Assembler, FileState, Served, Snapshot};
+use super::assemble::{Assembler, FileState, Options, Served, Snapshot};
 use super::object::Kind;
 use super::tree::Tree;
 use crate::problem::{Level, Location, Problem, Reason};
@@ -39,6 +39,8 @@ pub enum Message {
     ListEnds(Scope),
     /// The API server does not answer; the watch goes on trying.
     Failed(Scope, String),
+    /// The API server does not let this list be read; the watch goes on trying.
+    Forbidden(Scope, String),
 }
 
 /// Gathers messages into pictures.
@@ -62,6 +64,11 @@ struct State {
 }
 
 impl Gather {
+    /// With other options than the default ones.
+    pub fn new(options: Options) -> Self {
+        Self { assembler: Assembler::new(options), ..Self::default() }
+    }
+
     /// Takes a message in.
     pub fn handle(&mut self, message: Message) {
         match message {
@@ -94,6 +101,15 @@ impl Gather {
                 }
             }
             Message::ListEnds(scope) => self.list_ends(&scope),
+            Message::Forbidden(scope, cause) => {
+                // Nothing that a cluster cannot do without; rights given by older manifests lack it.
+                if let Some(state) =
+                    self.scopes.get_mut(&scope).filter(|_| scope.kind == Kind::ConfigMap)
+                {
+                    state.is_complete = true;
+                }
+                self.handle(Message::Failed(scope, cause));
+            }
             Message::Failed(scope, cause) => {
                 if let Some(state) = self.scopes.get_mut(&scope) {
                     self.is_dirty |= state.failure.as_ref() != Some(&cause);

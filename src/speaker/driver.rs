@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use herald_announcer::{AnnouncerHandle, Links, Standing};
+use herald_announcer::{AnnouncerHandle, Conflict, Links, Standing};
 use herald_leader_election::{BootTime, Handle, NodeName, View, Wanted, clock};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -63,6 +63,7 @@ pub(crate) struct Driver {
     view: watch::Receiver<Arc<View>>,
     deadline: watch::Receiver<Option<BootTime>>,
     standings: watch::Receiver<Arc<BTreeMap<IpAddr, Standing>>>,
+    conflicts: watch::Receiver<Arc<BTreeMap<IpAddr, Conflict>>>,
     /// The last decision performed; none until this process has a session of its own, because
     /// until then what an earlier process left in the kernel stays in force.
     last: Option<Decision>,
@@ -82,6 +83,7 @@ impl Driver {
             view: parts.election.view(),
             deadline: parts.election.deadline(),
             standings: parts.announcer.standings(),
+            conflicts: parts.announcer.conflicts(),
             parts,
             last: None,
             wanted: None,
@@ -120,6 +122,10 @@ impl Driver {
             tokio::select! {
                 changed = self.view.changed() => changed.context("the election ended")?,
                 changed = self.standings.changed() => changed.context("the announcer ended")?,
+                // Only the API server is told of these by itself.
+                changed = self.conflicts.changed(), if self.parts.cluster.is_some() => {
+                    changed.context("the announcer ended")?;
+                }
                 changed = self.parts.snapshots.changed() => changed.context("the source's watch ended")?,
                 changed = self.parts.links.changed() => {
                     changed.context("the interfaces' watch ended")?;
@@ -169,7 +175,8 @@ impl Driver {
         }
         self.put(&decision);
         if let Some(cluster) = &mut self.parts.cluster {
-            cluster.follow(&snapshot, &decision);
+            let conflicts = self.conflicts.borrow_and_update().clone();
+            cluster.follow(&snapshot, &decision, &conflicts);
         }
         self.last = Some(decision);
     }
