@@ -316,6 +316,23 @@ mod tests {
     }
 
     #[test]
+    fn does_without_a_list_that_it_may_not_read_if_it_can() {
+        for (kind, is_needed) in [(Kind::ConfigMap, false), (Kind::IpAddressPool, true)] {
+            let mut gather = Gather::default();
+            gather.handle(Message::Expected(scope(kind)));
+            gather.handle(Message::KindsKnown);
+            gather.handle(Message::Failed(scope(kind), "connection refused".into()));
+            assert!(gather.take(false).is_none(), "not at the first failure");
+            gather.handle(Message::Forbidden(scope(kind), "forbidden".into()));
+            let snapshot = gather.take(false);
+            assert_eq!(snapshot.is_none(), is_needed, "{kind:?}");
+            if let Some(snapshot) = snapshot {
+                assert_eq!(snapshot.problems[0].reason, Reason::Unreadable);
+            }
+        }
+    }
+
+    #[test]
     fn a_kind_that_is_uninstalled_takes_its_objects_along() {
         let mut gather = gathered(&[(Kind::IpAddressPool, pool("a", "192.0.2.0/28", OLD))]);
         assert_eq!(gather.take(false).unwrap().observed.pools.len(), 1);

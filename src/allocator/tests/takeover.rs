@@ -108,9 +108,9 @@ fn cilium_gives_the_families_that_the_cluster_has() {
         on("fd00::1"),
         [
             "default 2001:db8::1 from pool cilium.io/p",
-            "prefer 2001:db8::3 from pool cilium.io/p",
-            "require 2001:db8::4 from pool cilium.io/p",
-            "single 2001:db8::2 from pool cilium.io/p",
+            "prefer 2001:db8::2 from pool cilium.io/p",
+            "require 2001:db8::3 from pool cilium.io/p",
+            "single 2001:db8::4 from pool cilium.io/p",
         ]
     );
 }
