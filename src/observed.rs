@@ -6,6 +6,7 @@
 //! `advertisement.rs` and `service.rs` for what the kinds of Kubernetes, MetalLB and Cilium become.
 
 mod advertisement;
+mod exclusion;
 mod pattern;
 mod pool;
 mod range;
@@ -21,13 +22,14 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use advertisement::{Advertisement, PreferredNodes};
+pub use exclusion::Exclusions;
 pub use pattern::{Pattern, PatternError};
 pub use pool::{Allocation, CILIUM_PREFIX, Pool, PoolKind};
 pub use range::{AddressRange, IpFamily};
 pub use selector::{Requirement, Selector};
 pub use service::{
-    ALLOCATED_FROM, BGP, CiliumSharing, FamilyPolicy, Grants, HERALD, L2_ANNOUNCER, PREVIOUS,
-    Protocol, Reported, Service, ServicePort, SessionAffinity, TargetPort, TrafficPolicy,
+    ALLOCATED_FROM, ASSIGNED, BGP, CiliumSharing, FamilyPolicy, Grants, HERALD, L2_ANNOUNCER,
+    PREVIOUS, Protocol, Reported, Service, ServicePort, SessionAffinity, TargetPort, TrafficPolicy,
 };
 
 /// The whole input picture.
@@ -45,6 +47,11 @@ pub struct Observed {
     pub hidden: BTreeMap<ServiceName, Vec<IpAddr>>,
     /// Announcements by name.
     pub advertisements: BTreeMap<String, Advertisement>,
+    /// Interfaces that nothing is announced on.
+    pub exclusions: Exclusions,
+    /// The conditions that Cilium's policies carry, by the name of the object, also of those that
+    /// cannot be read.
+    pub policies: BTreeMap<String, Vec<serde_json::Value>>,
     /// All Services, of every type.
     pub services: BTreeMap<ServiceName, Service>,
     /// Endpoints by the Service they belong to, sorted by address.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use herald::allocator::{self, Config};
-use herald::kubernetes::report::{self, Component, Held};
+use herald::kubernetes::report::{self, Component, Held, Verdict};
 use herald::kubernetes::writer::{self, Wanted};
 use herald::source::kubernetes as source;
 use herald_leader_election::{BootTime, clock};
@@ -157,6 +157,7 @@ async fn start(client: Client) -> Allocator {
     let task = tokio::spawn(async move {
         let _keep = keep;
         let config = Config::default();
+        let mut verdict = Verdict::unknown(&writer::now_text());
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let current = allocator::reported(&snapshot.observed, &config);
@@ -164,11 +165,11 @@ async fn start(client: Client) -> Allocator {
             let mut wanted = Wanted { node: own.clone(), ..Wanted::default() };
             wanted.allocator = report::writes(&snapshot.observed, &plan, &writer::now_text());
             let problems = &snapshot.problems;
-            wanted.node.push(report::configuration(
-                Component::Controller,
-                "herald-system",
-                problems,
-            ));
+            let now = writer::now_text();
+            wanted.allocator.extend(report::policies(&snapshot.observed, problems, &now));
+            verdict = verdict.next(problems, &now);
+            let controller = Component::Controller;
+            wanted.node.push(report::configuration(controller, "herald-system", &verdict));
             sender.send_replace(Arc::new(wanted));
             if snapshots.changed().await.is_err() {
                 return;

@@ -13,6 +13,7 @@
 //! what it has, with a refusal.
 
 mod count;
+mod families;
 mod plan;
 mod request;
 mod share;
@@ -30,6 +31,7 @@ use crate::observed::{
     BGP, FamilyPolicy, HERALD, IpFamily, L2_ANNOUNCER, Observed, Pool, PoolKind, Service,
     ServiceName,
 };
+use families::NodeFamilies;
 use space::{Holder, Space};
 
 /// What the operator of the load balancer decides about allocation.
@@ -82,13 +84,15 @@ pub fn allocate(
         assignments: BTreeMap::new(),
         refusals: BTreeMap::new(),
         why: BTreeMap::new(),
+        nodes: NodeFamilies::of(observed),
+        config,
     };
     let mut served: Vec<&Service> =
         observed.services.values().filter(|service| config.serves(service)).collect();
     // Who came first is served first.
     served.sort_by_key(|service| (&service.created, &service.name));
     planner.hold_current(&served, current);
-    planner.reserve_for_others(config);
+    planner.reserve_for_others();
     planner.adjust_holders(&served);
     planner.serve_pending(&served);
     planner.finish(current)
@@ -101,6 +105,8 @@ struct Planner<'a> {
     refusals: BTreeMap<&'a ServiceName, Refusal>,
     /// Why a Service's assignment is not what it was.
     why: BTreeMap<&'a ServiceName, ChangeReason>,
+    nodes: NodeFamilies,
+    config: &'a Config,
 }
 
 impl<'a> Planner<'a> {
@@ -122,9 +128,9 @@ impl<'a> Planner<'a> {
 
     /// Keeps away from addresses that another load balancer has given to Services of its class,
     /// and from those of Services that cannot be read.
-    fn reserve_for_others(&mut self, config: &Config) {
+    fn reserve_for_others(&mut self) {
         let services = self.observed.services.values();
-        for service in services.filter(|it| it.load_balancer && !config.serves(it)) {
+        for service in services.filter(|it| it.load_balancer && !self.config.serves(it)) {
             for address in &service.reported.addresses {
                 if !self.space.is_held(*address) {
                     self.space.take(*address, Holder::Hidden(&service.name));
@@ -206,12 +212,16 @@ impl<'a> Planner<'a> {
     /// Whether the Service has what it wants; if not, there is a refusal.
     fn adjust(&mut self, service: &'a Service) -> bool {
         self.refusals.remove(&service.name);
+        if let Err(refusal) = request::has_families(service) {
+            self.refusals.insert(&service.name, refusal);
+            return false;
+        }
         let Some(held) = self.assignments.get(&service.name).cloned() else { return true };
         let is_elsewhere = service.requested_pool.as_ref().is_some_and(|pool| *pool != held.pool);
         let (wanted, reason) = if !service.requested.is_empty() || service.contradiction.is_some() {
             (self.requested(service, &held), ChangeReason::Requested)
         } else if is_elsewhere {
-            let found = request::automatic(service, self.observed, &mut self.space);
+            let found = request::automatic(service, self.observed, &mut self.space, self.nodes);
             (found, ChangeReason::Requested)
         } else {
             (self.suiting(service, &held), ChangeReason::Families)
@@ -245,7 +255,7 @@ impl<'a> Planner<'a> {
 
     /// What fits the Service's families, as near as possible to what it has.
     fn suiting(&mut self, service: &'a Service, held: &Assignment) -> Result<Assignment, Refusal> {
-        let families = request::wanted(service);
+        let families = self.wanted(service, &held.pool);
         let mut near = held.clone();
         near.addresses.retain(|address| families.contains(&IpFamily::of(*address)));
         if !near.addresses.is_empty() {
@@ -262,12 +272,12 @@ impl<'a> Planner<'a> {
         {
             return Ok(found);
         }
-        request::automatic(service, self.observed, &mut self.space)
+        request::automatic(service, self.observed, &mut self.space, self.nodes)
     }
 
     /// Whether the families are such that the Service needs nothing more and has nothing too much.
     fn suits(&self, service: &Service, held: &Assignment) -> bool {
-        let families = request::wanted(service);
+        let families = self.wanted(service, &held.pool);
         if self.kind_of(&held.pool) == Some(PoolKind::Cilium) && !service.requested.is_empty() {
             return true;
         }
@@ -278,6 +288,11 @@ impl<'a> Planner<'a> {
             }
         };
         enough && held.addresses.iter().all(|address| families.contains(&IpFamily::of(*address)))
+    }
+
+    /// The families that the Service is to have while it has addresses of the pool.
+    fn wanted(&self, service: &Service, pool: &str) -> Vec<IpFamily> {
+        families::wanted(service, self.kind_of(pool).unwrap_or_default(), self.nodes)
     }
 
     fn kind_of(&self, pool: &str) -> Option<PoolKind> {
@@ -302,7 +317,7 @@ impl<'a> Planner<'a> {
                 pools.filter(|pool| request::admits(pool, service, self.observed)).collect()
             }
         };
-        for family in request::wanted(service) {
+        for family in families::wanted(service, home.kind, self.nodes) {
             if near.has_family(family) {
                 continue;
             }
@@ -323,8 +338,14 @@ impl<'a> Planner<'a> {
     /// Serves those without addresses: first who asks for certain ones, so that nobody else is
     /// given them by chance.
     fn serve_pending(&mut self, served: &[&'a Service]) {
-        let is_pending = |service: &&Service| !self.assignments.contains_key(&service.name);
-        let pending: Vec<_> = served.iter().copied().filter(is_pending).collect();
+        let mut pending = Vec::new();
+        for service in served.iter().copied() {
+            match request::has_families(service) {
+                _ if self.assignments.contains_key(&service.name) => {}
+                Ok(()) => pending.push(service),
+                Err(refusal) => drop(self.refusals.insert(&service.name, refusal)),
+            }
+        }
         let is_asking =
             |service: &Service| !service.requested.is_empty() || service.contradiction.is_some();
         let (asking, mut any): (Vec<_>, Vec<_>) =
@@ -337,7 +358,7 @@ impl<'a> Planner<'a> {
         // Then who only wants back what it had.
         any.sort_by_key(|service| service.previous.is_empty());
         for service in any {
-            let found = request::automatic(service, self.observed, &mut self.space);
+            let found = request::automatic(service, self.observed, &mut self.space, self.nodes);
             let found = found.map(|found| self.extended(service, found, &nothing));
             self.settle(service, found);
         }
@@ -375,6 +396,9 @@ impl<'a> Planner<'a> {
                 reason: self.reason(name, current),
             })
             .collect();
+        let services = self.observed.services.values();
+        let is_released = |it: &&Service| it.reported.assigned.is_some() && !self.config.serves(it);
+        let released = services.filter(is_released).map(|it| it.name.clone()).collect();
         let owned = |(name, assignment): (&ServiceName, _)| (name.clone(), assignment);
         Plan {
             assignments: self.assignments.into_iter().map(owned).collect(),
@@ -384,6 +408,7 @@ impl<'a> Planner<'a> {
                 .map(|(name, refusal)| (name.clone(), refusal))
                 .collect(),
             changes,
+            released,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Plain data with words for people; no decision is made here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -43,6 +43,8 @@ pub struct Plan {
     pub refusals: BTreeMap<ServiceName, Refusal>,
     /// How the assignments differ from those before, in order of names.
     pub changes: Vec<Change>,
+    /// Services that Herald has given addresses to and does not serve any more.
+    pub released: BTreeSet<ServiceName>,
 }
 
 /// Why a Service does not have what it wants.
@@ -102,6 +104,10 @@ pub enum RefusalReason {
     PoolNotForService,
     /// The pool is disabled, or in conflict with another.
     PoolClosed,
+    /// The Service requires both families and has an address of only one within the cluster.
+    NotEnoughClusterIps,
+    /// The Service's addresses within the cluster are two of one family.
+    ClusterIpsOfOneFamily,
     /// Its pool, or the Service itself, may be in an invalid manifest; what it has is kept.
     InputIncomplete,
 }
@@ -124,6 +130,8 @@ impl RefusalReason {
         Self::UnknownPool,
         Self::PoolNotForService,
         Self::PoolClosed,
+        Self::NotEnoughClusterIps,
+        Self::ClusterIpsOfOneFamily,
         Self::InputIncomplete,
     ];
 
@@ -145,6 +153,8 @@ impl RefusalReason {
             Self::UnknownPool => "unknown_pool",
             Self::PoolNotForService => "pool_not_for_service",
             Self::PoolClosed => "pool_closed",
+            Self::NotEnoughClusterIps => "not_enough_cluster_ips",
+            Self::ClusterIpsOfOneFamily => "cluster_ips_of_one_family",
             Self::InputIncomplete => "input_incomplete",
         }
     }

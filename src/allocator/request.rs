@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Assignment;
+use super::families::{NodeFamilies, wanted};
 use super::plan::{Refusal, RefusalReason, list};
 use super::space::{Space, is_left_out};
+use super::{Assignment, families};
 use crate::observed::{FamilyPolicy, IpFamily, Observed, Pool, PoolKind, Service};
 
 /// Whether the pool may serve the Service.
@@ -15,6 +16,24 @@ pub(super) fn admits(pool: &Pool, service: &Service, observed: &Observed) -> boo
     let none = BTreeMap::new();
     let namespace = observed.namespaces.get(&service.name.namespace).unwrap_or(&none);
     pool.admits(service, namespace)
+}
+
+/// Whether it can be said which families the Service has within the cluster. MetalLB's rule; the API
+/// server lets neither case come to be.
+pub(super) fn has_families(service: &Service) -> Result<(), Refusal> {
+    let families: Vec<_> = service.cluster_ips.iter().map(|ip| IpFamily::of(*ip)).collect();
+    let found = list(&service.cluster_ips);
+    match families[..] {
+        [_] if service.family_policy == FamilyPolicy::RequireDualStack => {
+            let message = format!("requires dual stack, but its only cluster address is {found}");
+            Err(Refusal::new(RefusalReason::NotEnoughClusterIps, message))
+        }
+        [one, other] if one == other => {
+            let message = format!("has the cluster addresses {found}, which are of one family");
+            Err(Refusal::new(RefusalReason::ClusterIpsOfOneFamily, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Exactly the addresses that the Service asks for; `held` is what it has already.
@@ -130,7 +149,7 @@ fn check_by_metallb(service: &Service, pool: &Pool) -> Result<(), Refusal> {
 }
 
 fn check_families(service: &Service) -> Result<(), Refusal> {
-    let wanted = wanted(service);
+    let wanted = families::of_metallb(service);
     let of = |family| service.requested.iter().filter(|ip| IpFamily::of(**ip) == family).count();
     let fits = service.requested.iter().all(|address| wanted.contains(&IpFamily::of(*address)));
     let enough = match service.family_policy {
@@ -155,13 +174,14 @@ pub(super) fn automatic(
     service: &Service,
     observed: &Observed,
     space: &mut Space<'_>,
+    nodes: NodeFamilies,
 ) -> Result<Assignment, Refusal> {
-    let wanted = wanted(service);
     let pools = candidates(service, observed)?;
-    if let Some(found) = previous(service, &pools, &wanted, space) {
+    if let Some(found) = previous(service, &pools, nodes, space) {
         return Ok(found);
     }
     for group in pools.chunk_by(|one, other| group(one) == group(other)) {
+        let wanted = wanted(service, group[0].kind, nodes);
         let found = match group[0].kind {
             PoolKind::MetalLb => from_one_pool(service, group, &wanted, space),
             PoolKind::Cilium => from_any_pools(service, group, &wanted, space),
@@ -170,6 +190,8 @@ pub(super) fn automatic(
             return Ok(found);
         }
     }
+    let kind = pools.first().map_or(PoolKind::MetalLb, |pool| pool.kind);
+    let wanted = wanted(service, kind, nodes);
     let first = &wanted[..1];
     let needed =
         if service.family_policy == FamilyPolicy::PreferDualStack { first } else { &wanted };
@@ -203,11 +225,12 @@ fn candidates<'a>(service: &Service, observed: &'a Observed) -> Result<Vec<&'a P
 fn previous(
     service: &Service,
     pools: &[&Pool],
-    wanted: &[IpFamily],
+    nodes: NodeFamilies,
     space: &Space<'_>,
 ) -> Option<Assignment> {
     let first = service.previous.first()?;
     let pool = pools.iter().find(|pool| pool.contains(*first))?;
+    let wanted = wanted(service, pool.kind, nodes);
     let is_fit = |address: &IpAddr| {
         pool.contains(*address)
             && wanted.contains(&IpFamily::of(*address))
@@ -321,16 +344,6 @@ fn why_none(
             Refusal::new(RefusalReason::NoDualStackPool, message)
         }
     }
-}
-
-/// The families that the Service is to have, the preferred one first; never none.
-pub(super) fn wanted(service: &Service) -> Vec<IpFamily> {
-    let families = match service.ip_families[..] {
-        [] => &[IpFamily::V4],
-        [first, ..] if service.family_policy == FamilyPolicy::SingleStack => &[first][..],
-        ref families => families,
-    };
-    families.to_vec()
 }
 
 fn rank(service: &Service, family: IpFamily) -> usize {

@@ -114,13 +114,22 @@ impl<'a> Space<'a> {
 
     pub fn release(&mut self, address: IpAddr, name: &ServiceName) {
         let Some(holders) = self.holders.get_mut(&address) else { return };
+        let last = holders.iter().find(|holder| holder.name() == name).copied();
         holders.retain(|holder| holder.name() != name);
         if !holders.is_empty() {
             return;
         }
         self.holders.remove(&address);
-        for addresses in self.shared.values_mut() {
-            addresses.remove(&address);
+        // All who shared it had the same key by the rules of its pool's kind, and a key by the other
+        // kind's rules leads nobody to an address of this one.
+        if let Some(Holder::Known(service)) = last {
+            for kind in KINDS {
+                if let Some(key) = share::key(kind, service)
+                    && let Some(addresses) = self.shared.get_mut(&(kind, key))
+                {
+                    addresses.remove(&address);
+                }
+            }
         }
         if let Some((range, _)) = self.range_of(address)
             && let Some(cursor) = self.cursors.get_mut(&range.first())

@@ -52,13 +52,14 @@ pub struct CheckArgs {
     /// Namespaces whose IPAddressPools and L2Advertisements count in the cluster.
     #[arg(
         long,
+        visible_alias = "pool-namespace",
         value_name = "NAME,..",
         value_delimiter = ',',
         default_value = "metallb-system,herald-system"
     )]
     pub pool_namespaces: Vec<String>,
     /// The loadBalancerClass to serve; without it, Services that have no class.
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, value_name = "CLASS", visible_alias = "lb-class")]
     pub load_balancer_class: Option<String>,
 }
 

@@ -10,6 +10,7 @@ use clap::Args;
 use herald_leader_election::Timing;
 
 use crate::allocator;
+use crate::source;
 use crate::speaker::carriers::Choice;
 use crate::speaker::{self, Config, Origin};
 
@@ -55,9 +56,21 @@ pub struct SpeakerArgs {
     /// How traffic is carried.
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     datapath: Choice,
-    /// The loadBalancerClass to serve; without it, Services that have no class.
-    #[arg(long, value_name = "CLASS")]
+    /// The only loadBalancerClass to serve; without it, Services that have no class, and the classes
+    /// herald.io/herald, io.cilium/l2-announcer and io.cilium/bgp-control-plane (addresses only).
+    #[arg(long, value_name = "CLASS", visible_alias = "lb-class")]
     load_balancer_class: Option<String>,
+    /// Namespace whose IPAddressPools and L2Advertisements count; repeat for more.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        default_values_t = source::kubernetes::Config::default().pool_namespaces
+    )]
+    pool_namespace: Vec<String>,
+    /// Let nodes take part that are labelled node.kubernetes.io/exclude-from-external-load-balancers.
+    #[arg(long)]
+    ignore_exclude_lb: bool,
     /// How often a session is renewed.
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = super::duration)]
     heartbeat: Duration,
@@ -100,6 +113,10 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         key_file: args.key_file,
         raft_port: args.raft_port,
         metrics_listen: args.metrics_listen,
+        reading: source::kubernetes::Config {
+            pool_namespaces: args.pool_namespace,
+            options: source::Options { ignores_exclude_label: args.ignore_exclude_lb },
+        },
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -176,8 +176,13 @@ impl Context<'_> {
             };
             interfaces.extend(usable.iter().filter(may).map(|interface| interface.name.clone()));
         }
+        let found = !interfaces.is_empty();
+        interfaces.retain(|interface| !self.observed.exclusions.exclude(interface));
         if !interfaces.is_empty() {
             return Ok(interfaces);
+        }
+        if found {
+            return Err(Ineligible::InterfaceExcluded);
         }
         match selected.iter().any(|ad| !ad.names_interfaces()) {
             true => Err(Ineligible::NotInSubnet),

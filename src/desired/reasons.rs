@@ -28,6 +28,8 @@ pub enum Ineligible {
     AddressOfNode,
     /// No usable interface of the node is named by an L2Advertisement.
     NoSuchInterface,
+    /// The interfaces of the node that would do are excluded by `metallb-excludel2`.
+    InterfaceExcluded,
     /// No usable interface of the node is in a network that contains the VIP.
     NotInSubnet,
 }
@@ -48,6 +50,7 @@ impl Ineligible {
             Self::NoReadyEndpoint => "no_ready_endpoint",
             Self::AddressOfNode => "address_of_a_node",
             Self::NoSuchInterface => "no_such_interface",
+            Self::InterfaceExcluded => "interface_excluded",
             Self::NotInSubnet => "not_in_subnet",
         }
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::fixture::{
     VIP, assignments, endpoint, mac, node, not_ready, observed, service_name, terminating, view,
 };
-use crate::observed::{Advertisement, TrafficPolicy};
+use crate::observed::{Advertisement, Exclusions, Pattern, TrafficPolicy};
 
 fn the_vip(observed: &Observed, view: &View) -> Vip {
     let mut vips =
@@ -59,6 +59,20 @@ fn every_reason_against_a_node_has_its_name() {
     let mut no_link = view(1);
     no_link.sessions.get_mut(&node(2)).unwrap().facts = Facts::default().encode().into();
     assert_eq!(why_not(&observed(), &no_link, 2), Some(Ineligible::NotInSubnet));
+}
+
+#[test]
+fn an_excluded_interface_is_not_announced_on_whoever_names_it() {
+    let mut observed = observed();
+    observed.exclusions = Exclusions(vec![Pattern::new("^eth").unwrap()]);
+    for interfaces in [BTreeSet::new(), BTreeSet::from(["eth0".to_owned()])] {
+        observed.advertisements.get_mut("all").unwrap().interfaces = interfaces;
+        let vip = the_vip(&observed, &view(1));
+        assert_eq!(vip.ineligible[&node(1)], Ineligible::InterfaceExcluded);
+        assert!(vip.eligible.is_empty());
+    }
+    observed.exclusions = Exclusions(vec![Pattern::new("^veth").unwrap()]);
+    assert_eq!(the_vip(&observed, &view(1)).eligible.len(), 3);
 }
 
 #[test]

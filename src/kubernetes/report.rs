@@ -3,23 +3,32 @@
 //!
 //! The status of a Service is the database of assignments, so each write of one names the version it
 //! was decided on. What stands there already is not written again. Time is an argument and only
-//! appears in conditions that change. Read `conditions` for Cilium's, `node` for what each speaker
-//! says about itself.
+//! appears in conditions that change. Read `conditions` and `policy` for Cilium's, `events` for what is
+//! told once, `node` and `configuration` for what each speaker says about itself.
 
 mod conditions;
+mod configuration;
+mod events;
 mod node;
+mod policy;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-pub use node::{Component, Held, announced, configuration};
+pub use configuration::{Component, Verdict, configuration};
+pub use events::{Foreign, conflicts, unannounced};
+pub use node::{Held, announced};
+pub use policy::policies;
 
-use super::write::{Severity, Target, Write};
+use super::write::{Target, Write};
 use crate::allocator::{Assignment, Change, ChangeReason, Count, Plan};
-use crate::observed::{ALLOCATED_FROM, Observed, PREVIOUS, Pool, PoolKind, Service, ServiceName};
+use crate::observed::{
+    ALLOCATED_FROM, ASSIGNED, Observed, PREVIOUS, Pool, PoolKind, Service, ServiceName,
+};
 
 /// Everything the allocator wants written. The plan must have been made from what is reported in
 /// the same picture.
@@ -29,8 +38,9 @@ pub fn writes(observed: &Observed, plan: &Plan, now: &str) -> Vec<Write> {
     let mut writes = Vec::new();
     for (name, service) in &observed.services {
         let reporter = Reporter { observed, plan, service, now };
-        writes.extend(reporter.status(changes.get(name).copied()));
-        writes.extend(reporter.events(changes.get(name).copied()));
+        let change = changes.get(name).copied();
+        writes.extend(reporter.status(change));
+        writes.extend(events::of_service(observed, plan, service, change));
     }
     writes.extend(observed.pools.values().filter_map(|pool| pool_status(plan, pool, now)));
     writes
@@ -48,16 +58,12 @@ impl Reporter<'_> {
         let mut patch = json!({});
         if let Some(change) = change {
             self.assign(change, &mut patch);
-        } else if !self.service.load_balancer && self.service.reported.pool.is_some() {
-            // It was one of ours before its type changed.
-            patch["metadata"]["annotations"] = json!({ALLOCATED_FROM: null, PREVIOUS: null});
-            patch["status"]["loadBalancer"] = json!({"ingress": null});
+        } else if self.is_released() {
+            self.release(&mut patch);
         } else {
-            self.remember_pool(&mut patch);
+            self.remember(&mut patch);
         }
-        if let Some(conditions) =
-            conditions::of_service(self.observed, self.plan, self.service, self.now)
-        {
+        if let Some(conditions) = self.conditions() {
             patch["status"]["conditions"] = conditions;
         }
         if patch == json!({}) {
@@ -65,6 +71,42 @@ impl Reporter<'_> {
         }
         patch["metadata"]["resourceVersion"] = json!(self.service.resource_version);
         Some(Write::Status { target: Target::service(&self.service.name), patch })
+    }
+
+    fn is_released(&self) -> bool {
+        self.plan.released.contains(&self.service.name)
+    }
+
+    /// Conditions of Services that are nobody's concern here are left alone.
+    fn conditions(&self) -> Option<Value> {
+        let name = &self.service.name;
+        let is_served =
+            self.plan.assignments.contains_key(name) || self.plan.refusals.contains_key(name);
+        let is_ours = is_served || (self.is_released() && self.has_what_was_assigned());
+        let conditions =
+            || conditions::of_service(self.observed, self.plan, self.service, self.now);
+        is_ours.then(conditions).flatten()
+    }
+
+    /// Whether nobody else has given the Service other addresses since Herald did. (The API server
+    /// takes them away by itself when the type changes.)
+    fn has_what_was_assigned(&self) -> bool {
+        let reported = &self.service.reported;
+        let addresses: BTreeSet<_> = reported.addresses.iter().collect();
+        let assigned: BTreeSet<_> = reported.assigned.iter().flatten().collect();
+        addresses.is_empty() || addresses == assigned
+    }
+
+    /// Takes back what Herald gave to a Service that it does not serve any more, and only that.
+    fn release(&self, patch: &mut Value) {
+        patch["metadata"]["annotations"] = json!({ASSIGNED: null, PREVIOUS: null});
+        if !self.has_what_was_assigned() {
+            return;
+        }
+        patch["metadata"]["annotations"][ALLOCATED_FROM] = Value::Null;
+        if !self.service.reported.addresses.is_empty() {
+            patch["status"]["loadBalancer"] = json!({"ingress": null});
+        }
     }
 
     fn assign(&self, change: &Change, patch: &mut Value) {
@@ -76,12 +118,13 @@ impl Reporter<'_> {
         patch["status"]["loadBalancer"]["ingress"] = ingress;
         patch["metadata"]["annotations"][ALLOCATED_FROM] =
             change.to.as_ref().map_or(Value::Null, |to| self.pool_annotation(to));
+        let assigned = change.to.as_ref().map(|to| list(&to.addresses));
+        patch["metadata"]["annotations"][ASSIGNED] = json!(assigned);
         let was_lost = change.to.is_none() && change.reason == ChangeReason::PoolGone;
         let before = change.from.as_ref().filter(|_| was_lost);
         let had_note = !self.service.previous.is_empty();
         if let Some(before) = before {
-            let list: Vec<_> = before.addresses.iter().map(ToString::to_string).collect();
-            patch["metadata"]["annotations"][PREVIOUS] = json!(list.join(","));
+            patch["metadata"]["annotations"][PREVIOUS] = json!(list(&before.addresses));
         } else if had_note {
             patch["metadata"]["annotations"][PREVIOUS] = Value::Null;
         }
@@ -94,49 +137,28 @@ impl Reporter<'_> {
         if is_metallb { json!(assignment.pool) } else { Value::Null }
     }
 
-    /// Writes the pool down where it is missing, for example after moving over from ServiceLB.
-    fn remember_pool(&self, patch: &mut Value) {
+    /// Writes down where it is missing what is assigned and from which pool, for example after
+    /// moving over from ServiceLB.
+    fn remember(&self, patch: &mut Value) {
         let Some(assignment) = self.plan.assignments.get(&self.service.name) else { return };
-        let wanted = self.pool_annotation(assignment);
-        let is_known = self.observed.pools.contains_key(&assignment.pool);
-        if is_known && wanted.as_str() != self.service.reported.pool.as_deref() {
-            patch["metadata"]["annotations"][ALLOCATED_FROM] = wanted;
+        if !self.observed.pools.contains_key(&assignment.pool) {
+            return;
+        }
+        let reported = &self.service.reported;
+        let pool = self.pool_annotation(assignment);
+        if pool.as_str() != reported.pool.as_deref() {
+            patch["metadata"]["annotations"][ALLOCATED_FROM] = pool;
+        }
+        if reported.assigned.as_ref() != Some(&assignment.addresses) {
+            patch["metadata"]["annotations"][ASSIGNED] = json!(list(&assignment.addresses));
         }
     }
+}
 
-    fn events(&self, change: Option<&Change>) -> Vec<Write> {
-        let mut events = Vec::new();
-        let mut event = |severity, reason, message| {
-            let about = Target::service(&self.service.name);
-            let uid = self.service.uid.clone();
-            events.push(Write::Event { about, uid, severity, reason, message });
-        };
-        match change {
-            Some(Change { from, to: Some(to), reason, .. }) => {
-                let list: Vec<_> = to.addresses.iter().map(|ip| format!("{ip:?}")).collect();
-                let why = match from {
-                    None => String::new(),
-                    Some(_) => format!(" ({})", reason.label()),
-                };
-                let message = format!("Assigned IP [{}]{why}", list.join(" "));
-                event(Severity::Normal, "IPAllocated", message);
-            }
-            Some(change @ Change { from: Some(_), to: None, .. }) => {
-                event(Severity::Warning, "ClearAssignment", change.to_string());
-            }
-            _ => {}
-        }
-        if let Some(refusal) = self.plan.refusals.get(&self.service.name) {
-            let message =
-                format!("Failed to allocate IP for {}: {}", self.service.name, refusal.message);
-            event(Severity::Warning, "AllocationFailed", message);
-        }
-        for name in &self.service.deprecated {
-            let message = format!("the annotation {name} is deprecated; use the one of metallb.io");
-            event(Severity::Warning, "deprecatedAnnotation", message);
-        }
-        events
-    }
+/// Addresses as annotations have them.
+fn list(addresses: &[IpAddr]) -> String {
+    let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    list.join(",")
 }
 
 fn pool_status(plan: &Plan, pool: &Pool, now: &str) -> Option<Write> {

@@ -1,14 +1,17 @@
 //! The edge that writes to an API server what `report` wants, a bounded number of writes at once.
 //!
 //! Level, not edge: it is handed the whole list of what should be, skips what it has just sent and
-//! waits for the watch to show the effect; what is still wanted later is sent again. A write that
+//! waits for the watch to show the effect; what is still wanted later is sent again (`queue`). A write that
 //! meets another version of its object is dropped, since the decision was about something else.
 //! Nothing is sent once the deadline of the session has passed: an allocator that was frozen must
 //! not wake up and write. (One request may be on its way at that moment. Its resourceVersion keeps
 //! it from undoing what the next allocator wrote to the same Service, and an address given to two
 //! Services is healed by `allocator`.)
 
-use std::collections::BTreeMap;
+mod queue;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +27,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::write::{Target, Write};
+use queue::{AGAIN, Key, Outcome, Queue};
 
 /// Requests at the same time. More only wait inside the API server.
 const AT_ONCE: usize = 32;
-/// After this a write that is still wanted is sent again.
-const AGAIN: Duration = Duration::from_secs(3);
 /// Who reports, in Events.
 const REPORTER: &str = "herald";
 
@@ -48,7 +50,8 @@ pub fn start(
     wanted: watch::Receiver<Arc<Wanted>>,
     deadline: watch::Receiver<Option<BootTime>>,
 ) -> JoinHandle<()> {
-    let writer = Writer { client, wanted, deadline, sent: BTreeMap::new(), tasks: JoinSet::new() };
+    let queue = Queue::default();
+    let writer = Writer { client, wanted, deadline, queue, tasks: JoinSet::new() };
     tokio::spawn(writer.run())
 }
 
@@ -56,94 +59,69 @@ struct Writer {
     client: Client,
     wanted: watch::Receiver<Arc<Wanted>>,
     deadline: watch::Receiver<Option<BootTime>>,
-    sent: BTreeMap<Key, Sent>,
+    queue: Queue,
     tasks: JoinSet<(Key, Result<(), kube::Error>)>,
-}
-
-/// What a write is about: at most one at a time for each.
-type Key = (Target, &'static str);
-
-struct Sent {
-    write: Write,
-    at: BootTime,
-    is_done: bool,
 }
 
 impl Writer {
     async fn run(mut self) {
+        self.want();
         loop {
-            let wanted = Arc::clone(&self.wanted.borrow_and_update());
-            self.send(&wanted);
-            let retry = self.sent.values().any(|sent| !is_once(&sent.write));
+            self.send();
+            let is_unsettled = self.tasks.is_empty() && self.queue.is_unsettled();
             tokio::select! {
-                changed = self.wanted.changed() => if changed.is_err() { return },
+                changed = self.wanted.changed() => match changed {
+                    Ok(()) => self.want(),
+                    Err(_) => return,
+                },
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
-                () = tokio::time::sleep(AGAIN), if retry => {}
+                () = tokio::time::sleep(AGAIN), if is_unsettled => {
+                    self.queue.again(clock::boot_now());
+                }
             }
         }
     }
 
-    fn send(&mut self, wanted: &Wanted) {
-        let now = clock::boot_now();
-        let may_allocate =
-            self.deadline.borrow().is_some_and(|deadline| deadline.since(now) > Duration::ZERO);
-        let allocator = wanted.allocator.iter().filter(|_| may_allocate);
-        let all: BTreeMap<Key, &Write> =
-            allocator.chain(&wanted.node).map(|write| (key(write), write)).collect();
-        self.sent.retain(|key, _| all.contains_key(key));
-        for (key, write) in all {
-            if self.tasks.len() >= AT_ONCE {
-                return;
-            }
-            let is_fresh = self.sent.get(&key).is_some_and(|sent| {
-                let is_same = sent.write == *write;
-                !sent.is_done || (is_same && (is_once(write) || now.since(sent.at) < AGAIN))
-            });
-            if is_fresh {
-                continue;
-            }
-            let sent = Sent { write: write.clone(), at: now, is_done: false };
-            self.sent.insert(key.clone(), sent);
-            let (client, write) = (self.client.clone(), write.clone());
+    fn want(&mut self) {
+        let wanted = Arc::clone(&self.wanted.borrow_and_update());
+        self.queue.want(&wanted);
+        self.queue.again(clock::boot_now());
+    }
+
+    fn send(&mut self) {
+        while self.tasks.len() < AT_ONCE {
+            // Asked anew for each write: the process may have been frozen since the last one.
+            let now = clock::boot_now();
+            let deadline = *self.deadline.borrow();
+            let may_allocate = deadline.is_some_and(|it| it.since(now) > Duration::ZERO);
+            let Some((key, write)) = self.queue.next(now, may_allocate) else { return };
+            let client = self.client.clone();
             self.tasks.spawn(async move { (key, perform(client, write).await) });
         }
     }
 
     fn ended(&mut self, ended: Result<(Key, Result<(), kube::Error>), tokio::task::JoinError>) {
-        match ended {
-            Ok((key, result)) => {
-                if let Some(sent) = self.sent.get_mut(&key) {
-                    sent.is_done = true;
-                }
-                let (target, what) = key;
-                match result {
-                    Ok(()) => tracing::debug!(?target, what, "written"),
-                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                        tracing::debug!(?target, what, code = status.code, "overtaken");
-                    }
-                    Err(error) => {
-                        let error = format!("{:#}", anyhow::Error::new(error));
-                        let object = format!("{} {}", target.kind, target.name);
-                        tracing::warn!(object, what, error, "cannot write to the API server");
-                    }
-                }
+        let (key, result) = match ended {
+            Ok(ended) => ended,
+            Err(error) => return tracing::error!(%error, "a write crashed"),
+        };
+        let outcome = match result {
+            Ok(()) => {
+                tracing::debug!(?key, "written");
+                Outcome::Written
             }
-            Err(error) => tracing::error!(%error, "a write crashed"),
-        }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                tracing::debug!(?key, code = status.code, "overtaken");
+                Outcome::Overtaken
+            }
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::warn!(?key, error, "cannot write to the API server");
+                Outcome::Failed
+            }
+        };
+        self.queue.ended(key, outcome, clock::boot_now());
     }
-}
-
-fn key(write: &Write) -> Key {
-    match write {
-        Write::Status { target, .. } => (target.clone(), "status"),
-        Write::Own { target, .. } | Write::Gone(target) => (target.clone(), "object"),
-        Write::Event { about, reason, .. } => (about.clone(), reason),
-    }
-}
-
-/// An object of our own is not watched, and an Event is told only once.
-const fn is_once(write: &Write) -> bool {
-    !matches!(write, Write::Status { .. })
 }
 
 /// Performs one write.
@@ -178,16 +156,18 @@ async fn own(
     status: Value,
 ) -> Result<(), kube::Error> {
     let api = api(client, target);
-    if api.get_metadata_opt(&target.name).await?.is_none() {
-        let object = object(json!({
-            "apiVersion": target.api_version, "kind": target.kind,
-            "metadata": {"name": target.name, "labels": labels}, "spec": {},
-        }))?;
-        api.create(&PostParams::default(), &object).await?;
+    let patch = Patch::Merge(json!({"status": status}));
+    // It is there already nearly always.
+    match api.patch_status(&target.name, &PatchParams::default(), &patch).await {
+        Err(kube::Error::Api(answer)) if answer.code == 404 => {}
+        result => return result.map(drop),
     }
-    let patch = json!({"status": status});
-    api.patch_status(&target.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-    Ok(())
+    let object = object(json!({
+        "apiVersion": target.api_version, "kind": target.kind,
+        "metadata": {"name": target.name, "labels": labels}, "spec": {},
+    }))?;
+    api.create(&PostParams::default(), &object).await?;
+    api.patch_status(&target.name, &PatchParams::default(), &patch).await.map(drop)
 }
 
 async fn event(

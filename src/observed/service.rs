@@ -23,6 +23,10 @@ pub struct Service {
     pub ip_families: Vec<IpFamily>,
     /// What to do about a second family.
     pub family_policy: FamilyPolicy,
+    /// Whether its families are what is assumed because nobody has named any.
+    pub has_default_families: bool,
+    /// Its addresses within the cluster, once the API server has decided them.
+    pub cluster_ips: Vec<IpAddr>,
     /// Which addresses its author asks for; none means any.
     pub requested: Vec<IpAddr>,
     /// Which endpoints may carry its traffic.
@@ -97,6 +101,8 @@ pub struct Reported {
     pub addresses: Vec<IpAddr>,
     /// The pool that an annotation names.
     pub pool: Option<String>,
+    /// What an annotation of Herald's own says that Herald has assigned; none if it has not.
+    pub assigned: Option<Vec<IpAddr>>,
     /// The conditions in its status.
     pub conditions: Vec<serde_json::Value>,
 }
@@ -210,5 +216,8 @@ pub enum SessionAffinity {
 }
 /// The annotation with the pool of a Service.
 pub const ALLOCATED_FROM: &str = "metallb.io/ip-allocated-from-pool";
+/// The annotation with what Herald has assigned to a Service: only that is ever taken away again from
+/// one that Herald does not serve any more.
+pub const ASSIGNED: &str = "herald.io/assigned-addresses";
 /// The annotation with what a Service had when its pool disappeared.
 pub const PREVIOUS: &str = "herald.io/previous-addresses";

@@ -55,9 +55,17 @@ pub struct Snapshot {
     pub objects: usize,
 }
 
+/// How the operator wants the input to be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Nodes take part though they are labelled out of external load balancing.
+    pub ignores_exclude_label: bool,
+}
+
 /// Keeps the last good state of every file.
 #[derive(Debug, Default)]
 pub struct Assembler {
+    options: Options,
     files: BTreeMap<String, Tracked>,
     index: Index,
     steady: Steady,
@@ -75,6 +83,8 @@ struct Tracked {
     kind: Option<Kind>,
     /// What the status of a served Service reports, should the rest be unreadable.
     reported: Option<(ServiceName, Vec<IpAddr>)>,
+    /// The name and conditions of a served policy of Cilium's, however much of it can be read.
+    policy: Option<(String, Vec<serde_json::Value>)>,
     newest: Result<Arc<Content>, Vec<Problem>>,
     in_force: Option<Arc<Content>>,
     conflicts: Vec<Problem>,
@@ -105,9 +115,24 @@ impl Served {
         let addresses = ingress.filter_map(|it| it.field("ip")?.text()?.parse().ok()).collect();
         Some((name, addresses))
     }
+
+    fn policy(&self) -> Option<(String, Vec<serde_json::Value>)> {
+        if self.kind != Kind::CiliumPolicy {
+            return None;
+        }
+        let name = self.tree.field("metadata")?.field("name")?.text()?.to_owned();
+        let status = self.tree.field("status");
+        let conditions = status.and_then(|it| it.field("conditions")?.items());
+        Some((name, conditions.unwrap_or_default().iter().map(Tree::to_json).collect()))
+    }
 }
 
 impl Assembler {
+    /// With other options than the default ones.
+    pub fn new(options: Options) -> Self {
+        Self { options, ..Self::default() }
+    }
+
     /// Takes in all files as they are now; what is not among them is gone.
     pub fn update(&mut self, files: BTreeMap<String, FileState>) -> Snapshot {
         let gone = self.files.keys().filter(|name| !files.contains_key(*name)).cloned();
@@ -147,7 +172,7 @@ impl Assembler {
         if known.as_ref().is_some_and(|tracked| tracked.state.as_ref() == Some(&state)) {
             return;
         }
-        let (mut kind, mut reported) = (None, None);
+        let (mut kind, mut reported, mut policy) = (None, None, None);
         let newest = match &state {
             FileState::Bytes(bytes) => file::parse(&name, bytes),
             FileState::Unreadable(message) => {
@@ -162,6 +187,7 @@ impl Assembler {
                 self.is_served = true;
                 kind = Some(served.kind);
                 reported = served.reported();
+                policy = served.policy();
                 file::served(&name, &served.tree)
             }
         };
@@ -170,7 +196,7 @@ impl Assembler {
         let newest = newest.map(Arc::new);
         self.files.insert(
             name,
-            Tracked { state, kind, reported, newest, in_force, conflicts: Vec::new() },
+            Tracked { state, kind, reported, policy, newest, in_force, conflicts: Vec::new() },
         );
     }
 
@@ -238,10 +264,14 @@ impl Assembler {
             if tracked.in_force.is_none() {
                 snapshot.observed.hidden.extend(tracked.reported.clone());
             }
+            snapshot.observed.policies.extend(tracked.policy.clone());
             for placed in tracked.objects_in_force() {
                 snapshot.objects += 1;
                 insert(&mut snapshot.observed, &placed.object);
             }
+        }
+        if self.options.ignores_exclude_label {
+            snapshot.observed.nodes.values_mut().for_each(|node| node.excluded = false);
         }
         for endpoints in snapshot.observed.endpoints.values_mut() {
             merge(endpoints);
@@ -309,6 +339,9 @@ fn insert(observed: &mut Observed, object: &Object) {
         }
         Object::Namespace { name, labels } => {
             observed.namespaces.insert(name.clone(), labels.clone());
+        }
+        Object::Exclusions(exclusions) => {
+            observed.exclusions.0.extend(exclusions.0.iter().cloned());
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch as channel};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::assemble::{Assembler, FileState, Snapshot};
+use super::assemble::{Assembler, FileState, Options, Snapshot};
 use super::file::MAX_FILE_BYTES;
 use crate::problem::{Level, Location, Problem, Reason};
 
@@ -72,11 +72,24 @@ pub enum ScanError {
 pub async fn watch(
     directory: &Path,
 ) -> Result<(channel::Receiver<Arc<Snapshot>>, JoinHandle<Result<(), WatchError>>), WatchError> {
+    watch_with(directory, Options::default()).await
+}
+
+/// The same with other options than the default ones.
+///
+/// # Errors
+///
+/// The directory does not exist, is no directory or cannot be read.
+pub async fn watch_with(
+    directory: &Path,
+    options: Options,
+) -> Result<(channel::Receiver<Arc<Snapshot>>, JoinHandle<Result<(), WatchError>>), WatchError> {
     let path = directory.to_owned();
     let wake = Arc::new(Notify::new());
     // Watching begins before the first look, so that no change falls between the two.
     let watcher = start_watcher(&path, Arc::clone(&wake));
-    let mut looker = Looker { path, assembler: Assembler::default(), watcher: None, broken: None };
+    let mut looker =
+        Looker { path, assembler: Assembler::new(options), watcher: None, broken: None };
     match watcher {
         Ok(watcher) => looker.watcher = Some(watcher),
         Err(error) => looker.broken = Some(error.to_string()),

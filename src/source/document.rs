@@ -12,6 +12,7 @@ use super::convert::{self, Findings};
 use super::deserialize::{Mismatch, Unknown, deserialize};
 use super::object::{Kind, Object, ObjectKey, Placed, location};
 use super::tree::{FieldPath, Position, Tree, Value, quoted};
+use crate::observed::Exclusions;
 use crate::problem::{Level, Problem, Reason};
 
 /// What has been read of a file so far.
@@ -48,6 +49,9 @@ impl Reading {
         }
         let known = Kind::ALL.iter().find(|known| known.name() == kind);
         match known {
+            Some(Kind::ConfigMap) if !is_exclusions(tree) => {
+                self.not_read(file, tree, api_version, kind, None);
+            }
             Some(known) if known.api_versions().contains(&api_version) => {
                 self.object(file, tree, *known)
             }
@@ -264,6 +268,11 @@ impl ObjectReader<'_> {
                     typed.map(|(service, endpoints)| Object::Endpoints { service, endpoints });
                 (slice.metadata, object)
             }
+            Kind::ConfigMap => {
+                let map = self.whole::<core::ConfigMap>()?;
+                let typed = convert::exclusions(&map, &mut self.findings);
+                (map.metadata, Some(Object::Exclusions(typed)))
+            }
             Kind::Node => {
                 let node = self.whole::<core::Node>()?;
                 let typed = convert::node(&node, &mut self.findings);
@@ -338,6 +347,12 @@ impl Kind {
             _ => Level::Warning,
         }
     }
+}
+
+/// Whether it is the one ConfigMap that is read.
+fn is_exclusions(tree: &Tree) -> bool {
+    let name = tree.field("metadata").and_then(|meta| meta.field("name")).and_then(Tree::text);
+    name == Some(Exclusions::CONFIG_MAP)
 }
 
 /// Servers add fields to metadata and status of what they hand out; nobody wrote them.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::assemble::{Assembler, FileState, Served, Snapshot};
+use super::assemble::{Assembler, FileState, Options, Served, Snapshot};
 use super::object::Kind;
 use super::tree::Tree;
 use crate::problem::{Level, Location, Problem, Reason};
@@ -39,6 +39,8 @@ pub enum Message {
     ListEnds(Scope),
     /// The API server does not answer; the watch goes on trying.
     Failed(Scope, String),
+    /// The API server does not let this list be read; the watch goes on trying.
+    Forbidden(Scope, String),
 }
 
 /// Gathers messages into pictures.
@@ -62,6 +64,11 @@ struct State {
 }
 
 impl Gather {
+    /// With other options than the default ones.
+    pub fn new(options: Options) -> Self {
+        Self { assembler: Assembler::new(options), ..Self::default() }
+    }
+
     /// Takes a message in.
     pub fn handle(&mut self, message: Message) {
         match message {
@@ -94,6 +101,15 @@ impl Gather {
                 }
             }
             Message::ListEnds(scope) => self.list_ends(&scope),
+            Message::Forbidden(scope, cause) => {
+                // Nothing that a cluster cannot do without; rights given by older manifests lack it.
+                if let Some(state) =
+                    self.scopes.get_mut(&scope).filter(|_| scope.kind == Kind::ConfigMap)
+                {
+                    state.is_complete = true;
+                }
+                self.handle(Message::Failed(scope, cause));
+            }
             Message::Failed(scope, cause) => {
                 if let Some(state) = self.scopes.get_mut(&scope) {
                     self.is_dirty |= state.failure.as_ref() != Some(&cause);
@@ -297,6 +313,23 @@ mod tests {
         let after = gather.take(true).unwrap();
         let names: Vec<_> = after.observed.services.keys().map(|it| it.name.as_str()).collect();
         assert_eq!((names, after.problems), (vec!["b"], vec![]));
+    }
+
+    #[test]
+    fn does_without_a_list_that_it_may_not_read_if_it_can() {
+        for (kind, is_needed) in [(Kind::ConfigMap, false), (Kind::IpAddressPool, true)] {
+            let mut gather = Gather::default();
+            gather.handle(Message::Expected(scope(kind)));
+            gather.handle(Message::KindsKnown);
+            gather.handle(Message::Failed(scope(kind), "connection refused".into()));
+            assert!(gather.take(false).is_none(), "not at the first failure");
+            gather.handle(Message::Forbidden(scope(kind), "forbidden".into()));
+            let snapshot = gather.take(false);
+            assert_eq!(snapshot.is_none(), is_needed, "{kind:?}");
+            if let Some(snapshot) = snapshot {
+                assert_eq!(snapshot.problems[0].reason, Reason::Unreadable);
+            }
+        }
     }
 
     #[test]

@@ -19,10 +19,11 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
-use super::assemble::Snapshot;
+use super::assemble::{Options, Snapshot};
 use super::directory::WatchError;
 use super::gather::{Gather, Message, Scope};
 use super::object::Kind;
+use crate::observed::Exclusions;
 
 /// Changes come in bursts: a Deployment that rolls touches many slices.
 const QUIET: Duration = Duration::from_millis(5);
@@ -35,12 +36,15 @@ const BACKLOG: usize = 1024;
 pub struct Config {
     /// Namespaces whose pools and announcements of MetalLB's kinds count.
     pub pool_namespaces: Vec<String>,
+    /// How the objects are read.
+    pub options: Options,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let names = ["metallb-system", "herald-system"];
-        Self { pool_namespaces: names.map(str::to_owned).to_vec() }
+        let pool_namespaces = names.map(str::to_owned).to_vec();
+        Self { pool_namespaces, options: Options::default() }
     }
 }
 
@@ -57,13 +61,14 @@ pub async fn watch(
     config: Config,
 ) -> Result<(channel::Receiver<Arc<Snapshot>>, JoinHandle<Result<(), WatchError>>), WatchError> {
     let (messages, inbox) = mpsc::channel(BACKLOG);
+    let gathered = Gather::new(config.options);
     let mut watches =
         Watches { client, config, messages, tasks: BTreeMap::new(), all: JoinSet::new() };
-    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Namespace] {
+    for kind in [Kind::Service, Kind::EndpointSlice, Kind::Node, Kind::Namespace, Kind::ConfigMap] {
         watches.start(kind, kinds::built_in(kind)).await;
     }
     let (first_sender, first) = tokio::sync::oneshot::channel();
-    let mut gathering = tokio::spawn(gather(inbox, first_sender));
+    let mut gathering = tokio::spawn(gather(gathered, inbox, first_sender));
     let mut kinds = tokio::spawn(kinds::follow(watches));
     let receiver = tokio::select! {
         receiver = first => receiver.map_err(|_| WatchError::Ended("all kinds".into()))?,
@@ -87,10 +92,10 @@ fn why(ended: Result<String, tokio::task::JoinError>) -> WatchError {
 
 /// Turns messages into snapshots. Ends when nobody listens any more.
 async fn gather(
+    mut gather: Gather,
     mut inbox: mpsc::Receiver<Message>,
     first: tokio::sync::oneshot::Sender<channel::Receiver<Arc<Snapshot>>>,
 ) {
-    let mut gather = Gather::default();
     let first_snapshot = loop {
         let Some(message) = inbox.recv().await else { return };
         gather.handle(message);
@@ -147,7 +152,7 @@ impl Watches {
 
     async fn start(&mut self, kind: Kind, resource: ApiResource) {
         let namespaces = match kind {
-            Kind::IpAddressPool | Kind::L2Advertisement => {
+            Kind::IpAddressPool | Kind::L2Advertisement | Kind::ConfigMap => {
                 self.config.pool_namespaces.iter().cloned().map(Some).collect()
             }
             _ => vec![None],
@@ -184,6 +189,11 @@ async fn follow(
     let config = match scope.kind {
         // Slices without it belong to no Service.
         Kind::EndpointSlice => watcher::Config::default().labels("kubernetes.io/service-name"),
+        // The rights are for this one only, and so must be the question.
+        Kind::ConfigMap => {
+            let field = format!("metadata.name={}", Exclusions::CONFIG_MAP);
+            watcher::Config::default().fields(&field)
+        }
         _ => watcher::Config::default(),
     };
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());
@@ -197,9 +207,13 @@ async fn follow(
             Ok(Event::Delete(object)) => Message::Gone(scope, slim(object, &types)),
             Ok(Event::InitDone) => Message::ListEnds(scope),
             Err(error) => {
+                let is_forbidden = is_forbidden(&error);
                 let cause = format!("{:#}", anyhow::Error::new(error));
                 tracing::debug!(kind = scope.kind.name(), cause, "watch interrupted");
-                Message::Failed(scope, cause)
+                match is_forbidden {
+                    true => Message::Forbidden(scope, cause),
+                    false => Message::Failed(scope, cause),
+                }
             }
         };
         if messages.send(message).await.is_err() {
@@ -207,6 +221,11 @@ async fn follow(
         }
     }
     scope
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    let watcher::Error::InitialListFailed(kube::Error::Api(answer)) = error else { return false };
+    answer.code == 403
 }
 
 /// The object without what nobody reads and what is most of its size, and with its kind: the items

@@ -27,7 +27,7 @@ mod steady;
 mod tree;
 mod yaml;
 
-pub use assemble::{Assembler, FileState, Served, Snapshot};
-pub use directory::{WatchError, watch};
+pub use assemble::{Assembler, FileState, Options, Served, Snapshot};
+pub use directory::{WatchError, watch, watch_with};
 pub use object::Kind;
 pub use tree::Tree;

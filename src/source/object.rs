@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::tree::Position;
-use crate::observed::{Advertisement, Endpoint, Node, Pool, Service, ServiceName};
+use crate::observed::{Advertisement, Endpoint, Exclusions, Node, Pool, Service, ServiceName};
 use crate::problem::{Level, Location, Problem, Reason};
 
 /// The kinds that Herald reads.
@@ -28,6 +28,8 @@ pub enum Kind {
     CiliumPool,
     /// Cilium's announcement.
     CiliumPolicy,
+    /// MetalLB's ConfigMap of interfaces that nothing is announced on; no other one is read.
+    ConfigMap,
 }
 
 impl Kind {
@@ -41,6 +43,7 @@ impl Kind {
         Self::Namespace,
         Self::CiliumPool,
         Self::CiliumPolicy,
+        Self::ConfigMap,
     ];
 
     /// The name in manifests.
@@ -54,6 +57,7 @@ impl Kind {
             Self::Namespace => "Namespace",
             Self::CiliumPool => "CiliumLoadBalancerIPPool",
             Self::CiliumPolicy => "CiliumL2AnnouncementPolicy",
+            Self::ConfigMap => "ConfigMap",
         }
     }
 
@@ -61,7 +65,7 @@ impl Kind {
     pub const fn api_versions(self) -> &'static [&'static str] {
         match self {
             Self::IpAddressPool | Self::L2Advertisement => &["metallb.io/v1beta1"],
-            Self::Service | Self::Node | Self::Namespace => &["v1"],
+            Self::Service | Self::Node | Self::Namespace | Self::ConfigMap => &["v1"],
             Self::EndpointSlice => &["discovery.k8s.io/v1"],
             Self::CiliumPool => &["cilium.io/v2", "cilium.io/v2alpha1"],
             Self::CiliumPolicy => &["cilium.io/v2alpha1"],
@@ -79,6 +83,7 @@ impl Kind {
             Self::Namespace => "namespaces",
             Self::CiliumPool => "ciliumloadbalancerippools",
             Self::CiliumPolicy => "ciliuml2announcementpolicies",
+            Self::ConfigMap => "configmaps",
         }
     }
 
@@ -100,7 +105,7 @@ impl Kind {
     /// Whether the namespace is part of what makes an object itself. MetalLB's objects all live in
     /// one namespace, so that pools are known by name alone.
     const fn is_known_by_namespace(self) -> bool {
-        matches!(self, Self::Service | Self::EndpointSlice)
+        matches!(self, Self::Service | Self::EndpointSlice | Self::ConfigMap)
     }
 }
 
@@ -151,6 +156,7 @@ pub enum Object {
         name: String,
         labels: BTreeMap<String, String>,
     },
+    Exclusions(Exclusions),
 }
 
 /// An object and where it stands in its file.

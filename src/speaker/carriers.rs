@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use herald_announcer::Links;
 use herald_ebpf::{Datapath, Mode, SessionFence, Wanted};
 
+use crate::observed::Exclusions;
 use crate::speaker::decide::Carrier;
 use crate::status;
 
@@ -145,7 +146,8 @@ impl Carriers {
     }
 }
 
-/// The interfaces to serve: those named, or those that carry the node's own addresses.
+/// The interfaces to serve: those named, or those that carry the node's own addresses, without
+/// interfaces of container networks where there are others.
 ///
 /// # Errors
 ///
@@ -179,5 +181,8 @@ pub fn choose(
             there()
         );
     }
-    Ok(found)
+    let unlikely = Exclusions::default_patterns();
+    let (likely, rest): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|name| !unlikely.exclude(name));
+    Ok(if likely.is_empty() { rest } else { likely })
 }

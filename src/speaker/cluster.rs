@@ -7,13 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use herald_announcer::Conflict;
 use herald_leader_election::BootTime;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::kubernetes::report::{self, Component, Held};
+use crate::kubernetes::report::{self, Component, Foreign, Held, Verdict};
 use crate::kubernetes::writer::{self, Wanted};
 use crate::source::Snapshot;
 use crate::speaker::decide::Decision;
@@ -28,6 +29,7 @@ pub(crate) struct Cluster {
     /// ServiceL2Status objects that an earlier process left.
     known: BTreeSet<String>,
     since: BTreeMap<IpAddr, String>,
+    verdict: Verdict,
 }
 
 /// A client for the cluster that `kubeconfig` names, or for the one this process runs in.
@@ -65,25 +67,40 @@ impl Cluster {
                 BTreeSet::new()
             }
         };
-        let (wanted, receiver) = watch::channel(Arc::new(Wanted::default()));
+        // Until the first decision nobody can say whether the configuration is good.
+        let verdict = Verdict::unknown(&writer::now_text());
+        let state = report::configuration(Component::Speaker(node), NAMESPACE, &verdict);
+        let first = Wanted { node: vec![state], ..Wanted::default() };
+        let (wanted, receiver) = watch::channel(Arc::new(first));
         let task = writer::start(client, receiver, deadline);
-        (Self { node: node.to_owned(), wanted, known, since: BTreeMap::new() }, task)
+        let node = node.to_owned();
+        (Self { node, wanted, known, since: BTreeMap::new(), verdict }, task)
     }
 
     /// Hands the writer what follows from a decision.
-    pub(crate) fn follow(&mut self, snapshot: &Snapshot, decision: &Decision) {
+    pub(crate) fn follow(
+        &mut self,
+        snapshot: &Snapshot,
+        decision: &Decision,
+        conflicts: &BTreeMap<IpAddr, Conflict>,
+    ) {
         let now = writer::now_text();
+        self.verdict = self.verdict.next(&snapshot.problems, &now);
         let observed = &snapshot.observed;
         let mut allocator = Vec::new();
         if decision.allocates {
             allocator = report::writes(observed, &decision.plan, &now);
+            allocator.extend(report::policies(observed, &snapshot.problems, &now));
+            allocator.extend(report::unannounced(observed, &decision.vips));
             let controller = Component::Controller;
-            allocator.push(report::configuration(controller, NAMESPACE, &snapshot.problems));
+            allocator.push(report::configuration(controller, NAMESPACE, &self.verdict));
         }
         let held = self.held(decision, &now);
         let mut node = report::announced(&self.node, NAMESPACE, observed, &held, &self.known);
+        let foreign = conflicts.iter().map(|(vip, found)| (*vip, foreign(found))).collect();
+        node.extend(report::conflicts(&self.node, observed, &decision.vips, &foreign));
         let speaker = Component::Speaker(&self.node);
-        node.push(report::configuration(speaker, NAMESPACE, &snapshot.problems));
+        node.push(report::configuration(speaker, NAMESPACE, &self.verdict));
         self.wanted.send_replace(Arc::new(Wanted { allocator, node }));
     }
 
@@ -104,5 +121,13 @@ impl Cluster {
             }
         }
         held
+    }
+}
+
+fn foreign(found: &Conflict) -> Foreign {
+    Foreign {
+        mac: found.mac.to_string(),
+        interface: found.interface.clone(),
+        state: found.state.label(),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use herald_announcer::{AnnouncerHandle, Links, Presences, RollCallHandle, Standing};
+use herald_announcer::{AnnouncerHandle, Conflict, Links, Presences, RollCallHandle, Standing};
 use herald_leader_election::{
     BootTime, ClaimKey, Handle, MoveRefusal, NodeName, View, Wanted, clock,
 };
@@ -68,6 +68,7 @@ pub(crate) struct Driver {
     deadline: watch::Receiver<Option<BootTime>>,
     standings: watch::Receiver<Arc<BTreeMap<IpAddr, Standing>>>,
     presences: watch::Receiver<Presences>,
+    conflicts: watch::Receiver<Arc<BTreeMap<IpAddr, Conflict>>>,
     /// The last decision performed; none until this process has a session of its own, because
     /// until then what an earlier process left in the kernel stays in force.
     last: Option<Decision>,
@@ -88,6 +89,7 @@ impl Driver {
             deadline: parts.election.deadline(),
             standings: parts.announcer.standings(),
             presences: parts.roll_call.presences(),
+            conflicts: parts.announcer.conflicts(),
             parts,
             last: None,
             wanted: None,
@@ -127,6 +129,10 @@ impl Driver {
                 changed = self.view.changed() => changed.context("the election ended")?,
                 changed = self.standings.changed() => changed.context("the announcer ended")?,
                 changed = self.presences.changed() => changed.context("the roll call ended")?,
+                // Only the API server is told of these by itself.
+                changed = self.conflicts.changed(), if self.parts.cluster.is_some() => {
+                    changed.context("the announcer ended")?;
+                }
                 changed = self.parts.snapshots.changed() => changed.context("the source's watch ended")?,
                 changed = self.parts.links.changed() => {
                     changed.context("the interfaces' watch ended")?;
@@ -179,7 +185,8 @@ impl Driver {
         }
         self.put(&decision);
         if let Some(cluster) = &mut self.parts.cluster {
-            cluster.follow(&snapshot, &decision);
+            let conflicts = self.conflicts.borrow_and_update().clone();
+            cluster.follow(&snapshot, &decision, &conflicts);
         }
         self.last = Some(decision);
     }

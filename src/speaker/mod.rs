@@ -68,6 +68,8 @@ pub struct Config {
     pub raft_port: u16,
     /// Where metrics and probes are served.
     pub metrics_listen: Option<SocketAddr>,
+    /// What of the cluster is read, and how.
+    pub reading: source::kubernetes::Config,
 }
 
 /// Where the cluster is read from.
@@ -97,12 +99,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         herald_announcer::links::watch().await.context("cannot watch the network interfaces")?;
     let (mut snapshots, source_task, client) = match &config.origin {
         Origin::Directory(directory) => {
-            let (snapshots, task) = source::watch(directory).await?;
+            let (snapshots, task) = source::watch_with(directory, config.reading.options).await?;
             (snapshots, task, None)
         }
         Origin::Kubernetes(kubeconfig) => {
             let client = cluster::client(kubeconfig.as_deref()).await?;
-            let watch = source::kubernetes::watch(client.clone(), Default::default());
+            let watch = source::kubernetes::watch(client.clone(), config.reading.clone());
             tokio::select! {
                 watched = watch => {
                     let (snapshots, task) = watched?;

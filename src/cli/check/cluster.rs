@@ -22,7 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// There is no kubeconfig, or the cluster does not answer in time.
 pub fn read(pool_namespaces: &[String]) -> anyhow::Result<Observed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let config = kubernetes::Config { pool_namespaces: pool_namespaces.to_vec() };
+    let config = kubernetes::Config {
+        pool_namespaces: pool_namespaces.to_vec(),
+        ..kubernetes::Config::default()
+    };
     runtime.block_on(async {
         let client = kube::Client::try_default().await.context("cannot find a cluster")?;
         let watch = tokio::time::timeout(PATIENCE, kubernetes::watch(client, config)).await;

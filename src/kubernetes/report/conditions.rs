@@ -1,4 +1,8 @@
 //! Cilium's conditions on Services and pools, by the types and reasons that its tools look for.
+//!
+//! Versions of Cilium before the pools' `cilium.io/v2` used other types. Where only the older version is
+//! served, or an object carries an older type already, that is written besides the newer: the columns
+//! that the installed definition prints, and whoever waits for one of them, find what they look for.
 
 use serde_json::{Value, json};
 
@@ -6,21 +10,50 @@ use crate::allocator::{Count, Plan, RefusalReason};
 use crate::observed::{Observed, Pool, PoolKind, Service};
 
 const SATISFIED: &str = "cilium.io/IPAMRequestSatisfied";
+const OLD_SATISFIED: &str = "io.cilium/lb-ipam-request-satisfied";
 const CONFLICT: &str = "cilium.io/PoolConflict";
+/// The types of a pool's conditions, each with its older name.
+const POOL_TYPES: [(&str, &str); 4] = [
+    (CONFLICT, "io.cilium/conflict"),
+    ("cilium.io/IPsTotal", "io.cilium/ips-total"),
+    ("cilium.io/IPsAvailable", "io.cilium/ips-available"),
+    ("cilium.io/IPsUsed", "io.cilium/ips-used"),
+];
+/// The version of the API in which pools were served before.
+const OLD_VERSION: &str = "cilium.io/v2alpha1";
 
 /// The Service's conditions, if they should be others than they are. Only Services that Cilium's
 /// pools serve, or would have to, get one.
 pub fn of_service(observed: &Observed, plan: &Plan, service: &Service, now: &str) -> Option<Value> {
     let known = &service.reported.conditions;
-    let others = known.iter().filter(|condition| condition["type"] != SATISFIED);
-    let wanted = wanted(observed, plan, service, now);
-    let before = known.iter().find(|condition| condition["type"] == SATISFIED);
-    if wanted.is_none() && before.is_none() {
-        return None;
-    }
-    let wanted = wanted.map(|wanted| keep_time(wanted, before));
-    let is_equal = wanted.as_ref() == before;
+    let is_ours = |it: &&Value| it["type"] == SATISFIED || it["type"] == OLD_SATISFIED;
+    let is_old = observed.pools.values().any(|pool| pool.api_version == OLD_VERSION)
+        || has_type(known, OLD_SATISFIED);
+    let types = [SATISFIED].into_iter().chain(is_old.then_some(OLD_SATISFIED));
+    let wanted: Vec<_> = wanted(observed, plan, service, now)
+        .into_iter()
+        .flat_map(|wanted| types.clone().map(move |type_| of_type(&wanted, type_)))
+        .map(|wanted| keep_time(wanted.clone(), with_type(known, &wanted["type"])))
+        .collect();
+    let before: Vec<_> = known.iter().filter(is_ours).cloned().collect();
+    let is_equal =
+        before.len() == wanted.len() && wanted.iter().all(|wanted| before.contains(wanted));
+    let others = known.iter().filter(|it| !is_ours(it));
     (!is_equal).then(|| others.cloned().chain(wanted).collect())
+}
+
+fn has_type(conditions: &[Value], type_: &str) -> bool {
+    conditions.iter().any(|it| it["type"] == type_)
+}
+
+fn with_type<'a>(conditions: &'a [Value], type_: &Value) -> Option<&'a Value> {
+    conditions.iter().find(|it| it["type"] == *type_)
+}
+
+fn of_type(condition: &Value, type_: &str) -> Value {
+    let mut condition = condition.clone();
+    condition["type"] = json!(type_);
+    condition
 }
 
 fn wanted(observed: &Observed, plan: &Plan, service: &Service, now: &str) -> Option<Value> {
@@ -61,6 +94,8 @@ const fn reason(reason: RefusalReason) -> &'static str {
         RefusalReason::PoolsExhausted => "out_of_ips",
         RefusalReason::AddressesInDifferentPools
         | RefusalReason::RequestedWrongFamily
+        | RefusalReason::NotEnoughClusterIps
+        | RefusalReason::ClusterIpsOfOneFamily
         | RefusalReason::RequestContradictory => "invalid_request",
     }
 }
@@ -78,21 +113,28 @@ pub fn of_pool(pool: &Pool, count: &Count, now: &str) -> Value {
     let number = |type_: &str, number: u128| {
         condition(type_, "Unknown", "noreason", &number.to_string(), now)
     };
-    let ours = [
+    let [_, (totals, _), (available, _), (in_use, _)] = POOL_TYPES;
+    let mut ours = vec![
         conflict,
-        number("cilium.io/IPsTotal", total),
-        number("cilium.io/IPsAvailable", total.saturating_sub(used)),
-        number("cilium.io/IPsUsed", used),
+        number(totals, total),
+        number(available, total.saturating_sub(used)),
+        number(in_use, used),
     ];
     let known = pool.status["conditions"].as_array().map_or(&[][..], Vec::as_slice);
-    let ours = ours.map(|condition| {
-        let before = known.iter().find(|before| before["type"] == condition["type"]);
-        keep_time(condition, before)
-    });
-    let is_other = |known: &&Value| !ours.iter().any(|ours| ours["type"] == known["type"]);
+    let olds = POOL_TYPES
+        .iter()
+        .filter(|(_, old)| pool.api_version == OLD_VERSION || has_type(known, old));
+    let olds: Vec<_> =
+        olds.filter_map(|(new, old)| Some(of_type(with_type(&ours, &json!(new))?, old))).collect();
+    ours.extend(olds);
+    for condition in &mut ours {
+        let before = with_type(known, &condition["type"]);
+        *condition = keep_time(condition.take(), before);
+    }
+    let is_other = |known: &&Value| with_type(&ours, &known["type"]).is_none();
     // Our order first and always the same, so that an equal state compares equal.
     let others: Vec<_> = known.iter().filter(is_other).cloned().collect();
-    ours.iter().cloned().chain(others).collect()
+    ours.into_iter().chain(others).collect()
 }
 
 fn condition(type_: &str, status: &str, reason: &str, message: &str, now: &str) -> Value {
@@ -103,7 +145,7 @@ fn condition(type_: &str, status: &str, reason: &str, message: &str, now: &str) 
 }
 
 /// The condition with the time of the one before, if that says the same.
-fn keep_time(mut condition: Value, before: Option<&Value>) -> Value {
+pub(super) fn keep_time(mut condition: Value, before: Option<&Value>) -> Value {
     let Some(before) = before else { return condition };
     let is_same = ["status", "reason", "message"]
         .iter()

@@ -1,5 +1,4 @@
-//! What each speaker says about itself: which Services it announces and whether it could use the
-//! configuration.
+//! What each speaker says about itself: which Services it announces, where and since when.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::super::write::{Severity, Target, Write};
 use crate::observed::{Observed, ServiceName};
-use crate::problem::{Level, Problem};
 
 /// A VIP that this node holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,44 +96,4 @@ fn name(node: &str, service: &ServiceName) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("l2-{hash:016x}")
-}
-
-/// Who reports on the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Component<'a> {
-    /// The allocator.
-    Controller,
-    /// The speaker of a node.
-    Speaker(&'a str),
-}
-
-/// The ConfigurationState of a component.
-pub fn configuration(component: Component<'_>, namespace: &str, problems: &[Problem]) -> Write {
-    let (name, labels) = match component {
-        Component::Controller => {
-            ("herald-controller".to_owned(), json!({"metallb.io/component-type": "controller"}))
-        }
-        Component::Speaker(node) => (
-            format!("herald-speaker-{node}"),
-            json!({"metallb.io/component-type": "speaker", "metallb.io/node-name": node}),
-        ),
-    };
-    let is_ours = |problem: &&Problem| {
-        let object = problem.object.as_deref().unwrap_or_default();
-        problem.level == Level::Error
-            && ["IPAddressPool", "L2Advertisement", "Cilium"]
-                .iter()
-                .any(|it| object.starts_with(it))
-    };
-    let errors: Vec<_> = problems.iter().filter(is_ours).map(ToString::to_string).collect();
-    let result = if errors.is_empty() { "Valid" } else { "Invalid" };
-    let target = Target {
-        api_version: "metallb.io/v1beta1",
-        kind: "ConfigurationState",
-        plural: "configurationstates",
-        namespace: Some(namespace.to_owned()),
-        name,
-    };
-    let status = json!({"result": result, "errorSummary": errors.join("; ")});
-    Write::Own { target, labels, status }
 }

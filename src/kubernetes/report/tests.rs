@@ -1,10 +1,15 @@
 //! Exactly what is written for which picture.
 
+mod cilium;
+mod configuration;
+mod events;
+
 use std::collections::BTreeSet;
 
 use super::*;
 use crate::allocator::{self, Config};
 use crate::fixture;
+use crate::kubernetes::write::Severity;
 use crate::problem::{Level, Problem, Reason};
 
 const NOW: &str = "2025-01-01T00:00:00Z";
@@ -50,6 +55,7 @@ fn settled() -> Observed {
     edit(&mut observed, |service| {
         service.reported.addresses = vec![fixture::VIP.into()];
         service.reported.pool = Some("first".into());
+        service.reported.assigned = Some(vec![fixture::VIP.into()]);
     });
     let count =
         json!({"assignedIPv4": 1, "assignedIPv6": 0, "availableIPv4": 10, "availableIPv6": 0});
@@ -63,7 +69,7 @@ fn writes_the_assignment_on_the_version_it_was_decided_on() {
     assert_eq!(
         service_patch(&writes),
         Some(json!({
-            "metadata": {"resourceVersion": "7", "annotations": {ALLOCATED_FROM: "first"}},
+            "metadata": {"resourceVersion": "7", "annotations": {ALLOCATED_FROM: "first", ASSIGNED: "192.168.1.240"}},
             "status": {"loadBalancer": {"ingress": [{"ip": "192.168.1.240", "ipMode": "VIP"}]}},
         }))
     );
@@ -95,7 +101,9 @@ fn remembers_what_a_service_had_when_its_last_pool_disappears() {
         Some(json!({
             "metadata": {
                 "resourceVersion": "7",
-                "annotations": {ALLOCATED_FROM: null, PREVIOUS: "192.168.1.240"},
+                "annotations": {
+                    ALLOCATED_FROM: null, ASSIGNED: null, PREVIOUS: "192.168.1.240",
+                },
             },
             "status": {"loadBalancer": {"ingress": null}},
         }))
@@ -107,20 +115,73 @@ fn remembers_what_a_service_had_when_its_last_pool_disappears() {
 }
 
 #[test]
-fn clears_what_it_gave_to_a_service_that_is_no_load_balancer_any_more() {
-    let mut observed = settled();
-    edit(&mut observed, |service| service.load_balancer = false);
-    let patch = service_patch(&wanted(&observed)).unwrap();
-    assert_eq!(patch["status"]["loadBalancer"], json!({"ingress": null}));
-    edit(&mut observed, |service| service.reported.pool = None);
-    assert_eq!(service_patch(&wanted(&observed)), None, "somebody else's");
+fn takes_back_what_it_gave_to_a_service_that_it_does_not_serve_any_more() {
+    let leave: [fn(&mut Service); 2] = [
+        |service| service.load_balancer = false,
+        |service| service.class = Some("example.com/lb".into()),
+    ];
+    for leave in leave {
+        let mut observed = settled();
+        edit(&mut observed, leave);
+        let patch = service_patch(&wanted(&observed)).unwrap();
+        let annotations = json!({ALLOCATED_FROM: null, ASSIGNED: null, PREVIOUS: null});
+        assert_eq!(patch["metadata"]["annotations"], annotations);
+        assert_eq!(patch["status"]["loadBalancer"], json!({"ingress": null}));
+        // Once its annotation is gone the Service is nobody's concern here.
+        edit(&mut observed, |service| {
+            service.reported.assigned = None;
+            service.reported.addresses.clear();
+        });
+        assert_eq!(service_patch(&wanted(&observed)), None);
+    }
 }
 
 #[test]
-fn leaves_the_services_of_another_class_alone() {
+fn leaves_what_another_controller_gave_to_a_service_alone() {
     let mut observed = settled();
-    edit(&mut observed, |service| service.class = Some("example.com/lb".into()));
-    assert_eq!(service_patch(&wanted(&observed)), None);
+    let condition = json!({"type": "cilium.io/IPAMRequestSatisfied", "status": "True"});
+    edit(&mut observed, |service| {
+        service.class = Some("example.com/lb".into());
+        service.reported.conditions = vec![condition];
+        service.reported.addresses = vec!["203.0.113.9".parse().unwrap()];
+    });
+    let patch = service_patch(&wanted(&observed)).unwrap();
+    assert_eq!(
+        patch,
+        json!({"metadata": {
+            "resourceVersion": "7", "annotations": {ASSIGNED: null, PREVIOUS: null},
+        }}),
+        "it only forgets that it was ours"
+    );
+    edit(&mut observed, |service| service.reported.assigned = None);
+    assert_eq!(service_patch(&wanted(&observed)), None, "one that never was ours");
+}
+
+#[test]
+fn takes_ciliums_condition_back_with_the_address() {
+    let mut observed = settled();
+    let other = json!({"type": "example.com/Other", "status": "True"});
+    edit(&mut observed, |service| {
+        service.class = Some("example.com/lb".into());
+        service.reported.conditions = vec![
+            json!({"type": "cilium.io/IPAMRequestSatisfied", "status": "True"}),
+            other.clone(),
+        ];
+    });
+    let patch = service_patch(&wanted(&observed)).unwrap();
+    assert_eq!(patch["status"]["conditions"], json!([other]));
+}
+
+#[test]
+fn writes_down_what_it_finds_assigned_from_its_pools() {
+    let mut observed = settled();
+    edit(&mut observed, |service| service.reported.assigned = None);
+    let annotations = json!({ASSIGNED: "192.168.1.240"});
+    let patch = json!({"metadata": {"resourceVersion": "7", "annotations": annotations}});
+    assert_eq!(service_patch(&wanted(&observed)), Some(patch));
+    observed.pools.clear();
+    observed.pools_incomplete = true;
+    assert_eq!(service_patch(&wanted(&observed)), None, "not while nobody knows whose it is");
 }
 
 #[test]
@@ -129,7 +190,7 @@ fn says_what_cilium_says_about_its_pools_and_keeps_other_conditions() {
     let mut pool = observed.pools.remove("first").unwrap();
     pool.kind = PoolKind::Cilium;
     pool.name = "cilium.io/ip-pool".into();
-    pool.api_version = "cilium.io/v2alpha1";
+    pool.api_version = "cilium.io/v2";
     observed.pools.insert(pool.name.clone(), pool);
     let other = json!({"type": "example.com/Other", "status": "True"});
     edit(&mut observed, |service| service.reported.conditions = vec![other.clone()]);
@@ -142,7 +203,7 @@ fn says_what_cilium_says_about_its_pools_and_keeps_other_conditions() {
     });
     assert_eq!(patch["status"]["conditions"], json!([other, satisfied]));
     let Some(Write::Status { target, patch }) = writes.last() else { panic!("no pool status") };
-    assert_eq!((target.name.as_str(), target.api_version), ("ip-pool", "cilium.io/v2alpha1"));
+    assert_eq!((target.name.as_str(), target.api_version), ("ip-pool", "cilium.io/v2"));
     let of = |field: &str| -> Vec<_> {
         let conditions = patch["status"]["conditions"].as_array().unwrap();
         conditions.iter().map(|it| it[field].as_str().unwrap().to_owned()).collect()
@@ -154,6 +215,7 @@ fn says_what_cilium_says_about_its_pools_and_keeps_other_conditions() {
     observed.pools.get_mut("cilium.io/ip-pool").unwrap().status = patch["status"].clone();
     edit(&mut observed, |service| {
         service.reported.addresses = vec![fixture::VIP.into()];
+        service.reported.assigned = Some(vec![fixture::VIP.into()]);
         service.reported.conditions = vec![other, satisfied];
     });
     let config = Config::default();
@@ -197,24 +259,4 @@ fn a_speaker_tells_what_it_announces_and_removes_what_it_no_longer_does() {
     assert_eq!(gone.name, "l2-stale");
     let same = BTreeSet::from([target.name.clone()]);
     assert_eq!(announced("n1", "herald-system", &observed(), &held, &same).len(), 2);
-}
-
-#[test]
-fn the_configuration_is_invalid_when_a_pool_is_and_not_when_a_service_is() {
-    let problem = |object: &str, level| Problem {
-        level,
-        object: Some(object.into()),
-        location: None,
-        reason: Reason::BadAddress,
-        message: "wrong".into(),
-    };
-    let result = |problem: Problem| {
-        let write = configuration(Component::Speaker("n1"), "herald-system", &[problem]);
-        let Write::Own { target, status, .. } = write else { panic!("{write:?}") };
-        assert_eq!(target.name, "herald-speaker-n1");
-        status["result"].as_str().unwrap().to_owned()
-    };
-    assert_eq!(result(problem("IPAddressPool metallb-system/a", Level::Error)), "Invalid");
-    assert_eq!(result(problem("IPAddressPool metallb-system/a", Level::Warning)), "Valid");
-    assert_eq!(result(problem("Service default/a", Level::Error)), "Valid");
 }

@@ -1,5 +1,7 @@
 //! What stays in force through bad edits, conflicts and deletions.
 
+mod served;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -12,7 +12,7 @@ use super::super::tree::{FieldPath, quoted};
 use super::request::{reported, requests};
 use super::{Findings, address, created};
 use crate::observed::{
-    ALLOCATED_FROM, FamilyPolicy, IpFamily, Protocol, Service, ServiceName, ServicePort,
+    ALLOCATED_FROM, ASSIGNED, FamilyPolicy, IpFamily, Protocol, Service, ServiceName, ServicePort,
     SessionAffinity, TargetPort, TrafficPolicy,
 };
 use crate::problem::Reason;
@@ -46,13 +46,21 @@ pub fn service(service: &core::Service, findings: &mut Findings) -> Service {
         limits(spec, &mut typed, findings);
     }
     status(service, &mut typed);
-    (typed.ip_families, typed.family_policy) = families(spec, &typed.requested, findings);
+    let cluster_ips = spec.cluster_ips.as_deref().unwrap_or(spec.cluster_ip.as_slice());
+    typed.cluster_ips = reported(cluster_ips.iter().cloned());
+    typed.has_default_families = spec.ip_family_policy.is_none()
+        && spec.ip_families.iter().flatten().next().is_none()
+        && typed.cluster_ips.is_empty();
+    let (families, policy) = families(spec, &typed, findings);
+    (typed.ip_families, typed.family_policy) = (families, policy);
     typed
 }
 
 fn status(service: &core::Service, typed: &mut Service) {
-    let pool = service.metadata.annotations.as_ref().and_then(|all| all.get(ALLOCATED_FROM));
-    typed.reported.pool = pool.filter(|pool| !pool.is_empty()).cloned();
+    let annotation = |name: &str| service.metadata.annotations.as_ref()?.get(name);
+    typed.reported.pool = annotation(ALLOCATED_FROM).filter(|pool| !pool.is_empty()).cloned();
+    let list = |text: &String| reported(text.split(',').map(|part| part.trim().to_owned()));
+    typed.reported.assigned = annotation(ASSIGNED).map(list);
     let Some(status) = &service.status else { return };
     let ingress = status.load_balancer.iter().flat_map(|it| it.ingress.iter().flatten());
     typed.reported.addresses = reported(ingress.filter_map(|it| it.ip.clone()));
@@ -96,12 +104,11 @@ fn external_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
 /// else its defaults apply, for a cluster that has both families with IPv4 first.
 fn families(
     spec: &ServiceSpec,
-    requested: &[IpAddr],
+    typed: &Service,
     findings: &mut Findings,
 ) -> (Vec<IpFamily>, FamilyPolicy) {
-    let cluster_ips = spec.cluster_ips.as_deref().unwrap_or(spec.cluster_ip.as_slice());
-    let decided: Vec<_> =
-        cluster_ips.iter().filter_map(|text| text.parse().ok()).map(IpFamily::of).collect();
+    let requested = &typed.requested;
+    let decided: Vec<_> = typed.cluster_ips.iter().copied().map(IpFamily::of).collect();
     let listed = listed_families(spec, findings);
     let policy = match spec.ip_family_policy.as_deref() {
         None if decided.len() > 1 || listed.len() > 1 => FamilyPolicy::RequireDualStack,
