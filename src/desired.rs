@@ -73,15 +73,17 @@ pub fn facts(view: &View) -> BTreeMap<NodeName, Facts> {
     view.sessions.iter().map(|(node, session)| (node.clone(), decode(session))).collect()
 }
 
-/// The wanted VIPs, as seen from `me`; `facts` are those of the view.
+/// The wanted VIPs, as seen from `me`; `facts` are those of the view, and `gone` are the nodes that
+/// do not answer any more.
 pub fn desired(
     me: &NodeName,
     observed: &Observed,
     assignments: &BTreeMap<ServiceName, Assignment>,
     view: &View,
     facts: &BTreeMap<NodeName, Facts>,
+    gone: &BTreeSet<NodeName>,
 ) -> BTreeMap<IpAddr, Vip> {
-    let context = Context { me, observed, view, facts, places: Places::of(observed) };
+    let context = Context { me, observed, view, facts, gone, places: Places::of(observed) };
     let mut shared: BTreeMap<IpAddr, (Origin<'_>, Vec<&Service>)> = BTreeMap::new();
     for (name, assignment) in assignments {
         let Some(service) = observed.services.get(name) else { continue };
@@ -114,6 +116,7 @@ struct Context<'a> {
     observed: &'a Observed,
     view: &'a View,
     facts: &'a BTreeMap<NodeName, Facts>,
+    gone: &'a BTreeSet<NodeName>,
     places: Places<'a>,
 }
 

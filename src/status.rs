@@ -55,6 +55,8 @@ pub struct Election {
     pub leader: Option<String>,
     /// Raft's term; not the term of any claim.
     pub term: u64,
+    /// Nodes that hold nothing because somebody drained them.
+    pub drained: Vec<String>,
     /// The sessions of all nodes that ever had one.
     pub sessions: Vec<Session>,
     /// Milliseconds for which this node may still speak, if it may.

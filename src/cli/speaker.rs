@@ -59,10 +59,10 @@ pub struct SpeakerArgs {
     #[arg(long, value_name = "CLASS")]
     load_balancer_class: Option<String>,
     /// How often a session is renewed.
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = super::duration)]
     heartbeat: Duration,
     /// How long a session lasts without renewal: the time after which a dead node's VIPs move.
-    #[arg(long, value_name = "TIME", default_value = "600ms", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "600ms", value_parser = super::duration)]
     ttl: Duration,
     /// File with the key that all speakers of the cluster share: hexadecimal, base64 or any secret
     /// text. Their traffic is authenticated and encrypted with it; without it, it is neither.
@@ -108,8 +108,4 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the runtime")?;
     runtime.block_on(speaker::run(config))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 100ms or 2s"))
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use herald_leader_election::{NodeName, SessionState};
+use herald_leader_election::NodeName;
 
 use super::{Backend, Context, Unused};
 use crate::facts::Facts;
@@ -61,9 +61,9 @@ impl Context<'_> {
             return Err(Unused::SctpPortDiffers);
         }
         let node = node.ok_or(Unused::NoNode)?;
-        // A speaker that said goodbye left its programs in the kernel: the node still delivers.
-        let session = self.view.sessions.get(node);
-        if session.is_none_or(|session| session.state == SessionState::Revoked) {
+        // Without a living speaker the programs are still in the kernel: the node delivers on, as
+        // long as it is there.
+        if !self.view.sessions.contains_key(node) || self.gone.contains(node) {
             return Err(Unused::NodeSessionLost);
         }
         let none = Facts::default();

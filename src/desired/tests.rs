@@ -7,7 +7,8 @@ use crate::fixture::{
 use crate::observed::{Advertisement, TrafficPolicy};
 
 fn the_vip(observed: &Observed, view: &View) -> Vip {
-    let mut vips = desired(&node(1), observed, &assignments(), view, &facts(view));
+    let mut vips =
+        desired(&node(1), observed, &assignments(), view, &facts(view), &BTreeSet::new());
     vips.remove(&IpAddr::from(VIP)).unwrap()
 }
 
@@ -68,7 +69,8 @@ fn a_named_interface_needs_no_subnet() {
     }
     let assignment = Assignment { pool: "first".into(), addresses: vec![[10, 9, 9, 9].into()] };
     let assignments = BTreeMap::from([(service_name(), assignment)]);
-    let vips = desired(&node(1), &observed, &assignments, &view(1), &facts(&view(1)));
+    let vips =
+        desired(&node(1), &observed, &assignments, &view(1), &facts(&view(1)), &BTreeSet::new());
     assert_eq!(vips[&IpAddr::from([10, 9, 9, 9])].eligible.len(), 3);
 }
 
@@ -96,7 +98,8 @@ fn services_that_share_an_address_share_its_vip() {
     observed.endpoints.insert(other.clone(), vec![endpoint(1)]);
     let mut assigned = assignments();
     assigned.insert(other.clone(), assigned[&service_name()].clone());
-    let vips = desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)));
+    let vips =
+        desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)), &BTreeSet::new());
     let vip = &vips[&IpAddr::from(VIP)];
     assert_eq!(vip.services, [service_name(), other]);
     let ports: BTreeSet<u16> = vip.backends.iter().map(|backend| backend.port).collect();
@@ -104,7 +107,8 @@ fn services_that_share_an_address_share_its_vip() {
     for advertisement in observed.advertisements.values_mut() {
         advertisement.service_selectors = vec![crate::observed::Selector::default()];
     }
-    let vips = desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)));
+    let vips =
+        desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)), &BTreeSet::new());
     let why = vips[&IpAddr::from(VIP)].ineligible.get(&node(1));
     assert_eq!(why, Some(&Ineligible::SharedAddress));
 }
@@ -134,15 +138,21 @@ fn every_unused_endpoint_has_its_reason() {
     let endpoints = vec![not_ready(1), nowhere, endpoint(3), terminating(1)];
     observed.endpoints.insert(service_name(), endpoints);
     let mut view = view(1);
-    view.sessions.get_mut(&node(3)).unwrap().state = SessionState::Revoked;
-    let reasons = |view: &View| -> Vec<_> {
-        the_vip(&observed, view).backends.iter().map(|b| b.target.err()).step_by(2).collect()
+    let reasons = |view: &View, gone: &[NodeName]| -> Vec<_> {
+        let gone = gone.iter().cloned().collect();
+        let mut vips = desired(&node(1), &observed, &assignments(), view, &facts(view), &gone);
+        let (_, vip) = vips.pop_first().unwrap();
+        vip.backends.iter().map(|b| b.target.err()).step_by(2).collect()
     };
     let (ill, nowhere) = (Some(Unused::NotReady), Some(Unused::NoNode));
-    let ends = Some(Unused::Terminating);
-    assert_eq!(reasons(&view), [ill, nowhere, Some(Unused::NodeSessionLost), ends]);
-    view.sessions.get_mut(&node(3)).unwrap().state = SessionState::Closed;
-    assert_eq!(reasons(&view), [ill, nowhere, None, ends], "its kernel still delivers");
+    let (lost, ends) = (Some(Unused::NodeSessionLost), Some(Unused::Terminating));
+    for state in [SessionState::Revoked, SessionState::Closed] {
+        view.sessions.get_mut(&node(3)).unwrap().state = state;
+        assert_eq!(reasons(&view, &[]), [ill, nowhere, None, ends], "its kernel still delivers");
+        assert_eq!(reasons(&view, &[node(3)]), [ill, nowhere, lost, ends]);
+    }
+    view.sessions.remove(&node(3));
+    assert_eq!(reasons(&view, &[]), [ill, nowhere, lost, ends]);
 }
 
 /// Names of nodes, for short.
@@ -278,7 +288,7 @@ mod external {
     }
 
     fn all(observed: &Observed) -> BTreeMap<IpAddr, Vip> {
-        desired(&node(1), observed, &assignments(), &view(1), &facts(&view(1)))
+        desired(&node(1), observed, &assignments(), &view(1), &facts(&view(1)), &BTreeSet::new())
     }
 
     #[test]

@@ -125,6 +125,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let userspace = Arc::new(AtomicU64::new(0));
     let (announcer, announcer_task) =
         Announcer::start(links.clone(), Answering::Userspace, Arc::clone(&userspace));
+    let (roll_call, roll_call_task) = herald_announcer::roll_caller::start(links.clone());
     let listener = socket::listen(&config.run_dir)
         .with_context(|| format!("cannot listen at {}", socket::path(&config.run_dir).display()))?;
     let me = NodeName(config.node.clone());
@@ -160,8 +161,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         None => (None, tokio::spawn(std::future::pending())),
     };
-    let tasks =
-        Tasks { writer_task, links_task, source_task, announcer_task, election_task, status_task };
+    let tasks = Tasks {
+        writer_task,
+        links_task,
+        source_task,
+        announcer_task,
+        roll_call_task,
+        election_task,
+        status_task,
+    };
     let parts = Parts {
         me,
         allocator: config.allocator,
@@ -169,6 +177,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         snapshots,
         carriers,
         announcer,
+        roll_call,
         election,
         fences,
         cluster,

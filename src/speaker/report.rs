@@ -71,6 +71,7 @@ fn election(view: &View, left: Option<Duration>) -> status::Election {
         backend: "raft",
         leader: view.leader.as_ref().map(ToString::to_string),
         term: view.raft_term,
+        drained: view.drained.iter().map(ToString::to_string).collect(),
         sessions: sessions.collect(),
         deadline_ms: left.map(milliseconds),
     }

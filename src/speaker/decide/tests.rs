@@ -1,5 +1,5 @@
 use herald_ebpf::{Protocol as Carried, ServicePort};
-use herald_leader_election::Eligible;
+use herald_leader_election::{Eligible, SessionState};
 
 use super::*;
 use crate::fixture::{
@@ -10,7 +10,7 @@ fn decision(view: &View, me: u8, leaving: bool) -> Decision {
     decide_with(&observed(), view, me, Carrier::Xdp, leaving)
 }
 
-fn decide_with(
+pub(super) fn decide_with(
     observed: &Observed,
     view: &View,
     me: u8,
@@ -29,17 +29,33 @@ fn decide_standing(
     leaving: bool,
     standings: &BTreeMap<IpAddr, Standing>,
 ) -> Decision {
-    decide(&Knowledge {
-        me: &node(me),
+    let interfaces = BTreeMap::from([("eth0".to_owned(), carrier)]);
+    let (me, links) = (node(me), links(me));
+    decide(&Knowledge { leaving, ..knowledge(&me, observed, view, &links, &interfaces, standings) })
+}
+
+fn knowledge<'a>(
+    me: &'a NodeName,
+    observed: &'a Observed,
+    view: &'a View,
+    links: &'a Links,
+    interfaces: &'a BTreeMap<String, Carrier>,
+    standings: &'a BTreeMap<IpAddr, Standing>,
+) -> Knowledge<'a> {
+    static NOBODY: BTreeMap<IpAddr, Presence> = BTreeMap::new();
+    static ALLOCATOR: allocator::Config = allocator::Config { class: None };
+    Knowledge {
+        me,
         observed,
         view,
-        links: &links(me),
-        interfaces: &BTreeMap::from([("eth0".to_owned(), carrier)]),
+        links,
+        interfaces,
         standings,
-        allocator: &allocator::Config::default(),
+        presences: &NOBODY,
+        allocator: &ALLOCATOR,
         database: Database::Records,
-        leaving,
-    })
+        leaving: false,
+    }
 }
 
 #[test]
@@ -166,19 +182,11 @@ fn hands_over_from_a_cordoned_node_what_another_can_have() {
 fn a_link_that_goes_down_gives_its_vips_back_before_anybody_heard() {
     let view = claimed(assigned(view(1)), vip_key(), 1);
     let mut down = links(1);
-    let decided = |links: &Links| {
-        decide(&Knowledge {
-            me: &node(1),
-            observed: &observed(),
-            view: &view,
-            links,
-            interfaces: &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
-            standings: &BTreeMap::from([(IpAddr::from(VIP), Standing::Clear)]),
-            allocator: &allocator::Config::default(),
-            database: Database::Records,
-            leaving: false,
-        })
-    };
+    let (me, observed) = (node(1), observed());
+    let interfaces = BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]);
+    let standings = BTreeMap::from([(IpAddr::from(VIP), Standing::Clear)]);
+    let decided =
+        |links: &Links| decide(&knowledge(&me, &observed, &view, links, &interfaces, &standings));
     assert_eq!(decided(&down).releases, BTreeSet::new());
     down.by_name.get_mut("eth0").unwrap().carrier = false;
     let decided = decided(&down);
@@ -226,4 +234,48 @@ fn an_external_ip_is_claimed_and_announced_and_its_mark_stays() {
     let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
     assert_eq!(decided.releases, BTreeSet::from([key]));
     assert_eq!(decided.puts[&records::announced_key(external)].value, None);
+}
+
+#[test]
+fn silences_what_it_is_asked_to_hand_over_and_then_gives_it_away() {
+    let held = claimed(claimed(assigned(view(1)), vip_key(), 1), ClaimKey::Allocator, 1);
+    let asked = |key| View { handovers: BTreeMap::from([(key, node(2))]), ..held.clone() };
+    let decided = decision(&asked(vip_key()), 1, false);
+    assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+    assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+    assert_eq!(decided.picture.services.len(), 2, "it forwards on");
+    assert!(decided.allocates);
+
+    let decided = decision(&asked(ClaimKey::Allocator), 1, false);
+    assert!(!decided.allocates);
+    assert_eq!(decided.releases, BTreeSet::from([ClaimKey::Allocator]));
+}
+
+#[test]
+fn keeps_the_pods_of_a_node_whose_speaker_alone_is_gone() {
+    let mut view = assigned(view(1));
+    view.sessions.get_mut(&node(3)).unwrap().state = SessionState::Revoked;
+    let address = IpAddr::from([192, 168, 1, 13]);
+    let with = |presences: &[(IpAddr, Presence)]| {
+        let presences = presences.iter().copied().collect();
+        decide(&Knowledge {
+            presences: &presences,
+            ..knowledge(
+                &node(1),
+                &observed(),
+                &view,
+                &links(1),
+                &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
+                &BTreeMap::new(),
+            )
+        })
+    };
+    let pods = |decided: &Decision| decided.picture.services.values().next().unwrap().len();
+    let asked = BTreeMap::from([(address, MacAddr(mac(3)))]);
+    for presences in [vec![], vec![(address, Presence::Unknown)], vec![(address, Presence::Here)]] {
+        let decided = with(&presences);
+        assert_eq!((pods(&decided), &decided.silent), (3, &asked), "{presences:?}");
+    }
+    let decided = with(&[(address, Presence::Gone)]);
+    assert_eq!((pods(&decided), &decided.silent), (2, &asked), "it is asked on");
 }

@@ -1,32 +1,16 @@
 use super::*;
-use crate::desired;
 use crate::fixture::{
-    VIP, assignments, endpoint, links, mac, node, not_ready, observed, service_name, terminating,
-    view,
+    VIP, assigned, endpoint, mac, not_ready, observed, service_name, terminating, view,
 };
 use crate::observed::{Endpoint, EndpointPort, Observed, ServiceName, TargetPort};
-use crate::speaker::decide::Database;
+use crate::speaker::decide::tests::decide_with;
 
 const WEB: ServicePort =
     ServicePort { vip: IpAddr::V4(Ipv4Addr::from_octets(VIP)), port: 80, protocol: Carried::Tcp };
 
 /// What node n1 makes of it.
 fn pictured(observed: &Observed) -> Picture {
-    let (me, view) = (node(1), view(1));
-    let facts = desired::facts(&view);
-    let vips = desired::desired(&me, observed, &assignments(), &view, &facts);
-    let known = Knowledge {
-        me: &me,
-        observed,
-        view: &view,
-        links: &links(1),
-        interfaces: &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
-        standings: &BTreeMap::new(),
-        allocator: &crate::allocator::Config::default(),
-        database: Database::Records,
-        leaving: false,
-    };
-    picture(&known, &facts, &vips, &ByVip::new())
+    decide_with(observed, &assigned(view(1)), 1, Carrier::Xdp, false).picture
 }
 
 fn with(endpoints: Vec<Endpoint>) -> Observed {
