@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod demo;
 pub mod e2e;
 pub mod lab;
+pub mod neighbour;
 pub mod pod;
 pub mod probe;
 pub mod resolve;
