@@ -44,6 +44,20 @@ pub struct Datapath {
     pub mode: &'static str,
     /// Why not a better mode.
     pub reason: Option<String>,
+    /// What the fence held back here; none where there is no fence (`off`).
+    pub fence: Option<Fence>,
+}
+
+/// Frames that left no interface because they spoke for a VIP this node may not speak for, since
+/// the data plane was first loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Fence {
+    /// ARP requests, replies and announcements.
+    pub arp: u64,
+    /// Neighbour advertisements.
+    pub advertisements: u64,
+    /// Neighbour solicitations.
+    pub solicitations: u64,
 }
 
 /// The election's state.
@@ -243,7 +257,7 @@ impl Received {
                 None => String::new(),
             };
             let (name, mode) = (text(&datapath["interface"]), text(&datapath["mode"]));
-            let _ = writeln!(out, "datapath on {name}: {mode}{reason}");
+            let _ = writeln!(out, "datapath on {name}: {mode}{reason}{}", held_back(datapath));
         }
         out.push('\n');
     }
@@ -324,6 +338,16 @@ fn text(value: &serde_json::Value) -> String {
     }
 }
 
+/// What the fence held back, if anything.
+fn held_back(datapath: &serde_json::Value) -> String {
+    let fence = &datapath["fence"];
+    let count = |what: &str| fence[what].as_u64().unwrap_or(0);
+    match (count("arp"), count("advertisements"), count("solicitations")) {
+        (0, 0, 0) => String::new(),
+        (arp, na, ns) => format!("; fence held back {arp} ARP, {na} NA, {ns} NS"),
+    }
+}
+
 fn used(backends: &serde_json::Value) -> String {
     let used = list(backends).filter(|backend| backend["used"] == true).count();
     format!("{used}/{}", list(backends).count())
@@ -353,7 +377,8 @@ mod tests {
     fn the_table_fits_one_screen_and_names_every_no() {
         let report = serde_json::json!({
             "node": "n1", "datapath": [{"interface": "eth0", "mode": "generic",
-                "reason": "cannot attach herald_xdp to eth0: not supported"}],
+                "reason": "cannot attach herald_xdp to eth0: not supported",
+                "fence": {"arp": 3, "advertisements": 1, "solicitations": 0}}],
             "election": {"backend": "raft", "leader": "n2", "term": 3, "deadline_ms": 480,
                 "sessions": [{"node": "n1", "state": "open"}, {"node": "n2", "state": "revoked"}]},
             "vips": [{"address": "192.168.1.240", "service": "default/echo", "pool": "first",
@@ -371,7 +396,7 @@ mod tests {
             received.table(),
             "\
 node n1: may speak for 480 ms more; raft leader n2, term 3, 1 of 2 sessions open
-datapath on eth0: generic (cannot attach herald_xdp to eth0: not supported)
+datapath on eth0: generic (cannot attach herald_xdp to eth0: not supported); fence held back 3 ARP, 1 NA, 0 NS
 
 VIP            SERVICE       HOLDER  TERM  EXPIRES  BACKENDS  POOL
 192.168.1.240  default/echo  n1      2     480 ms   1/2       first

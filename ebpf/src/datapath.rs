@@ -4,6 +4,7 @@
 //! adopts the maps and replaces the programs in the pinned links without a packet in between.
 
 mod attach;
+pub mod held_back;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use herald_ebpf_common as common;
@@ -84,6 +85,7 @@ pub struct Datapath {
     chunks: HashMap<MapData, u32, common::Chunk>,
     sources: LpmTrie<MapData, [u32; 5], u32>,
     reasons: PerCpuArray<MapData, u64>,
+    held_back: PerCpuHashMap<MapData, common::HeldBackKey, u64>,
     tables: Tables,
     /// What `LINKS`, `PEERS`, `FENCED` and `VIPS` hold, if that is certain.
     neighbourhood: Option<Neighbourhood>,
@@ -128,6 +130,7 @@ impl Datapath {
             chunks: take(&mut ebpf, "CHUNKS", HashMap::try_from)?,
             sources: take(&mut ebpf, "SOURCES", LpmTrie::try_from)?,
             reasons: take(&mut ebpf, "REASONS", PerCpuArray::try_from)?,
+            held_back: take(&mut ebpf, "HELD_BACK", PerCpuHashMap::try_from)?,
             tables: Tables::new(DRAIN),
             neighbourhood: None,
             listed: None,

@@ -17,6 +17,7 @@ pub mod rendezvous;
 pub mod slots;
 pub mod tables;
 
+pub use datapath::held_back::HeldBack;
 pub use datapath::{Attached, Counter, Datapath, Mode, Wanted};
 pub use error::Error;
 pub use fence::SessionFence;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use herald_announcer::Links;
-use herald_ebpf::{Datapath, Mode, SessionFence, Wanted};
+use herald_ebpf::{Datapath, HeldBack, Mode, SessionFence, Wanted};
 
 use crate::observed::Exclusions;
 use crate::speaker::decide::Carrier;
@@ -119,8 +119,26 @@ impl Carriers {
             interface: name.clone(),
             mode: served.mode.map_or("off", Mode::label),
             reason: served.reason.clone(),
+            fence: self.fence(served),
         };
         self.served.iter().map(row).collect()
+    }
+
+    /// What the fence held back where one is attached.
+    fn fence(&self, served: &Served) -> Option<status::Fence> {
+        let (Some(datapath), Some(index), Some(_)) = (&self.datapath, served.index, served.mode)
+        else {
+            return None;
+        };
+        match datapath.held_back(index) {
+            Ok(HeldBack { arp, advertisements, solicitations }) => {
+                Some(status::Fence { arp, advertisements, solicitations })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read what the fence held back");
+                None
+            }
+        }
     }
 
     fn attach(&mut self, name: &str, index: u32) -> Served {

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod e2e;
 pub mod flows;
 pub mod lab;
+pub mod neighbour;
 pub mod pod;
 pub mod probe;
 pub mod resolve;

@@ -34,6 +34,19 @@ pub struct Datapath {
     pub mode: String,
     /// Why not better.
     pub reason: Option<String>,
+    /// What the fence held back.
+    pub fence: Option<Fence>,
+}
+
+/// Frames the fence held back at an interface.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Fence {
+    /// ARP packets.
+    pub arp: u64,
+    /// Neighbour advertisements.
+    pub advertisements: u64,
+    /// Neighbour solicitations.
+    pub solicitations: u64,
 }
 
 /// Who decides.
@@ -69,8 +82,32 @@ pub struct Vip {
     pub term: u64,
     /// Whether this node announces it.
     pub announcing: bool,
+    /// The foreign machine that uses it, if this node heard one.
+    pub conflict: Option<Conflict>,
+    /// Nodes that may not hold it.
+    pub ineligible: Vec<Ineligible>,
     /// Where its traffic goes.
     pub backends: Vec<Backend>,
+}
+
+/// A foreign machine that uses a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Conflict {
+    /// `blocked` or `defended`.
+    pub state: String,
+    /// Its MAC.
+    pub mac: String,
+    /// The interface it was heard on.
+    pub interface: String,
+}
+
+/// A node that may not hold a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Ineligible {
+    /// The node.
+    pub node: String,
+    /// The named reason.
+    pub reason: String,
 }
 
 /// One endpoint.

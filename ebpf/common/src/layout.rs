@@ -4,7 +4,7 @@
 use core::net::IpAddr;
 
 /// Names the format of everything pinned; part of the pin directory's path.
-pub const PIN_FORMAT: &str = "v2";
+pub const PIN_FORMAT: &str = "v3";
 
 /// Slots of the smallest table, and of each chunk of a larger one. A power of two: the mask is the
 /// verifier's bound.
@@ -99,6 +99,16 @@ pub struct VipState {
     /// Boot-time nanoseconds until which the VIP is spoken for, or [`WHILE_SESSION`]. The
     /// session's own deadline (map `SESSION`) bounds it in any case.
     pub valid_until: u64,
+}
+
+/// Key of the map `HELD_BACK`: what the fence stopped, and where.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HeldBackKey {
+    /// Index of the interface the frame would have left by.
+    pub ifindex: u32,
+    /// The number of its `Reason`.
+    pub reason: u32,
 }
 
 /// Value of the map `LINKS`, keyed by interface index.
@@ -310,8 +320,8 @@ pub struct ReverseValue {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Backend, Chunk, FlowKey, FragmentKey, Link, Peer, PeerKey, Remembered, ReverseKey,
-        ReverseValue, ServiceKey, ServiceTable, SourceKey, VipKey, VipState,
+        Backend, Chunk, FlowKey, FragmentKey, HeldBackKey, Link, Peer, PeerKey, Remembered,
+        ReverseKey, ReverseValue, ServiceKey, ServiceTable, SourceKey, VipKey, VipState,
     };
 
     macro_rules! plain {
@@ -321,12 +331,13 @@ mod user {
         )*};
     }
     plain!(VipKey VipState Link PeerKey Peer ServiceKey ServiceTable Chunk Backend);
-    plain!(ReverseKey ReverseValue FlowKey FragmentKey Remembered SourceKey);
+    plain!(ReverseKey ReverseValue FlowKey FragmentKey Remembered SourceKey HeldBackKey);
 }
 
 // No struct has padding: its size is the sum of its fields.
 const _: () = {
     assert!(size_of::<VipKey>() == 16 + 4);
+    assert!(size_of::<HeldBackKey>() == 4 + 4);
     assert!(size_of::<Link>() == 8);
     assert!(size_of::<PeerKey>() == 8);
     assert!(size_of::<Peer>() == 32);

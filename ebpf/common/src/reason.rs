@@ -88,6 +88,9 @@ reasons! {
     /// A reply left with the VIP as its source although its flow's entry had been evicted: only
     /// one VIP has that pod and port.
     RestoredByPort = "restored_by_port",
+    /// Dropped on its way out: a neighbour solicitation sent from a VIP this node does not hold,
+    /// or whose deadline has passed.
+    FenceDroppedNs = "fence_dropped_ns",
 }
 
 /// Entries of the array `REASONS`.

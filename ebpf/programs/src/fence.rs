@@ -3,6 +3,10 @@
 //! frozen announcer's late burst, or the kernel itself because kube-proxy's IPVS mode bound the
 //! address to an interface of its own.
 //!
+//! A frame speaks for the address that its receivers learn from it: an ARP packet for its
+//! sender's, a neighbour advertisement for its target, a neighbour solicitation for its source.
+//! Questions from nobody's address (ARP probes, duplicate address detection) speak for none.
+//!
 //! Must never stop a frame that speaks for an address that is no VIP. The same question on the
 //! way in is asked by [`crate::neighbour`].
 
@@ -10,17 +14,25 @@ use aya_ebpf::programs::TcContext;
 use herald_ebpf_common::{Address, Reason, VipKey, mapped, protocol};
 
 use crate::maps::{self, FENCED, VIPS};
-use crate::neighbour::{ADVERTISEMENT, Arp, Neighbour, is_before, word};
+use crate::neighbour::{ADVERTISEMENT, Arp, Neighbour, SOLICITATION, is_before, word};
 use crate::packet::{
     ETH_ARP_BE, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, Ipv6, TAG_LEN, Tag, is_tag, tc_read,
+    words,
 };
 
 /// Octets that must be linear for the longest frame this file reads.
 const PULL: u32 = (ETH_LEN + 2 * TAG_LEN + size_of::<Ipv6>() + size_of::<Neighbour>()) as u32;
 
-/// Why a frame must not leave; `None` lets it go on.
+/// Why a frame must not leave, counted for its interface; `None` lets it go on.
 #[inline(always)]
 pub fn fence(ctx: &TcContext) -> Option<Reason> {
+    let reason = refusal(ctx)?;
+    maps::count_held_back(ifindex(ctx), reason);
+    Some(reason)
+}
+
+#[inline(always)]
+fn refusal(ctx: &TcContext) -> Option<Reason> {
     let ethernet = tc_read::<Ethernet>(ctx, 0)?;
     // SAFETY: the context is valid for the whole run of the program.
     let offloaded = unsafe { (*ctx.skb.skb).vlan_present } != 0;
@@ -62,10 +74,14 @@ fn judge(ctx: &TcContext, l3: usize, ether_type_be: u16, is_tagged: bool) -> Opt
                 let _ = ctx.pull_data(PULL.min(ctx.len()));
             }
             let header = tc_read::<Neighbour>(ctx, l3 + size_of::<Ipv6>())?;
-            if header.kind != ADVERTISEMENT {
-                return None;
-            }
-            must_be_silent(ctx, header.target, is_tagged).then_some(Reason::FenceDroppedNa)
+            let (speaks_for, reason) = match header.kind {
+                ADVERTISEMENT => (header.target, Reason::FenceDroppedNa),
+                // Who is asked learns the asker's address (RFC 4861 7.2.3). That of duplicate
+                // address detection is unspecified (RFC 4862 5.4.2), which is no VIP.
+                SOLICITATION => (words(&tc_read::<Ipv6>(ctx, l3)?.source), Reason::FenceDroppedNs),
+                _ => return None,
+            };
+            must_be_silent(ctx, speaks_for, is_tagged).then_some(reason)
         }
         _ => None,
     }
@@ -81,8 +97,13 @@ fn must_be_silent(ctx: &TcContext, address: Address, is_tagged: bool) -> bool {
         // On the parent of the VLAN's interface, whose index is not the one the VIP is held on.
         return !is_before(anywhere.valid_until);
     }
-    // SAFETY: the context is valid for the whole run of the program.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    let held = maps::lookup(&VIPS, &VipKey { address, ifindex });
+    let held = maps::lookup(&VIPS, &VipKey { address, ifindex: ifindex(ctx) });
     !held.is_some_and(|held| is_before(held.valid_until))
+}
+
+/// The interface the frame leaves by.
+#[inline(always)]
+fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid for the whole run of the program.
+    unsafe { (*ctx.skb.skb).ifindex }
 }

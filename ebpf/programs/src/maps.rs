@@ -1,16 +1,16 @@
 //! The maps, pinned by name, and how the programs read them. Keys and values are in
 //! `herald_ebpf_common::layout`; the loader alone writes them, except `REVERSE`,
-//! `FLOWS`, `FRAGMENTS`, `REPLY_FRAGMENTS` and `REASONS`.
+//! `FLOWS`, `FRAGMENTS`, `REPLY_FRAGMENTS`, `REASONS` and `HELD_BACK`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use herald_ebpf_common::reason::REASONS as REASON_COUNT;
 use herald_ebpf_common::{
-    Address, BACKENDS as BACKEND_COUNT, Backend, Chunk, FlowKey, FragmentKey, Link, Peer, PeerKey,
-    Reason, Remembered, ReverseKey, ReverseValue, ServiceKey, ServiceTable, SourceKey, VipKey,
-    VipState,
+    Address, BACKENDS as BACKEND_COUNT, Backend, Chunk, FlowKey, FragmentKey, HeldBackKey, Link,
+    Peer, PeerKey, Reason, Remembered, ReverseKey, ReverseValue, ServiceKey, ServiceTable,
+    SourceKey, VipKey, VipState,
 };
 
 #[map]
@@ -65,6 +65,31 @@ pub static REVERSE: LruHashMap<ReverseKey, ReverseValue> = LruHashMap::pinned(26
 
 #[map]
 pub static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_COUNT, 0);
+
+/// Frames the fence stopped, by interface. Nothing is ever removed, so that no element is recycled
+/// under a program; when it is full, `REASONS` alone counts on.
+#[map]
+pub static HELD_BACK: PerCpuHashMap<HeldBackKey, u64> = PerCpuHashMap::pinned(1_024, 0);
+
+/// Adds one to the counter of what the fence stopped at an interface.
+#[inline(always)]
+pub fn count_held_back(ifindex: u32, reason: Reason) {
+    let key = HeldBackKey { ifindex, reason: reason as u32 };
+    let is_counted = add_one(&key) || HELD_BACK.insert(&key, &1_u64, BPF_NOEXIST.into()).is_ok();
+    if !is_counted {
+        // Another CPU has made the element in the meantime; a full map stays as it is.
+        add_one(&key);
+    }
+}
+
+#[inline(always)]
+fn add_one(key: &HeldBackKey) -> bool {
+    let Some(counter) = HELD_BACK.get_ptr_mut(key) else { return false };
+    // SAFETY: a per-CPU value that only this program, on this CPU, is writing now, in an element
+    // that is never removed.
+    unsafe { *counter += 1 };
+    true
+}
 
 /// Adds one to the reason's counter on this CPU.
 #[inline(always)]

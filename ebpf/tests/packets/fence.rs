@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use herald_ebpf::Picture;
+use herald_ebpf::{HeldBack, Picture};
 
 use crate::build::{arp, icmpv6, tagged};
-use crate::kernel::Kernel;
+use crate::kernel::{IFINDEX, Kernel};
 use crate::{BROADCAST, CLIENT, CLIENT4, CLIENT6, OURS, Pods, VIP4, VIP6, picture, requests, v6};
 
 /// Every form in which a host claims an IPv4 address.
@@ -37,11 +37,34 @@ fn na_claims() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// A neighbour solicitation of ours, for an address and from one.
+fn solicitation(target: &str, from: &str, to: &str, with_option: bool) -> Vec<u8> {
+    let mut body = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    body.extend(v6(target).octets());
+    if with_option {
+        body.extend([1, 1]);
+        body.extend(OURS);
+    }
+    icmpv6(([0x33, 0x33, 0xff, 0, 0, 0], OURS), v6(from), v6(to), body)
+}
+
+/// Questions sent from the VIP: who is asked learns where it is (RFC 4861 7.2.3).
+fn ns_claims() -> Vec<(&'static str, Vec<u8>)> {
+    let group = "ff02::1:ff00:100";
+    vec![
+        ("resolution from the VIP", solicitation(CLIENT6, VIP6, group, true)),
+        ("a reachability check from the VIP", solicitation(CLIENT6, VIP6, CLIENT6, true)),
+        ("the same without an option", solicitation(CLIENT6, VIP6, CLIENT6, false)),
+    ]
+}
+
 /// All claims, untagged and behind one and two VLAN tags.
-fn claims() -> Vec<(String, Vec<u8>, &'static str)> {
+pub fn claims() -> Vec<(String, Vec<u8>, &'static str)> {
     let arp = arp_claims().into_iter().map(|(name, frame)| (name, frame, "fence_dropped_arp"));
     let na = na_claims().into_iter().map(|(name, frame)| (name, frame, "fence_dropped_na"));
+    let ns = ns_claims().into_iter().map(|(name, frame)| (name, frame, "fence_dropped_ns"));
     arp.chain(na)
+        .chain(ns)
         .flat_map(|(name, frame, reason)| {
             let one = tagged(&frame, &[(0x8100, 10)]);
             let two = tagged(&frame, &[(0x88a8, 20), (0x8100, 10)]);
@@ -95,20 +118,45 @@ fn a_silenced_vip_is_fenced_at_once() {
     }
 }
 
-#[test]
-fn lets_everything_else_leave() {
-    let mut kernel = Kernel::with(&Picture { vips: BTreeSet::new(), ..picture(Pods::Here) });
+/// Frames that claim nothing, or not the VIP.
+pub fn innocents() -> Vec<(&'static str, Vec<u8>)> {
     let ours = [192, 168, 1, 11];
-    let rows = [
+    let group = "ff02::1:ff00:f0";
+    vec![
         ("our own announcement", arp(BROADCAST, 1, (OURS, ours), ([0; 6], ours))),
         ("a question about the VIP", arp(BROADCAST, 1, (OURS, ours), ([0; 6], VIP4))),
         ("a probe for the VIP (RFC 5227 2.1)", arp(BROADCAST, 1, (OURS, [0; 4]), ([0; 6], VIP4))),
         ("our own advertisement", advertisement("fd00:1::11", "ff02::1", 0x20)),
         ("a truncated ARP packet", arp(CLIENT, 2, (OURS, VIP4), (CLIENT, CLIENT4))[..30].to_vec()),
+        ("a question about the VIP in IPv6", solicitation(VIP6, "fd00:1::11", group, true)),
+        ("an address test for the VIP (RFC 4862 5.4.2)", solicitation(VIP6, "::", group, false)),
+        ("a cut solicitation", solicitation(CLIENT6, VIP6, CLIENT6, false)[..70].to_vec()),
         ("traffic", requests()[0].bytes()),
         ("traffic in IPv6", requests()[1].bytes()),
-    ];
-    for (name, frame) in rows {
+    ]
+}
+
+#[test]
+fn lets_everything_else_leave() {
+    let mut kernel = Kernel::with(&Picture { vips: BTreeSet::new(), ..picture(Pods::Here) });
+    for (name, frame) in innocents() {
         assert_eq!(kernel.egress(&frame), frame, "{name}");
     }
+    assert_eq!(kernel.datapath.held_back(IFINDEX).unwrap(), HeldBack::default());
+}
+
+#[test]
+fn counts_what_it_held_back_by_interface() {
+    let mut kernel = Kernel::with(&Picture { vips: BTreeSet::new(), ..picture(Pods::Here) });
+    for (_, frame, _) in claims() {
+        let _ = kernel.held_back(&frame);
+    }
+    // Each untagged, tagged and tagged twice.
+    let expected = HeldBack {
+        arp: 3 * arp_claims().len() as u64,
+        advertisements: 3 * na_claims().len() as u64,
+        solicitations: 3 * ns_claims().len() as u64,
+    };
+    assert_eq!(kernel.datapath.held_back(IFINDEX).unwrap(), expected);
+    assert_eq!(kernel.datapath.held_back(IFINDEX + 1).unwrap(), HeldBack::default());
 }

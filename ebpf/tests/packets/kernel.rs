@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{ProgramError, TestRun, TestRunOptions};
 use herald_ebpf::{Datapath, Picture, SessionFence};
 use tempfile::TempDir;
 
@@ -79,19 +79,24 @@ impl Kernel {
 
     /// Whether a packet leaves, and how.
     fn leave(&mut self, packet: &[u8]) -> (bool, Vec<u8>) {
+        self.try_leave(packet).unwrap()
+    }
+
+    /// As [`Kernel::leave`]; the kernel itself refuses to make a packet of headers cut short.
+    pub fn try_leave(&mut self, packet: &[u8]) -> Result<(bool, Vec<u8>), ProgramError> {
         let mut out = vec![0; 2048];
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
             ..TestRunOptions::new()
         };
-        let result = self.datapath.egress_program().unwrap().test_run(options).unwrap();
+        let result = self.datapath.egress_program().unwrap().test_run(options)?;
         out.truncate(result.data_size_out as usize);
         match result.return_value {
             // TC_ACT_PIPE: on to the next program.
-            3 => (true, out),
+            3 => Ok((true, out)),
             // TC_ACT_SHOT.
-            2 => (false, out),
+            2 => Ok((false, out)),
             other => panic!("tc action {other}"),
         }
     }

@@ -6,6 +6,7 @@
 mod answers;
 mod build;
 mod fence;
+mod fence_model;
 mod kernel;
 mod model;
 mod network;

@@ -43,10 +43,10 @@ fn seeds() -> Vec<Vec<u8>> {
 }
 
 /// xorshift64* (Vigna, 2016): the same frames every time.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -54,7 +54,7 @@ impl Random {
     }
 
     /// Up to four changes: an octet, often in the headers; a bit; the length.
-    fn mutate(&mut self, seed: &[u8]) -> Vec<u8> {
+    pub fn mutate(&mut self, seed: &[u8]) -> Vec<u8> {
         let mut frame = seed.to_vec();
         for _ in 0..self.below(5) {
             let reach = if self.below(4) == 0 { frame.len() } else { frame.len().min(64) };

@@ -11,6 +11,7 @@
 //! Everything ends with the value, or with the process. Names and addresses are in [`addresses`].
 
 pub mod addresses;
+pub mod backbone;
 pub mod netns;
 pub mod pass;
 pub mod process;

@@ -1,0 +1,153 @@
+//! Neighbour questions and claims as frames (edge): asks by hand what no ordinary host would ask on
+//! demand, and records at a bridge port everything a host claims, questions included: who is asked
+//! learns the asker's address.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use herald_announcer::MacAddr;
+use herald_announcer::wire::{Arp, Ethernet, Ndp, ethernet};
+
+use crate::clock;
+use crate::lab::netns::Netns;
+use crate::lab::{addresses, pass};
+use crate::tap::PacketSocket;
+
+/// How long answers are listened for; a second voice may be slower than the first.
+const WINDOW: Duration = Duration::from_millis(300);
+
+/// Sends a frame out of a host's `eth0`.
+///
+/// # Errors
+///
+/// The kernel's refusal.
+pub fn send(host: &Netns, frame: &[u8]) -> anyhow::Result<()> {
+    host.inside(|| Ok(open("eth0")?.send(frame)?))
+}
+
+/// Sends a frame out of a host's `eth0` and returns every frame that comes in within 300 ms and is
+/// an answer.
+///
+/// # Errors
+///
+/// The kernel's refusal.
+pub fn ask(
+    host: &Netns,
+    frame: &[u8],
+    is_answer: impl Fn(&[u8]) -> bool + Send,
+) -> anyhow::Result<Vec<Vec<u8>>> {
+    host.inside(|| {
+        let socket = open("eth0")?;
+        socket.send(frame)?;
+        let (mut answers, mut buffer) = (Vec::new(), [0; 512]);
+        let end = clock::now() + WINDOW;
+        while clock::now() < end {
+            if let Some((frame, false)) = socket.receive(&mut buffer)?
+                && is_answer(frame)
+            {
+                answers.push(frame.to_vec());
+            }
+        }
+        Ok(answers)
+    })
+}
+
+/// The address a frame teaches its receivers, and the MAC they learn for it: an ARP packet its
+/// sender's (RFC 826), a neighbour advertisement its target's, a neighbour solicitation its
+/// source's (RFC 4861 7.2.3).
+pub fn claim(frame: &[u8]) -> Option<(IpAddr, MacAddr)> {
+    let frame = Ethernet::parse(frame).ok()?;
+    match frame.ether_type {
+        ethernet::ARP => {
+            let arp = Arp::parse(frame.payload).ok()?;
+            (!arp.sender.is_unspecified()).then_some((arp.sender.into(), arp.sender_mac))
+        }
+        ethernet::IPV6 => match Ndp::parse(frame.payload).ok()? {
+            Ndp::Advertisement(na) => {
+                Some((na.target.into(), na.target_mac.unwrap_or(frame.source)))
+            }
+            Ndp::Solicitation(ns) if ns.source.is_unspecified() => None,
+            Ndp::Solicitation(ns) => {
+                Some((ns.source.into(), ns.source_mac.unwrap_or(frame.source)))
+            }
+        },
+        _ => None,
+    }
+}
+
+/// A running record of what one host claims.
+#[derive(Debug)]
+pub struct Claims {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<Vec<(IpAddr, MacAddr)>>>,
+}
+
+impl Claims {
+    /// Starts to listen at a host's bridge port. To be called in the bridge's namespace.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such host.
+    pub fn of(host: &str) -> anyhow::Result<Self> {
+        let socket = open(&addresses::port(host))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || listen(&socket, &stopped));
+        Ok(Self { stop, thread })
+    }
+
+    /// Stops and returns all claims, in order.
+    ///
+    /// # Errors
+    ///
+    /// If the socket failed, or the kernel dropped a frame before it was read.
+    pub fn finish(self) -> anyhow::Result<Vec<(IpAddr, MacAddr)>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the listener crashed"))?
+    }
+}
+
+fn listen(socket: &PacketSocket, stop: &AtomicBool) -> anyhow::Result<Vec<(IpAddr, MacAddr)>> {
+    let (mut claims, mut buffer) = (Vec::new(), [0; 512]);
+    loop {
+        // What is queued already belongs to the record: stop only when the queue is empty.
+        match socket.receive(&mut buffer)? {
+            Some((frame, false)) => claims.extend(claim(frame)),
+            Some((_, true)) => {}
+            None if stop.load(Ordering::Relaxed) => break,
+            None => {}
+        }
+    }
+    let missed = socket.missed()?;
+    ensure!(missed == 0, "{missed} frames were dropped before they were read");
+    Ok(claims)
+}
+
+fn open(interface: &str) -> anyhow::Result<PacketSocket> {
+    PacketSocket::open(pass::index(interface)?, libc::ETH_P_ALL)
+        .with_context(|| format!("cannot listen on {interface}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use herald_announcer::{announcement, probe};
+
+    use super::*;
+
+    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+    #[test]
+    fn an_announcement_claims_and_a_probe_does_not() {
+        for vip in ["192.168.1.240", "fd00:1::f0"] {
+            let vip = vip.parse().unwrap();
+            for frame in announcement::frames(vip, MAC) {
+                assert_eq!(claim(&frame), Some((vip, MAC)));
+            }
+            assert_eq!(claim(&probe::frame(vip, MAC)), None);
+        }
+    }
+}
