@@ -25,5 +25,5 @@ pub use handover::MoveRefusal;
 pub use model::{
     BootTime, Claim, ClaimKey, Fence, Guard, NodeName, Session, SessionState, View, Wanted,
 };
-pub use raft::{Handle, Key, KeyError, RaftConfig, start, start_with_key};
+pub use raft::{Handle, Key, KeyError, Patience, RaftConfig, Voters, start, start_with_key};
 pub use timing::{Timing, TimingError};

@@ -19,7 +19,9 @@ use std::time::Duration;
 use herald_leader_election::raft::core::{Action, Batch, Core, CoreConfig, Input};
 use herald_leader_election::raft::frame::Frame;
 use herald_leader_election::raft::store::Image;
-use herald_leader_election::{BootTime, ClaimKey, NodeName, Session, Timing, View, Wanted};
+use herald_leader_election::{
+    BootTime, ClaimKey, NodeName, Patience, Session, Timing, View, Voters, Wanted,
+};
 
 use self::rng::Rng;
 
@@ -81,6 +83,10 @@ pub struct World {
     /// Speakers hand over what they are asked to.
     pub obliging: bool,
     pub timing: Timing,
+    pub patience: Patience,
+    pub voters: Voters,
+    /// The nodes of the source.
+    pub listed: BTreeSet<NodeName>,
     pub wanted: Wanted,
     /// Directed links that carry nothing.
     pub cut: BTreeSet<(usize, usize)>,
@@ -151,6 +157,9 @@ impl World {
             weather,
             obliging: true,
             timing: Timing::default(),
+            patience: Patience::default(),
+            voters: Voters::Exactly(names.clone()),
+            listed: names,
             wanted,
             cut: BTreeSet::new(),
             events: BTreeMap::new(),
@@ -320,7 +329,9 @@ impl World {
     }
 
     fn begin(&mut self, index: usize) {
-        let voters = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let (voters, patience) = (self.voters.clone(), self.patience);
+        let mut nodes = self.listed.clone();
+        nodes.insert(self.nodes[index].name.clone());
         let seed = self.rng.next();
         let now = self.now;
         let node = &mut self.nodes[index];
@@ -332,8 +343,10 @@ impl World {
         node.disk.epoch += 1;
         let config = CoreConfig {
             node: node.name.clone(),
+            nodes,
             voters,
             timing: self.timing,
+            patience,
             facts: vec![u8::try_from(index).unwrap()],
             seed,
         };
@@ -433,7 +446,8 @@ impl World {
             }
         }
         let node = &mut self.nodes[index];
-        if let Some(before) = &node.view {
+        // A node that is no member any more knows nothing, and then all of it again.
+        if let Some(before) = node.view.as_ref().filter(|before| before.applied <= view.applied) {
             for (key, claim) in &before.claims {
                 assert!(view.claims[key].term >= claim.term, "seed {}: {key}", self.seed);
             }
