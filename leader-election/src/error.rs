@@ -28,7 +28,7 @@ pub enum Error {
     #[error("no voters given")]
     NoVoters,
     /// More voters than the log and the frames are dimensioned for.
-    #[error("{count} voters given, at most {most} are supported")]
+    #[error("{count} voters given, from 1 to {most} are supported")]
     TooManyVoters {
         /// How many were given.
         count: usize,

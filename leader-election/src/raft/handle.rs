@@ -25,6 +25,8 @@ pub struct Handle {
     refusals: Refusals,
     /// Who takes part and whether it votes; `None` where nobody votes.
     members: Option<watch::Receiver<BTreeMap<NodeName, bool>>>,
+    /// The nodes that were last said to be there.
+    nodes: Arc<Mutex<BTreeMap<NodeName, SocketAddr>>>,
     /// What was last wanted here, to judge moves by.
     wanted: Arc<Mutex<Wanted>>,
 }
@@ -36,7 +38,15 @@ impl Handle {
         deadline: watch::Receiver<Option<BootTime>>,
         refusals: Refusals,
     ) -> Self {
-        Self { inputs, view, deadline, refusals, members: None, wanted: Arc::default() }
+        Self {
+            inputs,
+            view,
+            deadline,
+            refusals,
+            members: None,
+            nodes: Arc::default(),
+            wanted: Arc::default(),
+        }
     }
 
     pub(crate) fn with_members(self, members: watch::Receiver<BTreeMap<NodeName, bool>>) -> Self {
@@ -51,7 +61,11 @@ impl Handle {
 
     /// Says which nodes there are by the source now and where each is reached, this one included.
     pub fn set_nodes(&self, nodes: BTreeMap<NodeName, SocketAddr>) {
-        self.ask(Input::Nodes(nodes));
+        let mut known = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != nodes {
+            known.clone_from(&nodes);
+            self.ask(Input::Nodes(nodes));
+        }
     }
 
     /// The view, and every change of it.

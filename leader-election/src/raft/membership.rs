@@ -18,15 +18,34 @@ pub enum Voters {
     Exactly(BTreeSet<NodeName>),
     /// Three nodes, or five from five nodes on; fewer than three nodes have one voter.
     Automatic,
+    /// As many as this and as there are nodes, but an odd number.
+    AtMost(usize),
 }
 
 impl Voters {
+    /// How many of so many nodes vote. Two voters would survive less than one: both are needed.
+    fn count(&self, nodes: usize) -> usize {
+        let most = match self {
+            Self::Exactly(names) => return names.len(),
+            Self::Automatic if nodes >= 5 => 5,
+            Self::Automatic => 3,
+            Self::AtMost(most) => *most,
+        };
+        let count = nodes.min(most);
+        if count.is_multiple_of(2) { count.saturating_sub(1) } else { count }
+    }
+
+    /// Whether which nodes vote is left to the leader.
+    pub(crate) fn any_node(&self) -> bool {
+        !matches!(self, Self::Exactly(_))
+    }
+
     /// Who founds a cluster of these nodes: all that should vote, or the first by name.
     pub(crate) fn founders(&self, nodes: &BTreeSet<NodeName>) -> BTreeSet<NodeName> {
         match self {
             Self::Exactly(names) => names.clone(),
-            Self::Automatic => {
-                let count = automatic(nodes.len()).min(MOST_FOUNDERS);
+            Self::Automatic | Self::AtMost(_) => {
+                let count = self.count(nodes.len()).min(MOST_FOUNDERS);
                 nodes.iter().take(count).cloned().collect()
             }
         }
@@ -35,15 +54,6 @@ impl Voters {
 
 /// All founders must be up at once for the first time; the other voters come afterwards.
 const MOST_FOUNDERS: usize = 3;
-
-/// How many of so many nodes vote. Two voters would survive less than one: both are needed.
-fn automatic(nodes: usize) -> usize {
-    match nodes {
-        0..=2 => 1,
-        3..=4 => 3,
-        _ => 5,
-    }
-}
 
 /// What a leader knows when it looks after the members.
 #[derive(Debug)]
@@ -112,7 +122,7 @@ impl Picture<'_> {
         let voters = self.voter_ids();
         let unwanted = |id: &&u64| match self.voters {
             Voters::Exactly(names) => !names.contains(&self.members[id].node),
-            Voters::Automatic => voters.len() > self.target(),
+            Voters::Automatic | Voters::AtMost(_) => voters.len() > self.target(),
         };
         // Those that do not live first.
         let mut candidates: Vec<&u64> = voters.iter().filter(|id| **id != self.me).collect();
@@ -122,7 +132,7 @@ impl Picture<'_> {
     }
 
     fn replace_dead(&self) -> Option<(u64, NodeName, Change)> {
-        if *self.voters != Voters::Automatic {
+        if !self.voters.any_node() {
             return None;
         }
         self.best_learner()?;
@@ -145,9 +155,9 @@ impl Picture<'_> {
     fn target(&self) -> usize {
         match self.voters {
             Voters::Exactly(names) => names.len(),
-            Voters::Automatic => {
+            Voters::Automatic | Voters::AtMost(_) => {
                 let here = self.members.values().filter(|m| self.listed.contains(&m.node));
-                automatic(here.map(|m| &m.node).collect::<BTreeSet<_>>().len())
+                self.voters.count(here.map(|m| &m.node).collect::<BTreeSet<_>>().len())
             }
         }
     }
@@ -160,7 +170,7 @@ impl Picture<'_> {
     fn best_learner(&self) -> Option<u64> {
         let may_vote = |node: &NodeName| match self.voters {
             Voters::Exactly(names) => names.contains(node),
-            Voters::Automatic => self.listed.contains(node),
+            Voters::Automatic | Voters::AtMost(_) => self.listed.contains(node),
         };
         // A node whose lost directory still votes has one vote already.
         let votes = |node: &NodeName| self.members.values().any(|m| m.voter && m.node == *node);
@@ -250,6 +260,16 @@ mod tests {
         ] {
             assert_eq!(town(voters, learners).next(), next, "{voters} + {learners}");
         }
+    }
+
+    #[test]
+    fn a_number_is_rounded_down_to_an_odd_one() {
+        let counts = |most| [1, 2, 3, 4, 5, 9].map(|nodes| Voters::AtMost(most).count(nodes));
+        assert_eq!(counts(1), [1; 6]);
+        assert_eq!(counts(4), [1, 1, 3, 3, 3, 3]);
+        assert_eq!(counts(7), [1, 1, 3, 3, 5, 7]);
+        let founders = Voters::Automatic.founders(&(1..=9).map(name).collect());
+        assert_eq!(founders, (1..=3).map(name).collect());
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod rng;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -241,6 +241,34 @@ impl World {
         node.view = None;
         node.pending.clear();
         node.process += 1;
+    }
+
+    /// Ends the process and empties its state directory; the kernel speaks on.
+    pub fn lose_disk(&mut self, node: usize) {
+        self.kill(node);
+        self.nodes[node].disk = Image::default();
+    }
+
+    /// Changes which nodes the source lists; every running node is told.
+    pub fn list(&mut self, listed: BTreeSet<NodeName>) {
+        self.listed = listed;
+        let unused = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let nodes: BTreeMap<NodeName, SocketAddr> =
+            self.listed.iter().map(|node| (node.clone(), unused)).collect();
+        for node in 0..self.nodes.len() {
+            self.input(node, Input::Nodes(nodes.clone()));
+        }
+    }
+
+    /// Who takes part by what a node knows, and whether each votes.
+    pub fn members(&self, node: usize) -> BTreeMap<NodeName, bool> {
+        self.nodes[node].core.as_ref().map(Core::members).unwrap_or_default()
+    }
+
+    /// Names of the voters by what the leader knows.
+    pub fn voters(&self) -> BTreeSet<NodeName> {
+        let members = self.leader().map(|leader| self.members(leader)).unwrap_or_default();
+        members.into_iter().filter(|(_, votes)| *votes).map(|(node, _)| node).collect()
     }
 
     /// Ends process and kernel for good.

@@ -73,12 +73,17 @@ impl CoreConfig {
                 return Err(Error::TooManyVoters { count: names.len(), most: MAX_VOTERS });
             }
         }
+        if let Voters::AtMost(most) = self.voters
+            && !(1..=MAX_VOTERS).contains(&most)
+        {
+            return Err(Error::TooManyVoters { count: most, most: MAX_VOTERS });
+        }
         if self.facts.len() > MAX_FACTS {
             return Err(Error::FactsTooLarge { size: self.facts.len() });
         }
         let named = match &self.voters {
             Voters::Exactly(names) => names.clone(),
-            Voters::Automatic => BTreeSet::new(),
+            Voters::Automatic | Voters::AtMost(_) => BTreeSet::new(),
         };
         let bad =
             |node: &&NodeName| node.as_str().is_empty() || node.as_str().len() > MAX_NODE_NAME;

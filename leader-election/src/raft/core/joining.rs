@@ -17,7 +17,6 @@ use crate::model::{BootTime, NodeName};
 use crate::placement::fnv1a;
 use crate::raft::frame::{Founders, Frame, Knock};
 use crate::raft::machine::Machine;
-use crate::raft::membership::Voters;
 use crate::raft::sanity::Refusal;
 use crate::raft::store::{Image, Store};
 
@@ -167,7 +166,7 @@ impl Core {
         // Nodes that took part in a cluster would say so: most of all must be new, not only the
         // founders, or a list of other nodes could found another cluster.
         let new = self.nodes.iter().filter(|node| id(node).is_some()).count();
-        if self.voters == Voters::Automatic && new <= self.nodes.len() / 2 {
+        if self.voters.any_node() && new <= self.nodes.len() / 2 {
             return None;
         }
         founders.iter().map(|node| Some((node.clone(), id(node)?))).collect()
