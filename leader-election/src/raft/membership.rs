@@ -156,8 +156,12 @@ impl Picture<'_> {
         match self.voters {
             Voters::Exactly(names) => names.len(),
             Voters::Automatic | Voters::AtMost(_) => {
-                let here = self.members.values().filter(|m| self.listed.contains(&m.node));
-                self.voters.count(here.map(|m| &m.node).collect::<BTreeSet<_>>().len())
+                // A source that reads empty for a moment costs nobody its vote.
+                let stays = self
+                    .members
+                    .iter()
+                    .filter(|(id, _)| **id == self.me || !self.forgotten.contains(id));
+                self.voters.count(stays.map(|(_, m)| &m.node).collect::<BTreeSet<_>>().len())
             }
         }
     }

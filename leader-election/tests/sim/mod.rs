@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use herald_leader_election::raft::core::{Action, Batch, Core, CoreConfig, Input};
 use herald_leader_election::raft::frame::Frame;
+use herald_leader_election::raft::sanity::Refusal;
 use herald_leader_election::raft::store::Image;
 use herald_leader_election::{
     BootTime, ClaimKey, NodeName, Patience, Session, Timing, View, Voters, Wanted,
@@ -87,6 +88,7 @@ pub struct World {
     pub voters: Voters,
     /// The nodes of the source.
     pub listed: BTreeSet<NodeName>,
+    listed_throughout: bool,
     pub wanted: Wanted,
     /// Directed links that carry nothing.
     pub cut: BTreeSet<(usize, usize)>,
@@ -160,6 +162,7 @@ impl World {
             patience: Patience::default(),
             voters: Voters::Exactly(names.clone()),
             listed: names,
+            listed_throughout: true,
             wanted,
             cut: BTreeSet::new(),
             events: BTreeMap::new(),
@@ -252,6 +255,7 @@ impl World {
     /// Changes which nodes the source lists; every running node is told.
     pub fn list(&mut self, listed: BTreeSet<NodeName>) {
         self.listed = listed;
+        self.listed_throughout = false;
         let unused = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let nodes: BTreeMap<NodeName, SocketAddr> =
             self.listed.iter().map(|node| (node.clone(), unused)).collect();
@@ -431,6 +435,10 @@ impl World {
                 }
                 Action::Send(to, frame) => self.send(index, &to, &frame),
                 Action::Publish(view) => self.publish(index, view),
+                // Whoever is out of the source is a stranger to those that do not know it yet.
+                Action::Refused(from, Refusal::UnknownSender) if !self.listed_throughout => {
+                    assert_ne!(from, self.nodes[index].name, "seed {}", self.seed);
+                }
                 Action::Refused(from, reason) => {
                     panic!("seed {}: {} refused {reason:?} of {from}", self.seed, node.name)
                 }
