@@ -18,16 +18,17 @@ pub enum Error {
     /// The durations do not go together.
     #[error("timing refused: {0}")]
     Timing(#[from] TimingError),
-    /// The node is not among the voters.
-    #[error("node {node} is not among the voters {voters:?}")]
-    NotAVoter {
+    /// The node is not among the nodes of the source.
+    #[error("node {node} is not among the nodes that are known")]
+    UnknownNode {
         /// This node.
         node: NodeName,
-        /// The voters given.
-        voters: Vec<NodeName>,
     },
+    /// Nobody is to vote.
+    #[error("no voters given")]
+    NoVoters,
     /// More voters than the log and the frames are dimensioned for.
-    #[error("{count} voters given, at most {most} are supported")]
+    #[error("{count} voters given, from 1 to {most} are supported")]
     TooManyVoters {
         /// How many were given.
         count: usize,
@@ -45,14 +46,6 @@ pub enum Error {
     BadCluster {
         /// The name.
         name: String,
-    },
-    /// Two names with the same raft id (a 64-bit hash).
-    #[error("nodes {first} and {second} have the same raft id; rename one of them")]
-    SameId {
-        /// One of them.
-        first: NodeName,
-        /// The other.
-        second: NodeName,
     },
     /// The facts are too large to publish.
     #[error("facts of {size} bytes, at most {most} can be published", most = crate::model::MAX_FACTS)]
@@ -91,6 +84,19 @@ pub enum Error {
         node: NodeName,
         /// This node's cluster.
         cluster: String,
+    },
+    /// The log is of another version of Herald.
+    #[error(
+        "{path} says {found:?}, this version reads {known:?}: remove the state directory to join \
+         afresh"
+    )]
+    WalVersion {
+        /// The file.
+        path: PathBuf,
+        /// What its first record says.
+        found: String,
+        /// What it would have to say.
+        known: &'static str,
     },
     /// The log is damaged in a place that was once safely on disk.
     #[error(

@@ -22,11 +22,12 @@ use crate::speaker::{self, Config, Origin};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  herald speaker --node-name n1 --source /etc/herald --voters n1,n2,n3
-  herald speaker --node-name n1 --kubeconfig /etc/herald/kubeconfig --voters n1,n2,n3
-  herald speaker --node-name n1 --source /etc/herald --voters n1 --datapath off
+  herald speaker --node-name n1 --source /etc/herald
+  herald speaker --node-name n1 --kubeconfig /etc/herald/kubeconfig
+  herald speaker --node-name n1 --source /etc/herald --voters n1,n2,n3 --datapath off
 
-The voters' addresses are the first InternalIP of their Nodes. Give the same --voters on
+Speakers reach each other at the first InternalIP of their Nodes. Three nodes vote, five from five
+nodes on, and one of two; members come and go with their Nodes. Give the same --voters, or none, on
 every node. The pin directory must be on a BPF filesystem (mount -t bpf bpf /sys/fs/bpf).")]
 pub struct SpeakerArgs {
     /// This node, as its Node object is named.
@@ -38,8 +39,9 @@ pub struct SpeakerArgs {
     /// How to reach the API server; by default the one of the cluster this runs in.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Names of the nodes that elect, this one included.
-    #[arg(long, value_name = "NAME,..", value_delimiter = ',', required = true)]
+    /// Exactly these nodes vote (all others take part without a vote), or at most so many. All nodes
+    /// named must be up for the first start. Default: chosen and replaced automatically.
+    #[arg(long, value_name = "NUMBER|NAME,..", value_delimiter = ',')]
     voters: Vec<String>,
     /// Directory of the election's log; must survive a restart.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/herald")]

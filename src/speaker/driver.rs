@@ -25,6 +25,7 @@ use crate::speaker::carriers::Carriers;
 use crate::speaker::cluster::Cluster;
 use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
 use crate::speaker::fence::Fences;
+use crate::speaker::members;
 use crate::speaker::report::{Material, report};
 use crate::speaker::socket::{Answer, Ask, Request};
 
@@ -52,6 +53,7 @@ pub(crate) struct Parts {
     pub allocator: Config,
     pub links: watch::Receiver<Arc<Links>>,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub raft_port: u16,
     pub carriers: Carriers,
     pub announcer: AnnouncerHandle,
     pub roll_call: RollCallHandle,
@@ -162,6 +164,8 @@ impl Driver {
     fn round(&mut self) {
         let view = self.view.borrow_and_update().clone();
         let snapshot = self.parts.snapshots.borrow_and_update().clone();
+        let nodes = members::reachable(&snapshot.observed, self.parts.raft_port);
+        self.parts.election.set_nodes(nodes);
         let links = self.parts.links.borrow_and_update().clone();
         self.standings.mark_unchanged();
         self.presences.mark_unchanged();

@@ -12,27 +12,27 @@ mod cluster;
 pub mod decide;
 mod driver;
 mod fence;
+mod members;
 pub mod records;
 mod report;
 pub mod socket;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use herald_announcer::{Announcer, Answering, Links};
-use herald_leader_election::{Key, NodeName, RaftConfig, Timing};
+use herald_leader_election::{Key, NodeName, Patience, RaftConfig, Timing};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::allocator;
 use crate::facts::Facts;
 use crate::metrics;
-use crate::observed::Observed;
 use crate::source::{self, Snapshot};
 use crate::speaker::carriers::{Carriers, Choice};
 use crate::speaker::cluster::Cluster;
@@ -46,7 +46,7 @@ pub struct Config {
     pub node: String,
     /// Where the cluster is read from.
     pub origin: Origin,
-    /// The nodes that vote; the same list on each of them.
+    /// The nodes that vote, or how many; the same on each of them. Nothing: as many as are good.
     pub voters: Vec<String>,
     /// Where raft keeps its log.
     pub state_dir: PathBuf,
@@ -91,9 +91,6 @@ const REMINDER: Duration = Duration::from_secs(10);
 /// What is missing to start, in one sentence; or the part that failed while running.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     config.timing.check()?;
-    if !config.voters.contains(&config.node) {
-        bail!("node {} is not among --voters {}", config.node, config.voters.join(","));
-    }
     let mut end = End::listen()?;
     let (links, links_task) =
         herald_announcer::links::watch().await.context("cannot watch the network interfaces")?;
@@ -114,7 +111,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     };
-    let Some(voters) = voters(&config, &mut snapshots, &mut end).await? else {
+    let Some((nodes, own)) = nodes(&config, &mut snapshots, &mut end).await? else {
         return Ok(());
     };
     let observed = snapshots.borrow().observed.clone();
@@ -131,12 +128,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = socket::listen(&config.run_dir)
         .with_context(|| format!("cannot listen at {}", socket::path(&config.run_dir).display()))?;
     let me = NodeName(config.node.clone());
+    let voters = members::voters(&config.voters);
     let raft = RaftConfig {
-        // Speakers of another cluster on the same network have other voters.
-        cluster: config.voters.join(","),
+        cluster: members::cluster(&voters),
         node: me.clone(),
-        listen: voters[&me],
+        listen: own,
+        nodes,
         voters,
+        patience: Patience::default(),
         state_dir: config.state_dir.clone(),
         timing: config.timing,
         facts: Facts::of(&first_links, &interfaces).encode(),
@@ -177,6 +176,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         allocator: config.allocator,
         links,
         snapshots,
+        raft_port: config.raft_port,
         carriers,
         announcer,
         roll_call,
@@ -214,41 +214,24 @@ impl End {
     }
 }
 
-/// The voters' addresses, once all their Node objects are there; `None` if asked to end before.
-async fn voters(
+/// The nodes that can be reached and where this one is, once its Node object is there; `None` if asked
+/// to end before.
+async fn nodes(
     config: &Config,
     snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     end: &mut End,
-) -> anyhow::Result<Option<BTreeMap<NodeName, SocketAddr>>> {
+) -> anyhow::Result<Option<(BTreeMap<NodeName, SocketAddr>, SocketAddr)>> {
+    let me = NodeName(config.node.clone());
     loop {
-        let missing = match resolve(config, &snapshots.borrow_and_update().observed) {
-            Ok(voters) => return Ok(Some(voters)),
-            Err(missing) => missing,
-        };
-        tracing::info!(missing = missing.join(","), "waiting for the voters' Nodes");
+        let nodes = members::reachable(&snapshots.borrow_and_update().observed, config.raft_port);
+        if let Some(own) = nodes.get(&me).copied() {
+            return Ok(Some((nodes, own)));
+        }
+        tracing::info!(node = %me, "waiting for the address of this node's Node");
         tokio::select! {
             changed = snapshots.changed() => changed.context("the source's watch ended")?,
             () = tokio::time::sleep(REMINDER) => {}
             () = end.asked() => return Ok(None),
         }
     }
-}
-
-/// All voters with their addresses, or the names of those without.
-fn resolve(
-    config: &Config,
-    observed: &Observed,
-) -> Result<BTreeMap<NodeName, SocketAddr>, Vec<String>> {
-    let address = |name: &String| -> Option<IpAddr> {
-        observed.nodes.get(name).and_then(|node| node.addresses.first().copied())
-    };
-    let missing: Vec<String> =
-        config.voters.iter().filter(|name| address(name).is_none()).cloned().collect();
-    if !missing.is_empty() {
-        return Err(missing);
-    }
-    let voter = |name: &String| {
-        Some((NodeName(name.clone()), SocketAddr::new(address(name)?, config.raft_port)))
-    };
-    Ok(config.voters.iter().filter_map(voter).collect())
 }

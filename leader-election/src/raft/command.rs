@@ -9,6 +9,31 @@ use std::sync::Arc;
 use super::codec::{CodecError, Reader, Writer};
 use crate::model::{ClaimKey, Guard, MAX_FACTS, MAX_RECORD_KEY, MAX_RECORD_VALUE, NodeName};
 
+/// What becomes of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It takes part without a vote.
+    Learn,
+    /// It votes.
+    Vote,
+    /// It votes no more, and goes on taking part.
+    Demote,
+    /// It takes no part any more; its id is never used again.
+    Remove,
+}
+
+impl Change {
+    const ALL: [Self; 4] = [Self::Learn, Self::Vote, Self::Demote, Self::Remove];
+}
+
+/// First byte of a [`Command::Member`].
+const MEMBER: u8 = 14;
+
+/// Whether these are the bytes of a [`Command::Member`], which the raft library must count.
+pub(crate) fn changes_members(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&MEMBER)
+}
+
 /// One wish, as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -121,6 +146,15 @@ pub enum Command {
         /// The node that passes the wish on.
         by: NodeName,
     },
+    /// Changes who takes part in raft. Only leaders say so; at most one voter comes or goes with each.
+    Member {
+        /// Raft id of a node with its state directory; a lost directory means another id.
+        id: u64,
+        /// The node.
+        node: NodeName,
+        /// What becomes of it.
+        change: Change,
+    },
     /// Writes or removes a record, as long as the writer holds the guard's claim.
     Put {
         /// The record's name.
@@ -144,7 +178,8 @@ impl Command {
             | Self::Revoke { .. }
             | Self::Claim { .. }
             | Self::HandOver { .. }
-            | Self::CancelMove { .. } => None,
+            | Self::CancelMove { .. }
+            | Self::Member { .. } => None,
             Self::Move { by, .. } | Self::SetDrained { by, .. } => Some(by),
             Self::OpenSession { node, .. }
             | Self::CloseSession { node, .. }
@@ -215,6 +250,10 @@ impl Command {
             Self::SetDrained { node, drained, by } => {
                 to.u8(13).node(node).flag(*drained).node(by);
             }
+            Self::Member { id, node, change } => {
+                let tag = Change::ALL.iter().position(|known| known == change);
+                to.u8(MEMBER).u64(*id).node(node).count(tag.unwrap_or(Change::ALL.len()));
+            }
         }
     }
 
@@ -263,6 +302,13 @@ impl Command {
             },
             12 => Self::CancelMove { key: from.key()?, term: from.u64()? },
             13 => Self::SetDrained { node: from.node()?, drained: from.flag()?, by: from.node()? },
+            MEMBER => Self::Member {
+                id: from.u64()?,
+                node: from.node()?,
+                change: *Change::ALL
+                    .get(from.count(Change::ALL.len())?)
+                    .ok_or(CodecError::BadTag)?,
+            },
             _ => return Err(CodecError::BadTag),
         })
     }
@@ -351,6 +397,8 @@ pub(crate) mod tests {
             (any_key(), any::<u64>()).prop_map(|(key, term)| Command::CancelMove { key, term }),
             (any_node(), any::<bool>(), any_node())
                 .prop_map(|(node, drained, by)| Command::SetDrained { node, drained, by }),
+            (any::<u64>(), any_node(), prop::sample::select(Change::ALL.to_vec()))
+                .prop_map(|(id, node, change)| Command::Member { id, node, change }),
             ("[ -~]{0,40}", prop::option::of(any_bytes()), claim()).prop_map(
                 |(name, value, (key, node, epoch, term))| {
                     Command::Put { name, value, guard: Guard { key, term }, node, epoch }

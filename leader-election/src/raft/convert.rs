@@ -4,9 +4,11 @@
 //! kinds that this use of raft does not need have no counterpart and are left at their defaults.
 
 use ::raft::eraftpb::{
-    ConfState, Entry, HardState, Message, MessageType, Snapshot as RaftSnapshot, SnapshotMetadata,
+    ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState,
+    Message, MessageType, Snapshot as RaftSnapshot, SnapshotMetadata,
 };
 
+use super::command::{Change, changes_members};
 use super::frame::{LogEntry, RaftKind, RaftMessage, Snapshot};
 use super::store::Hard;
 
@@ -21,11 +23,44 @@ pub(crate) fn hard_from_raft(hard: &HardState) -> Hard {
 
 pub(crate) fn entry_to_raft(entry: &LogEntry) -> Entry {
     let LogEntry { index, term, data } = entry;
-    Entry { index: *index, term: *term, data: data.clone().into(), ..Entry::default() }
+    let made = Entry { index: *index, term: *term, ..Entry::default() };
+    with_data(made, data.clone())
 }
 
 pub(crate) fn entry_from_raft(entry: &Entry) -> LogEntry {
-    LogEntry { index: entry.index, term: entry.term, data: entry.data.to_vec() }
+    LogEntry { index: entry.index, term: entry.term, data: data_of(entry).to_vec() }
+}
+
+/// The library must know which entries change the members, and parses what it takes for their data
+/// as protobuf: ours travels as their context instead.
+pub(crate) fn with_data(mut entry: Entry, data: Vec<u8>) -> Entry {
+    if changes_members(&data) {
+        entry.set_entry_type(EntryType::EntryConfChange);
+        entry.context = data.into();
+    } else {
+        entry.data = data.into();
+    }
+    entry
+}
+
+/// Our bytes in an entry.
+pub(crate) fn data_of(entry: &Entry) -> &[u8] {
+    match entry.get_entry_type() {
+        EntryType::EntryNormal => &entry.data,
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => &entry.context,
+    }
+}
+
+pub(crate) fn change_to_raft(id: u64, change: Change) -> ConfChangeV2 {
+    let mut single = ConfChangeSingle { node_id: id, ..ConfChangeSingle::default() };
+    single.set_change_type(match change {
+        Change::Learn | Change::Demote => ConfChangeType::AddLearnerNode,
+        Change::Vote => ConfChangeType::AddNode,
+        Change::Remove => ConfChangeType::RemoveNode,
+    });
+    let mut made = ConfChangeV2::default();
+    made.set_changes(vec![single].into());
+    made
 }
 
 pub(crate) fn snapshot_to_raft(snapshot: &Snapshot) -> RaftSnapshot {
@@ -34,7 +69,8 @@ pub(crate) fn snapshot_to_raft(snapshot: &Snapshot) -> RaftSnapshot {
         term: snapshot.term,
         ..SnapshotMetadata::default()
     };
-    meta.set_conf_state(ConfState { voters: snapshot.voters.clone(), ..ConfState::default() });
+    let (voters, learners) = (snapshot.voters.clone(), snapshot.learners.clone());
+    meta.set_conf_state(ConfState { voters, learners, ..ConfState::default() });
     let mut made = RaftSnapshot { data: snapshot.data.clone().into(), ..RaftSnapshot::default() };
     made.set_metadata(meta);
     made
@@ -46,14 +82,15 @@ pub(crate) fn snapshot_from_raft(snapshot: &RaftSnapshot) -> Snapshot {
         index: meta.index,
         term: meta.term,
         voters: meta.get_conf_state().voters.clone(),
+        learners: meta.get_conf_state().learners.clone(),
         data: snapshot.data.to_vec(),
     }
 }
 
-pub(crate) fn message_to_raft(message: &RaftMessage, from: u64, to: u64) -> Message {
+pub(crate) fn message_to_raft(message: &RaftMessage) -> Message {
     let mut made = Message {
-        from,
-        to,
+        from: message.from,
+        to: message.to,
         term: message.term,
         log_term: message.log_term,
         index: message.index,
@@ -108,6 +145,8 @@ pub(crate) fn message_from_raft(message: &Message) -> Option<RaftMessage> {
         | MessageType::MsgReadIndexResp => return None,
     };
     Some(RaftMessage {
+        from: message.from,
+        to: message.to,
         kind,
         term: message.term,
         log_term: message.log_term,
@@ -130,6 +169,8 @@ mod tests {
     fn every_kind_and_field_survives_the_library() {
         for kind in RaftKind::ALL {
             let message = RaftMessage {
+                from: 10,
+                to: 11,
                 kind,
                 term: 1,
                 log_term: 2,
@@ -140,9 +181,15 @@ mod tests {
                 reject_hint: 6,
                 context: vec![7],
                 entries: vec![LogEntry { index: 4, term: 1, data: vec![8] }],
-                snapshot: Some(Snapshot { index: 9, term: 1, voters: vec![1], data: vec![2] }),
+                snapshot: Some(Snapshot {
+                    index: 9,
+                    term: 1,
+                    voters: vec![1],
+                    learners: vec![3],
+                    data: vec![2],
+                }),
             };
-            let made = message_to_raft(&message, 10, 11);
+            let made = message_to_raft(&message);
             assert_eq!((made.from, made.to), (10, 11));
             assert_eq!(message_from_raft(&made), Some(message));
         }

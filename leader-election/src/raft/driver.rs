@@ -5,6 +5,8 @@
 //! may overtake them (a vote must be on disk before it is said), they happen only when something
 //! changes, and a disk that hangs should look to the others like what it is, a node that hangs.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -15,17 +17,20 @@ use super::refusals::Refusals;
 use super::wal::Wal;
 use crate::clock::boot_now;
 use crate::error::Error;
-use crate::model::{BootTime, Fence, View};
+use crate::model::{BootTime, Fence, NodeName, View};
 
 /// The core and all edges it acts on.
 pub(super) struct Driver {
     pub(super) core: Core,
     pub(super) wal: Wal,
     pub(super) peers: Peers,
+    /// Where each node is reached.
+    pub(super) nodes: BTreeMap<NodeName, SocketAddr>,
     pub(super) fence: Box<dyn Fence>,
     pub(super) inputs: mpsc::UnboundedReceiver<Input>,
     pub(super) publish: watch::Sender<Arc<View>>,
     pub(super) announce: watch::Sender<Option<BootTime>>,
+    pub(super) count: watch::Sender<BTreeMap<NodeName, bool>>,
     pub(super) refusals: Refusals,
 }
 
@@ -35,6 +40,9 @@ impl Driver {
         let mut handles_left = true;
         let mut input = Input::Tick;
         loop {
+            if let Input::Nodes(nodes) = &input {
+                self.reach(nodes.clone());
+            }
             for action in self.core.handle(input, boot_now()) {
                 self.perform(action)?;
             }
@@ -56,6 +64,14 @@ impl Driver {
         Ok(())
     }
 
+    /// Calls these nodes from now on, and members that are no longer in the source where they were.
+    fn reach(&mut self, nodes: BTreeMap<NodeName, SocketAddr>) {
+        let members = self.core.members();
+        self.nodes.retain(|node, _| members.contains_key(node));
+        self.nodes.extend(nodes);
+        self.peers.set(&self.nodes);
+    }
+
     fn perform(&mut self, action: Action) -> Result<(), Error> {
         match action {
             Action::SetDeadline(deadline) => {
@@ -66,6 +82,14 @@ impl Driver {
             Action::Rewrite(image) => self.wal.rewrite(&image)?,
             Action::Send(to, frame) => self.peers.send(&to, &frame),
             Action::Publish(view) => {
+                let members = self.core.members();
+                self.count.send_if_modified(|known| {
+                    let changed = *known != members;
+                    if changed {
+                        *known = members;
+                    }
+                    changed
+                });
                 let before = self.publish.send_replace(Arc::clone(&view));
                 if before.leader != view.leader {
                     let leader = view.leader.as_ref().map(ToString::to_string);

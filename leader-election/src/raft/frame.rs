@@ -6,6 +6,8 @@
 //! `convert` builds the library's structs from them field by field. Whether a well-formed
 //! message makes sense is judged later, by [`super::sanity`].
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::codec::{CodecError, Reader, Writer};
 use super::command::Command;
 use crate::model::NodeName;
@@ -18,8 +20,10 @@ pub const MAX_CLUSTER_NAME: usize = 128;
 const MAX_ENTRIES: usize = 4096;
 /// Longest context of a raft message: ours are 16 bytes, raft's own "CampaignTransfer" is 16 too.
 const MAX_CONTEXT: usize = 32;
-/// Most voters in a snapshot.
+/// Most nodes that found a cluster.
 pub(crate) const MAX_VOTERS: usize = 32;
+/// Most members, voters or not.
+pub(crate) const MAX_MEMBERS: usize = 64;
 
 /// One thing said by one node to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +39,32 @@ pub enum Frame {
     Raft(RaftMessage),
     /// A command the leader should put into the log.
     Propose(Command),
-    /// "I live": asks the leader to extend the session of the sender.
-    Renew(Renewal),
+    /// "I live": asks the leader to extend the session of the sender, which has this raft id.
+    Renew(u64, Renewal),
     /// The leader's answer to the renewal with the same numbers.
     Grant(Renewal),
+    /// "I am no member yet": see [`Knock`].
+    Knock(Knock),
+    /// The answer of one that is none either, to the knock of this raft id.
+    Fresh(u64, Knock),
+    /// The answer of a member: there is a cluster already.
+    Member,
+    /// The cluster was founded by these nodes, the receiver among them.
+    Founded(Founders),
+    /// The member with this raft id was removed: it can only join anew.
+    Gone(u64),
+}
+
+/// The founders of a cluster, each with its raft id at that time.
+pub type Founders = BTreeMap<NodeName, u64>;
+
+/// What a node says of itself that takes no part yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Knock {
+    /// Its raft id.
+    pub id: u64,
+    /// Who should found the cluster if there is none, by what this node knows.
+    pub founders: BTreeSet<NodeName>,
 }
 
 /// The numbers of a renewal and of its grant.
@@ -55,6 +81,10 @@ pub struct Renewal {
 /// A message of the raft library: the kinds and fields in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaftMessage {
+    /// Raft id of the sender.
+    pub from: u64,
+    /// Raft id of the receiver: a node that lost its disk has another one under the same name.
+    pub to: u64,
     /// What it is.
     pub kind: RaftKind,
     /// Raft's term.
@@ -140,6 +170,8 @@ pub struct Snapshot {
     pub term: u64,
     /// Raft ids of the voters.
     pub voters: Vec<u64>,
+    /// Raft ids of the members without a vote.
+    pub learners: Vec<u64>,
     /// The state.
     pub data: Vec<u8>,
 }
@@ -160,13 +192,31 @@ impl Frame {
                 to.u8(3);
                 command.write(&mut to);
             }
-            Self::Renew(renewal) => {
-                to.u8(4);
+            Self::Renew(id, renewal) => {
+                to.u8(4).u64(*id);
                 renewal.write(&mut to);
             }
             Self::Grant(renewal) => {
                 to.u8(5);
                 renewal.write(&mut to);
+            }
+            Self::Knock(knock) => {
+                to.u8(6);
+                knock.write(&mut to);
+            }
+            Self::Fresh(id, knock) => {
+                to.u8(7).u64(*id);
+                knock.write(&mut to);
+            }
+            Self::Member => {
+                to.u8(8);
+            }
+            Self::Founded(founders) => {
+                to.u8(9);
+                write_founders(founders, &mut to);
+            }
+            Self::Gone(id) => {
+                to.u8(10).u64(*id);
             }
         }
         to.into_bytes()
@@ -187,13 +237,58 @@ impl Frame {
             }
             2 => Self::Raft(RaftMessage::read(&mut from)?),
             3 => Self::Propose(Command::read(&mut from)?),
-            4 => Self::Renew(Renewal::read(&mut from)?),
+            4 => Self::Renew(from.u64()?, Renewal::read(&mut from)?),
             5 => Self::Grant(Renewal::read(&mut from)?),
+            6 => Self::Knock(Knock::read(&mut from)?),
+            7 => Self::Fresh(from.u64()?, Knock::read(&mut from)?),
+            8 => Self::Member,
+            9 => Self::Founded(read_founders(&mut from)?),
+            10 => Self::Gone(from.u64()?),
             _ => return Err(CodecError::BadTag),
         };
         from.finish()?;
         Ok(frame)
     }
+}
+
+impl Knock {
+    fn write(&self, to: &mut Writer) {
+        to.u64(self.id).count(self.founders.len());
+        for founder in &self.founders {
+            to.node(founder);
+        }
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let (id, mut founders) = (from.u64()?, BTreeSet::new());
+        for _ in 0..from.count(MAX_VOTERS)? {
+            let node = from.node()?;
+            if founders.last().is_some_and(|last| *last >= node) {
+                return Err(CodecError::Impossible);
+            }
+            founders.insert(node);
+        }
+        Ok(Self { id, founders })
+    }
+}
+
+pub(crate) fn write_founders(founders: &Founders, to: &mut Writer) {
+    to.count(founders.len());
+    for (node, id) in founders {
+        to.node(node).u64(*id);
+    }
+}
+
+pub(crate) fn read_founders(from: &mut Reader<'_>) -> Result<Founders, CodecError> {
+    let mut founders = Founders::new();
+    for _ in 0..from.count(MAX_VOTERS)? {
+        let (node, id) = (from.node()?, from.u64()?);
+        if founders.last_key_value().is_some_and(|(last, _)| *last >= node) {
+            return Err(CodecError::Impossible);
+        }
+        founders.insert(node, id);
+    }
+    Ok(founders)
 }
 
 impl Renewal {
@@ -211,6 +306,7 @@ impl RaftMessage {
         let kind =
             RaftKind::ALL.iter().position(|kind| *kind == self.kind).unwrap_or(RaftKind::ALL.len());
         to.u8(u8::try_from(kind).unwrap_or(u8::MAX));
+        to.u64(self.from).u64(self.to);
         to.u64(self.term).u64(self.log_term).u64(self.index);
         to.u64(self.commit).u64(self.commit_term);
         to.flag(self.reject).u64(self.reject_hint).bytes(&self.context);
@@ -226,6 +322,7 @@ impl RaftMessage {
 
     fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
         let kind = *RaftKind::ALL.get(usize::from(from.u8()?)).ok_or(CodecError::BadTag)?;
+        let (sender, to) = (from.u64()?, from.u64()?);
         let (term, log_term, index) = (from.u64()?, from.u64()?, from.u64()?);
         let (commit, commit_term) = (from.u64()?, from.u64()?);
         let (reject, reject_hint) = (from.flag()?, from.u64()?);
@@ -236,6 +333,8 @@ impl RaftMessage {
         }
         let snapshot = if from.flag()? { Some(Snapshot::read(from)?) } else { None };
         Ok(Self {
+            from: sender,
+            to,
             kind,
             term,
             log_term,
@@ -263,20 +362,22 @@ impl LogEntry {
 
 impl Snapshot {
     pub(crate) fn write(&self, to: &mut Writer) {
-        to.u64(self.index).u64(self.term).count(self.voters.len());
-        for voter in &self.voters {
-            to.u64(*voter);
+        to.u64(self.index).u64(self.term);
+        for ids in [&self.voters, &self.learners] {
+            to.count(ids.len());
+            for id in ids {
+                to.u64(*id);
+            }
         }
         to.bytes(&self.data);
     }
 
     pub(crate) fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
         let (index, term) = (from.u64()?, from.u64()?);
-        let mut voters = Vec::new();
-        for _ in 0..from.count(MAX_VOTERS)? {
-            voters.push(from.u64()?);
-        }
-        Ok(Self { index, term, voters, data: from.bytes(MAX_FRAME)?.to_vec() })
+        let mut ids =
+            || (0..from.count(MAX_MEMBERS)?).map(|_| from.u64()).collect::<Result<Vec<u64>, _>>();
+        let (voters, learners) = (ids()?, ids()?);
+        Ok(Self { index, term, voters, learners, data: from.bytes(MAX_FRAME)?.to_vec() })
     }
 }
 
@@ -292,8 +393,16 @@ mod tests {
     }
 
     fn any_snapshot() -> impl Strategy<Value = Snapshot> {
-        (any::<u64>(), any::<u64>(), prop::collection::vec(any::<u64>(), 0..5), any_bytes(60))
-            .prop_map(|(index, term, voters, data)| Snapshot { index, term, voters, data })
+        let ids = || prop::collection::vec(any::<u64>(), 0..5);
+        (any::<u64>(), any::<u64>(), ids(), ids(), any_bytes(60)).prop_map(
+            |(index, term, voters, learners, data)| Snapshot {
+                index,
+                term,
+                voters,
+                learners,
+                data,
+            },
+        )
     }
 
     fn any_raft() -> impl Strategy<Value = RaftMessage> {
@@ -302,12 +411,14 @@ mod tests {
         let entries = prop::collection::vec(entry, 0..5);
         let kind = prop::sample::select(RaftKind::ALL.to_vec());
         (
-            (kind, any::<[u64; 6]>(), any::<bool>(), any_bytes(MAX_CONTEXT)),
+            (kind, any::<[u64; 8]>(), any::<bool>(), any_bytes(MAX_CONTEXT)),
             (entries, prop::option::of(any_snapshot())),
         )
             .prop_map(|((kind, numbers, reject, context), (entries, snapshot))| {
-                let [term, log_term, index, commit, commit_term, reject_hint] = numbers;
+                let [from, to, term, log_term, index, commit, commit_term, reject_hint] = numbers;
                 RaftMessage {
+                    from,
+                    to,
                     kind,
                     term,
                     log_term,
@@ -327,13 +438,23 @@ mod tests {
         any::<[u64; 3]>().prop_map(|[raft_term, epoch, seq]| Renewal { raft_term, epoch, seq })
     }
 
+    fn any_knock() -> impl Strategy<Value = Knock> {
+        (any::<u64>(), prop::collection::btree_set(any_node(), 0..5))
+            .prop_map(|(id, founders)| Knock { id, founders })
+    }
+
     fn any_frame() -> impl Strategy<Value = Frame> {
         prop_oneof![
             ("[a-z]{0,20}", any_node()).prop_map(|(cluster, node)| Frame::Hello { cluster, node }),
             any_raft().prop_map(Frame::Raft),
             any_command().prop_map(Frame::Propose),
-            any_renewal().prop_map(Frame::Renew),
+            (any::<u64>(), any_renewal()).prop_map(|(id, renewal)| Frame::Renew(id, renewal)),
             any_renewal().prop_map(Frame::Grant),
+            any_knock().prop_map(Frame::Knock),
+            (any::<u64>(), any_knock()).prop_map(|(id, knock)| Frame::Fresh(id, knock)),
+            Just(Frame::Member),
+            prop::collection::btree_map(any_node(), any::<u64>(), 0..5).prop_map(Frame::Founded),
+            any::<u64>().prop_map(Frame::Gone),
         ]
     }
 
@@ -380,9 +501,9 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_reads_as_three_numbers() {
-        let frame = Frame::Renew(Renewal { raft_term: 1, epoch: 2, seq: 3 });
-        let bytes = [&[4][..], &1u64.to_be_bytes(), &2u64.to_be_bytes(), &3u64.to_be_bytes()];
-        assert_eq!(frame.encode(), bytes.concat());
+    fn a_renewal_reads_as_four_numbers() {
+        let frame = Frame::Renew(7, Renewal { raft_term: 1, epoch: 2, seq: 3 });
+        let numbers = [7u64, 1, 2, 3].map(u64::to_be_bytes).concat();
+        assert_eq!(frame.encode(), [&[4][..], &numbers].concat());
     }
 }

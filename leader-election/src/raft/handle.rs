@@ -4,6 +4,7 @@
 //! [`Handle::put`] may get lost and is repeated by the caller until the view shows it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
@@ -22,6 +23,10 @@ pub struct Handle {
     view: watch::Receiver<Arc<View>>,
     deadline: watch::Receiver<Option<BootTime>>,
     refusals: Refusals,
+    /// Who takes part and whether it votes; `None` where nobody votes.
+    members: Option<watch::Receiver<BTreeMap<NodeName, bool>>>,
+    /// The nodes that were last said to be there.
+    nodes: Arc<Mutex<BTreeMap<NodeName, SocketAddr>>>,
     /// What was last wanted here, to judge moves by.
     wanted: Arc<Mutex<Wanted>>,
 }
@@ -33,7 +38,34 @@ impl Handle {
         deadline: watch::Receiver<Option<BootTime>>,
         refusals: Refusals,
     ) -> Self {
-        Self { inputs, view, deadline, refusals, wanted: Arc::default() }
+        Self {
+            inputs,
+            view,
+            deadline,
+            refusals,
+            members: None,
+            nodes: Arc::default(),
+            wanted: Arc::default(),
+        }
+    }
+
+    pub(crate) fn with_members(self, members: watch::Receiver<BTreeMap<NodeName, bool>>) -> Self {
+        Self { members: Some(members), ..self }
+    }
+
+    /// The nodes that take part in raft, as far as this one knows, and whether each votes; empty
+    /// before it has joined, and where the API server decides.
+    pub fn members(&self) -> BTreeMap<NodeName, bool> {
+        self.members.as_ref().map(|members| members.borrow().clone()).unwrap_or_default()
+    }
+
+    /// Says which nodes there are by the source now and where each is reached, this one included.
+    pub fn set_nodes(&self, nodes: BTreeMap<NodeName, SocketAddr>) {
+        let mut known = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != nodes {
+            known.clone_from(&nodes);
+            self.ask(Input::Nodes(nodes));
+        }
     }
 
     /// The view, and every change of it.

@@ -75,6 +75,7 @@ pub mod frame;
 mod handle;
 mod key;
 pub mod machine;
+mod membership;
 mod peers;
 mod refusals;
 pub mod sanity;
@@ -82,6 +83,7 @@ pub mod store;
 pub mod wal;
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -89,8 +91,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 pub use self::codec::CodecError;
+pub use self::core::Patience;
 pub use self::handle::Handle;
 pub use self::key::{Key, KeyError};
+pub use self::membership::Voters;
 
 use self::core::{Batch, Core, CoreConfig};
 use self::driver::Driver;
@@ -100,7 +104,6 @@ use self::wal::Wal;
 use crate::clock::boot_now;
 use crate::error::Error;
 use crate::model::{Fence, NodeName};
-use crate::placement::fnv1a;
 use crate::timing::Timing;
 
 /// What a node needs to take part.
@@ -110,8 +113,13 @@ pub struct RaftConfig {
     pub cluster: String,
     /// This node.
     pub node: NodeName,
-    /// Where each node that decides is reached, this one included. The same set on every node.
-    pub voters: BTreeMap<NodeName, SocketAddr>,
+    /// Where each node of the source is reached, this one included; [`Handle::set_nodes`] says so
+    /// again when that changes.
+    pub nodes: BTreeMap<NodeName, SocketAddr>,
+    /// Which of them vote; the same on every node.
+    pub voters: Voters,
+    /// When a member is given up.
+    pub patience: Patience,
     /// Where this node listens for the others.
     pub listen: SocketAddr,
     /// Directory for the log; this node's alone, and kept across restarts.
@@ -149,10 +157,12 @@ pub fn start_with_key(
     let now = boot_now();
     let core_config = CoreConfig {
         node: config.node.clone(),
-        voters: config.voters.keys().cloned().collect(),
+        nodes: config.nodes.keys().cloned().collect(),
+        voters: config.voters.clone(),
         timing: config.timing,
+        patience: config.patience,
         facts: config.facts.clone(),
-        seed: fnv1a(config.node.as_str().bytes()) ^ now.as_nanos(),
+        seed: random(),
     };
     core_config.check()?;
     if config.cluster.len() > frame::MAX_CLUSTER_NAME {
@@ -165,13 +175,22 @@ pub fn start_with_key(
     let core = Core::new(core_config, &image, now)?;
     let refusals = Refusals::default();
     let peers = Peers::start(&config, key.as_ref(), refusals.clone())?;
-    if key.is_none() && config.voters.len() > 1 {
+    if key.is_none() && config.nodes.len() > 1 {
         tracing::warn!("no key for the peers: they talk in plain text, and anybody may join in");
     }
     let (ask, inputs) = mpsc::unbounded_channel();
     let (publish, view) = watch::channel(core.view().into());
     let (announce, deadline) = watch::channel(None);
-    let handle = Handle::new(ask, view, deadline, refusals.clone());
-    let driver = Driver { core, wal, peers, fence, inputs, publish, announce, refusals };
+    let (count, members) = watch::channel(core.members());
+    let handle = Handle::new(ask, view, deadline, refusals.clone()).with_members(members);
+    let nodes = config.nodes;
+    let driver =
+        Driver { core, wal, peers, nodes, fence, inputs, publish, announce, count, refusals };
     Ok((handle, tokio::spawn(driver.run())))
+}
+
+/// Random numbers of the system: raft ids are made of them, and must never come twice.
+fn random() -> u64 {
+    // Each of these is keyed by the system's random numbers (std::collections::hash_map::RandomState).
+    RandomState::new().hash_one(std::process::id())
 }

@@ -6,6 +6,8 @@
 //! It is refused here, with its reason, before the library sees it. This file
 //! must never change anything.
 
+use std::collections::BTreeSet;
+
 use ::raft::RaftLog;
 
 use super::frame::{RaftKind, RaftMessage};
@@ -18,7 +20,7 @@ const HIGHEST: u64 = 1 << 62;
 /// Why something a peer said was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
-    /// The sender is not a voter, or is this node itself.
+    /// The sender is neither a node of the source nor a member, or it is this node itself.
     UnknownSender,
     /// Greeting from another cluster.
     ForeignCluster,
@@ -34,7 +36,7 @@ pub enum Refusal {
     CommitBeyondLog,
     /// Contradicts what this node knows to be decided.
     ContradictsDecided,
-    /// A snapshot of other voters, or one that cannot be read.
+    /// A snapshot with other members than its state, without this node, or one that cannot be read.
     BadSnapshot,
     /// A command only the leader may propose, or one in another node's name.
     ForeignCommand,
@@ -56,6 +58,8 @@ pub enum Refusal {
     TooManyCallers,
     /// A second process under the name of one that is talking.
     DuplicateName,
+    /// A new node that would found the cluster with others than this one would.
+    OtherFounders,
 }
 
 impl Refusal {
@@ -81,6 +85,7 @@ impl Refusal {
             Self::HandshakeTimeout => "handshake_timeout",
             Self::TooManyCallers => "too_many_callers",
             Self::DuplicateName => "duplicate_name",
+            Self::OtherFounders => "other_founders",
         }
     }
 }
@@ -90,12 +95,7 @@ impl Refusal {
 ///
 /// # Errors
 /// Why it cannot be true.
-pub(crate) fn check(
-    message: &RaftMessage,
-    term: u64,
-    log: &RaftLog<Store>,
-    voters: &[u64],
-) -> Result<(), Refusal> {
+pub(crate) fn check(message: &RaftMessage, term: u64, log: &RaftLog<Store>) -> Result<(), Refusal> {
     let highest = [
         message.log_term,
         message.index,
@@ -121,7 +121,7 @@ pub(crate) fn check(
     match message.kind {
         RaftKind::Append => check_entries(message, log),
         RaftKind::Heartbeat if message.commit > log.last_index() => Err(Refusal::CommitBeyondLog),
-        RaftKind::Snapshot => check_snapshot(message, voters),
+        RaftKind::Snapshot => check_snapshot(message),
         _ => Ok(()),
     }
 }
@@ -147,38 +147,42 @@ fn check_entries(message: &RaftMessage, log: &RaftLog<Store>) -> Result<(), Refu
     Ok(())
 }
 
-fn check_snapshot(message: &RaftMessage, voters: &[u64]) -> Result<(), Refusal> {
+fn check_snapshot(message: &RaftMessage) -> Result<(), Refusal> {
     let Some(snapshot) = &message.snapshot else { return Err(Refusal::PartsMismatch) };
-    let mut theirs = snapshot.voters.clone();
-    theirs.sort_unstable();
     let bounded =
         (1..=HIGHEST).contains(&snapshot.index) && (1..=message.term).contains(&snapshot.term);
-    if !bounded || theirs != voters || Machine::decode(snapshot.index, &snapshot.data).is_err() {
+    let Ok(state) = Machine::decode(snapshot.index, &snapshot.data) else {
         return Err(Refusal::BadSnapshot);
-    }
-    Ok(())
+    };
+    // The library goes by these lists, everything else by the state: they must be the same members.
+    let sorted = |ids: &[u64]| ids.iter().copied().collect::<BTreeSet<u64>>();
+    let same = sorted(&snapshot.voters) == state.voters().collect()
+        && sorted(&snapshot.learners) == state.learners().collect()
+        && state.members.len() == snapshot.voters.len() + snapshot.learners.len();
+    let member = state.members.contains_key(&message.to) && state.voters().next().is_some();
+    if bounded && same && member { Ok(()) } else { Err(Refusal::BadSnapshot) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::frame::{LogEntry, Snapshot};
+    use crate::raft::frame::{Founders, LogEntry, Snapshot};
     use crate::raft::store::{Hard, Image};
-
-    const VOTERS: [u64; 3] = [1, 2, 3];
 
     fn log() -> RaftLog<Store> {
         let entries = (1..=4).map(|index| LogEntry { index, term: 1, data: Vec::new() }).collect();
         let hard = Hard { term: 1, vote: 0, commit: 3 };
-        let image = Image { epoch: 1, hard, snapshot: None, entries };
+        let image = Image { epoch: 1, hard, entries, ..Image::default() };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let mut log = RaftLog::new(Store::new(VOTERS.to_vec(), &image), logger);
+        let mut log = RaftLog::new(Store::new(&image), logger);
         log.committed = 3;
         log
     }
 
     fn message(kind: RaftKind) -> RaftMessage {
         RaftMessage {
+            from: 2,
+            to: 1,
             kind,
             term: 2,
             log_term: 0,
@@ -200,7 +204,7 @@ mod tests {
     }
 
     fn verdict(message: &RaftMessage) -> Result<(), Refusal> {
-        check(message, 2, &log(), &VOTERS)
+        check(message, 2, &log())
     }
 
     #[test]
@@ -229,9 +233,9 @@ mod tests {
     #[test]
     fn lets_a_deposed_leader_contradict() {
         let late = RaftMessage { term: 1, ..append(2, 1, &[(3, 1)]) };
-        assert_eq!(check(&late, 2, &log(), &VOTERS), Ok(()));
+        assert_eq!(check(&late, 2, &log()), Ok(()));
         let later = RaftMessage { term: 2, ..append(2, 1, &[(3, 2)]) };
-        assert_eq!(check(&later, 3, &log(), &VOTERS), Ok(()));
+        assert_eq!(check(&later, 3, &log()), Ok(()));
     }
 
     #[test]
@@ -249,17 +253,24 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_snapshot_of_other_voters_or_of_rubbish() {
-        let data = Machine::default().encode();
-        let good = Snapshot { index: 9, term: 2, voters: vec![3, 2, 1], data };
+    fn refuses_a_snapshot_of_other_members_or_of_rubbish() {
+        let founders: Founders = [("a".into(), 1), ("b".into(), 2), ("c".into(), 3)].into();
+        let data = Machine::founded(&founders).encode();
+        let voters = vec![3, 2, 1];
+        let good = Snapshot { index: 9, term: 2, voters, learners: vec![], data };
         let with = |snapshot: Snapshot| RaftMessage {
             snapshot: Some(snapshot),
             ..message(RaftKind::Snapshot)
         };
         assert_eq!(verdict(&with(good.clone())), Ok(()));
         let others = Snapshot { voters: vec![1, 2], ..good.clone() };
+        let more = Snapshot { learners: vec![4], ..good.clone() };
+        let not_ours = RaftMessage { to: 9, ..with(good.clone()) };
+        let nobody = Snapshot { voters: vec![], data: Machine::default().encode(), ..good.clone() };
         let rubbish = Snapshot { data: vec![1], ..good };
-        assert_eq!(verdict(&with(others)), Err(Refusal::BadSnapshot));
+        for bad in [with(others), with(more), not_ours, with(nobody)] {
+            assert_eq!(verdict(&bad), Err(Refusal::BadSnapshot), "{bad:?}");
+        }
         assert_eq!(verdict(&with(rubbish)), Err(Refusal::BadSnapshot));
     }
 

@@ -8,7 +8,9 @@ use ::raft::eraftpb::{ConfState, Entry, HardState, Snapshot as RaftSnapshot};
 use ::raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use super::convert;
-use super::frame::{LogEntry, Snapshot};
+use super::frame::{Founders, LogEntry, Snapshot};
+use super::machine::Machine;
+use crate::model::NodeName;
 
 /// Raft's own durable numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,12 @@ pub struct Hard {
 /// Everything durable: what the disk gives back at the start, and what it is rewritten with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
+    /// This node's raft id, that of its state directory; zero if it has none yet.
+    pub id: u64,
+    /// Who founded the cluster, if this node was one of them.
+    pub founders: Founders,
+    /// The node that this one promised to found a cluster with, and with nobody else.
+    pub promised: Option<NodeName>,
     /// Epoch of this node's latest session.
     pub epoch: u64,
     /// Raft's numbers.
@@ -36,7 +44,7 @@ pub struct Image {
 
 /// The log in memory.
 pub(crate) struct Store {
-    voters: Vec<u64>,
+    identity: Image,
     hard: HardState,
     snapshot: RaftSnapshot,
     entries: Vec<Entry>,
@@ -44,7 +52,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// The log as the disk gave it back.
-    pub(crate) fn new(voters: Vec<u64>, image: &Image) -> Self {
+    pub(crate) fn new(image: &Image) -> Self {
         let snapshot = image.snapshot.as_ref().map(convert::snapshot_to_raft).unwrap_or_default();
         let entries: Vec<Entry> = image.entries.iter().map(convert::entry_to_raft).collect();
         let start = snapshot.get_metadata().index;
@@ -52,7 +60,10 @@ impl Store {
         let mut hard = convert::hard_to_raft(image.hard);
         // The commit position is written lazily and may lag or, after a cut tail, lead.
         hard.commit = hard.commit.clamp(start, last);
-        Self { voters, hard, snapshot, entries }
+        // What is durable but neither log nor epoch, for the next rewrite.
+        let Image { id, founders, promised, .. } = image.clone();
+        let identity = Image { id, founders, promised, ..Image::default() };
+        Self { identity, hard, snapshot, entries }
     }
 
     pub(crate) fn image(&self, epoch: u64) -> Image {
@@ -61,7 +72,21 @@ impl Store {
             hard: convert::hard_from_raft(&self.hard),
             snapshot: (self.start() > 0).then(|| convert::snapshot_from_raft(&self.snapshot)),
             entries: self.entries.iter().map(convert::entry_from_raft).collect(),
+            ..self.identity.clone()
         }
+    }
+
+    /// This node founds a cluster with that one or with none.
+    pub(crate) fn promise(&mut self, to: NodeName) {
+        self.identity.promised = Some(to);
+    }
+
+    pub(crate) fn promised(&self) -> Option<&NodeName> {
+        self.identity.promised.as_ref()
+    }
+
+    pub(crate) fn founders(&self) -> &Founders {
+        &self.identity.founders
     }
 
     pub(crate) fn set_hard(&mut self, hard: HardState) {
@@ -87,17 +112,20 @@ impl Store {
         self.snapshot = snapshot;
     }
 
-    /// Replaces the entries up to `index` by the state `data` at that position.
-    pub(crate) fn compact(&mut self, index: u64, data: Vec<u8>) {
+    /// Replaces the entries up to the state's position by the state.
+    pub(crate) fn compact(&mut self, machine: &Machine) {
+        let index = machine.applied;
         let Ok(term) = self.term(index) else { return };
         let drop = self.offset(index + 1).min(self.entries.len());
         self.entries.drain(..drop);
-        let voters = self.voters.clone();
-        self.snapshot = convert::snapshot_to_raft(&Snapshot { index, term, voters, data });
-    }
-
-    pub(crate) fn entries_after(&self, index: u64) -> &[Entry] {
-        self.entries.get(self.offset(index + 1)..).unwrap_or(&[])
+        let snapshot = Snapshot {
+            index,
+            term,
+            voters: machine.voters().collect(),
+            learners: machine.learners().collect(),
+            data: machine.encode(),
+        };
+        self.snapshot = convert::snapshot_to_raft(&snapshot);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -105,10 +133,11 @@ impl Store {
     }
 
     pub(crate) fn size(&self) -> usize {
-        self.entries.iter().map(|entry| entry.data.len()).sum()
+        self.entries.iter().map(|entry| convert::data_of(entry).len()).sum()
     }
 
-    fn start(&self) -> u64 {
+    /// Last position that is gone into the state.
+    pub(crate) fn start(&self) -> u64 {
         self.snapshot.get_metadata().index
     }
 
@@ -124,7 +153,14 @@ impl Store {
 
 impl Storage for Store {
     fn initial_state(&self) -> ::raft::Result<RaftState> {
-        let conf = ConfState { voters: self.voters.clone(), ..ConfState::default() };
+        let founders = || ConfState {
+            voters: self.identity.founders.values().copied().collect(),
+            ..ConfState::default()
+        };
+        let conf = match self.start() {
+            0 => founders(),
+            _ => self.snapshot.get_metadata().get_conf_state().clone(),
+        };
         Ok(RaftState::new(self.hard.clone(), conf))
     }
 
@@ -182,7 +218,7 @@ mod tests {
     fn store() -> Store {
         let entries = (1..=5).map(|index| entry(index, 1)).collect();
         let hard = Hard { term: 1, vote: 0, commit: 9 };
-        Store::new(vec![1], &Image { epoch: 1, hard, snapshot: None, entries })
+        Store::new(&Image { epoch: 1, hard, entries, ..Image::default() })
     }
 
     #[test]
@@ -200,14 +236,21 @@ mod tests {
     #[test]
     fn compaction_keeps_the_tail_and_the_term_before_it() {
         let mut store = store();
-        store.compact(3, vec![9]);
+        let machine = Machine { applied: 3, ..Machine::founded(&[("a".into(), 1)].into()) };
+        store.compact(&machine);
         assert_eq!((store.first_index(), store.last_index()), (Ok(4), Ok(5)));
         assert_eq!(store.term(3), Ok(1));
         assert!(store.term(2).is_err());
         let image = store.image(7);
         assert_eq!(image.entries, [entry(4, 1), entry(5, 1)]);
-        let expected = Snapshot { index: 3, term: 1, voters: vec![1], data: vec![9] };
+        let expected = Snapshot {
+            index: 3,
+            term: 1,
+            voters: vec![1],
+            learners: vec![],
+            data: machine.encode(),
+        };
         assert_eq!(image.snapshot, Some(expected));
-        assert_eq!(Store::new(vec![1], &image).image(7), image);
+        assert_eq!(Store::new(&image).image(7), image);
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use super::codec::{CodecError, Reader, Writer};
 use super::core::Batch;
-use super::frame::{LogEntry, MAX_CLUSTER_NAME, Snapshot};
+use super::frame::{LogEntry, MAX_CLUSTER_NAME, Snapshot, read_founders, write_founders};
 use super::store::{Hard, Image};
 use crate::error::Error;
 use crate::model::NodeName;
@@ -22,7 +22,9 @@ const FILE: &str = "herald.raft";
 const FILE_NEXT: &str = "herald.raft.next";
 const LOCK: &str = "herald.raft.lock";
 /// First text of the first record; the digit is the version of the format.
-const MAGIC: &str = "herald raft log 1";
+const MAGIC: &str = "herald raft log 2";
+/// What every version starts with.
+const MAGIC_OF_ALL: &str = "herald raft log ";
 /// Length and checksum in front of a payload.
 const HEADER: usize = 8;
 /// No record comes near this; a longer one is damage.
@@ -137,6 +139,11 @@ impl Wal {
     }
 
     fn check_identity(&self, record: &[u8]) -> Result<(), Error> {
+        let magic = Reader::new(record).text(MAGIC.len()).unwrap_or_default();
+        if magic != MAGIC && magic.starts_with(MAGIC_OF_ALL) {
+            let found = magic.to_owned();
+            return Err(Error::WalVersion { path: self.path(), found, known: MAGIC });
+        }
         let found = read_identity(record).map_err(|_| self.damaged("no log of Herald"))?;
         if found == self.identity {
             return Ok(());
@@ -239,21 +246,31 @@ fn read_identity(record: &[u8]) -> Result<Identity, CodecError> {
 }
 
 fn write_batch(batch: &Batch) -> Vec<u8> {
-    write_parts(None, &batch.entries, batch.hard, batch.epoch)
+    write_parts(None, None, &batch.entries, batch.hard, batch.epoch)
 }
 
 fn write_image(image: &Image) -> Vec<u8> {
     let snapshot = image.snapshot.as_ref();
-    write_parts(snapshot, &image.entries, Some(image.hard), Some(image.epoch))
+    write_parts(Some(image), snapshot, &image.entries, Some(image.hard), Some(image.epoch))
 }
 
 fn write_parts(
+    member: Option<&Image>,
     snapshot: Option<&Snapshot>,
     entries: &[LogEntry],
     hard: Option<Hard>,
     epoch: Option<u64>,
 ) -> Vec<u8> {
     let mut to = Writer::default();
+    to.flag(member.is_some());
+    if let Some(Image { id, founders, promised, .. }) = member {
+        to.u64(*id);
+        write_founders(founders, &mut to);
+        to.flag(promised.is_some());
+        if let Some(promised) = promised {
+            to.node(promised);
+        }
+    }
     to.flag(snapshot.is_some());
     if let Some(snapshot) = snapshot {
         snapshot.write(&mut to);
@@ -283,6 +300,11 @@ fn replay(records: &[&[u8]]) -> Result<Image, CodecError> {
 
 fn replay_record(image: &mut Image, record: &[u8]) -> Result<(), CodecError> {
     let mut from = Reader::new(record);
+    if from.flag()? {
+        image.id = from.u64()?;
+        image.founders = read_founders(&mut from)?;
+        image.promised = if from.flag()? { Some(from.node()?) } else { None };
+    }
     if from.flag()? {
         image.snapshot = Some(Snapshot::read(&mut from)?);
         image.entries.clear();
@@ -353,8 +375,8 @@ mod tests {
         let expected = Image {
             epoch: 1,
             hard: Hard { term: 2, vote: 3, commit: 0 },
-            snapshot: None,
             entries: vec![entry(1, 1), entry(2, 1), entry(3, 2)],
+            ..Image::default()
         };
         assert_eq!(image, expected);
     }
@@ -418,6 +440,17 @@ mod tests {
     }
 
     #[test]
+    fn the_log_of_another_version_is_refused_by_its_name() {
+        let directory = TempDir::new().unwrap();
+        let mut first = Writer::default();
+        first.text("herald raft log 1").text("lan").node(&NodeName::from("a"));
+        fs::write(directory.path().join(FILE), framed(&first.into_bytes())).unwrap();
+        let error = open(&directory).unwrap_err();
+        assert!(matches!(error, Error::WalVersion { .. }), "{error}");
+        assert!(error.to_string().contains("herald raft log 1"), "{error}");
+    }
+
+    #[test]
     fn a_file_that_is_no_log_is_refused() {
         let directory = TempDir::new().unwrap();
         let foreign = [framed(b"something else"), framed(b"more")].concat();
@@ -436,8 +469,12 @@ mod tests {
     fn a_rewritten_log_reads_back_and_goes_on() {
         let (directory, _) = filled();
         let (mut wal, _) = open(&directory).unwrap();
-        let snapshot = Snapshot { index: 7, term: 2, voters: vec![1, 2], data: vec![5; 50] };
+        let (voters, learners) = (vec![1, 2], vec![3]);
+        let snapshot = Snapshot { index: 7, term: 2, voters, learners, data: vec![5; 50] };
         let image = Image {
+            id: 12,
+            founders: [("a".into(), 1), ("b".into(), 2)].into(),
+            promised: Some("b".into()),
             epoch: 4,
             hard: Hard { term: 3, vote: 0, commit: 8 },
             snapshot: Some(snapshot),

@@ -12,14 +12,17 @@ pub mod rng;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use herald_leader_election::raft::core::{Action, Batch, Core, CoreConfig, Input};
 use herald_leader_election::raft::frame::Frame;
+use herald_leader_election::raft::sanity::Refusal;
 use herald_leader_election::raft::store::Image;
-use herald_leader_election::{BootTime, ClaimKey, NodeName, Session, Timing, View, Wanted};
+use herald_leader_election::{
+    BootTime, ClaimKey, NodeName, Patience, Session, Timing, View, Voters, Wanted,
+};
 
 use self::rng::Rng;
 
@@ -81,6 +84,11 @@ pub struct World {
     /// Speakers hand over what they are asked to.
     pub obliging: bool,
     pub timing: Timing,
+    pub patience: Patience,
+    pub voters: Voters,
+    /// The nodes of the source.
+    pub listed: BTreeSet<NodeName>,
+    listed_throughout: bool,
     pub wanted: Wanted,
     /// Directed links that carry nothing.
     pub cut: BTreeSet<(usize, usize)>,
@@ -151,6 +159,10 @@ impl World {
             weather,
             obliging: true,
             timing: Timing::default(),
+            patience: Patience::default(),
+            voters: Voters::Exactly(names.clone()),
+            listed: names,
+            listed_throughout: true,
             wanted,
             cut: BTreeSet::new(),
             events: BTreeMap::new(),
@@ -232,6 +244,35 @@ impl World {
         node.view = None;
         node.pending.clear();
         node.process += 1;
+    }
+
+    /// Ends the process and empties its state directory; the kernel speaks on.
+    pub fn lose_disk(&mut self, node: usize) {
+        self.kill(node);
+        self.nodes[node].disk = Image::default();
+    }
+
+    /// Changes which nodes the source lists; every running node is told.
+    pub fn list(&mut self, listed: BTreeSet<NodeName>) {
+        self.listed = listed;
+        self.listed_throughout = false;
+        let unused = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let nodes: BTreeMap<NodeName, SocketAddr> =
+            self.listed.iter().map(|node| (node.clone(), unused)).collect();
+        for node in 0..self.nodes.len() {
+            self.input(node, Input::Nodes(nodes.clone()));
+        }
+    }
+
+    /// Who takes part by what a node knows, and whether each votes.
+    pub fn members(&self, node: usize) -> BTreeMap<NodeName, bool> {
+        self.nodes[node].core.as_ref().map(Core::members).unwrap_or_default()
+    }
+
+    /// Names of the voters by what the leader knows.
+    pub fn voters(&self) -> BTreeSet<NodeName> {
+        let members = self.leader().map(|leader| self.members(leader)).unwrap_or_default();
+        members.into_iter().filter(|(_, votes)| *votes).map(|(node, _)| node).collect()
     }
 
     /// Ends process and kernel for good.
@@ -320,7 +361,9 @@ impl World {
     }
 
     fn begin(&mut self, index: usize) {
-        let voters = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let (voters, patience) = (self.voters.clone(), self.patience);
+        let mut nodes = self.listed.clone();
+        nodes.insert(self.nodes[index].name.clone());
         let seed = self.rng.next();
         let now = self.now;
         let node = &mut self.nodes[index];
@@ -332,8 +375,10 @@ impl World {
         node.disk.epoch += 1;
         let config = CoreConfig {
             node: node.name.clone(),
+            nodes,
             voters,
             timing: self.timing,
+            patience,
             facts: vec![u8::try_from(index).unwrap()],
             seed,
         };
@@ -390,6 +435,10 @@ impl World {
                 }
                 Action::Send(to, frame) => self.send(index, &to, &frame),
                 Action::Publish(view) => self.publish(index, view),
+                // Whoever is out of the source is a stranger to those that do not know it yet.
+                Action::Refused(from, Refusal::UnknownSender) if !self.listed_throughout => {
+                    assert_ne!(from, self.nodes[index].name, "seed {}", self.seed);
+                }
                 Action::Refused(from, reason) => {
                     panic!("seed {}: {} refused {reason:?} of {from}", self.seed, node.name)
                 }
@@ -433,7 +482,8 @@ impl World {
             }
         }
         let node = &mut self.nodes[index];
-        if let Some(before) = &node.view {
+        // A node that is no member any more knows nothing, and then all of it again.
+        if let Some(before) = node.view.as_ref().filter(|before| before.applied <= view.applied) {
             for (key, claim) in &before.claims {
                 assert!(view.claims[key].term >= claim.term, "seed {}: {key}", self.seed);
             }

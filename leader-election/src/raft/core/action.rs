@@ -2,6 +2,8 @@
 //!
 //! Plain values. Read [`super::Core::handle`] for what the order of actions means.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::model::{BootTime, ClaimKey, Guard, NodeName, View, Wanted};
@@ -18,6 +20,8 @@ pub enum Input {
     Frame(NodeName, Frame),
     /// What should be held has changed.
     Wanted(Wanted),
+    /// The nodes of the source have changed, or where they are reached.
+    Nodes(BTreeMap<NodeName, SocketAddr>),
     /// What this node publishes has changed.
     Facts(Vec<u8>),
     /// Write or remove a record, once; the caller repeats.

@@ -3,14 +3,15 @@
 //! Everything follows from names and [`Timing`]; nothing else may be configured, so that no node's
 //! library runs on other terms than the argument in [`crate::raft`] assumes.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use ::raft::Config;
 
 use crate::error::Error;
 use crate::model::{MAX_FACTS, MAX_NODE_NAME, NodeName};
-use crate::placement::fnv1a;
 use crate::raft::frame::MAX_VOTERS;
+use crate::raft::membership::Voters;
 use crate::timing::Timing;
 
 /// Entries sent to a follower in one message, in bytes. The first entry always goes, so a message
@@ -24,14 +25,34 @@ const UNDECIDED_SIZE: u64 = 4 * 1024 * 1024;
 pub struct CoreConfig {
     /// This node.
     pub node: NodeName,
-    /// All nodes that decide, this one included.
-    pub voters: Vec<NodeName>,
+    /// All nodes of the source, this one included.
+    pub nodes: BTreeSet<NodeName>,
+    /// Which of them vote.
+    pub voters: Voters,
     /// Heartbeat and ttl.
     pub timing: Timing,
+    /// When a member is given up.
+    pub patience: Patience,
     /// What this node publishes.
     pub facts: Vec<u8>,
-    /// Source of the random part of election timeouts.
+    /// Source of this node's random numbers; never the same twice.
     pub seed: u64,
+}
+
+/// When a member is given up. Long: a node that reboots or is repaired for a moment changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// A voter silent for so long is replaced by a node that lives, if the voters are automatic.
+    pub replace_after: Duration,
+    /// A node that has been missing from the source for so long, and has no session, is removed.
+    pub forget_after: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let minutes = Duration::from_secs(300);
+        Self { replace_after: minutes, forget_after: minutes }
+    }
 }
 
 impl CoreConfig {
@@ -41,33 +62,36 @@ impl CoreConfig {
     /// The first reason found.
     pub fn check(&self) -> Result<(), Error> {
         self.timing.check()?;
-        if !self.voters.contains(&self.node) {
-            let (node, voters) = (self.node.clone(), self.voters.clone());
-            return Err(Error::NotAVoter { node, voters });
+        if !self.nodes.contains(&self.node) {
+            return Err(Error::UnknownNode { node: self.node.clone() });
         }
-        if self.voters.len() > MAX_VOTERS {
-            return Err(Error::TooManyVoters { count: self.voters.len(), most: MAX_VOTERS });
+        if let Voters::Exactly(names) = &self.voters {
+            if names.is_empty() {
+                return Err(Error::NoVoters);
+            }
+            if names.len() > MAX_VOTERS {
+                return Err(Error::TooManyVoters { count: names.len(), most: MAX_VOTERS });
+            }
+        }
+        if let Voters::AtMost(most) = self.voters
+            && !(1..=MAX_VOTERS).contains(&most)
+        {
+            return Err(Error::TooManyVoters { count: most, most: MAX_VOTERS });
         }
         if self.facts.len() > MAX_FACTS {
             return Err(Error::FactsTooLarge { size: self.facts.len() });
         }
-        let mut taken: BTreeMap<u64, &NodeName> = BTreeMap::new();
-        for node in &self.voters {
-            if node.as_str().is_empty() || node.as_str().len() > MAX_NODE_NAME {
-                return Err(Error::BadName { name: node.0.clone() });
-            }
-            if let Some(first) = taken.insert(raft_id(node), node).filter(|first| *first != node) {
-                return Err(Error::SameId { first: first.clone(), second: node.clone() });
-            }
+        let named = match &self.voters {
+            Voters::Exactly(names) => names.clone(),
+            Voters::Automatic | Voters::AtMost(_) => BTreeSet::new(),
+        };
+        let bad =
+            |node: &&NodeName| node.as_str().is_empty() || node.as_str().len() > MAX_NODE_NAME;
+        match self.nodes.iter().chain(&named).find(bad) {
+            Some(node) => Err(Error::BadName { name: node.0.clone() }),
+            None => Ok(()),
         }
-        Ok(())
     }
-}
-
-/// Raft's id of a node: a hash of its name, so that every node computes the same without being told.
-pub(super) fn raft_id(node: &NodeName) -> u64 {
-    // Zero is raft's "nobody".
-    fnv1a(node.as_str().bytes()).max(1)
 }
 
 /// More ticks than ever pass: the library never stands for election by itself, see `standing`.

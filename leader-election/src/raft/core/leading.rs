@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use ::raft::GetEntriesContext;
 
+use super::tending::Tending;
 use super::{Core, Out};
 use crate::model::{BootTime, Claim, ClaimKey, NodeName, SessionState, Wanted};
 use crate::placement;
 use crate::raft::command::Command;
+use crate::raft::convert;
 use crate::raft::frame::{Frame, Renewal};
 
 /// A new leader gives out keys that nobody ever held only after this many heartbeats, or once all
@@ -46,6 +48,8 @@ pub(super) struct Leading {
     /// Another node was asked to take over: this one has no voice in this term any more.
     forfeited: bool,
     heard: BTreeMap<NodeName, BootTime>,
+    /// The members.
+    pub(super) tending: Tending,
     renewals: BTreeMap<NodeName, Renewal>,
     revoking: BTreeSet<(NodeName, u64)>,
     pub(super) claiming: BTreeMap<ClaimKey, Claim>,
@@ -66,6 +70,7 @@ impl Leading {
         let Some((term, sent)) = read_context(context) else { return };
         if term == self.term {
             self.lease = self.lease.max(Some(sent + lease));
+            self.tending.confirmed = self.tending.confirmed.max(Some(sent));
         }
     }
 
@@ -110,7 +115,11 @@ impl Leading {
         }
     }
 
-    fn confirmed(&self, now: BootTime) -> bool {
+    pub(super) fn elected(&self) -> BootTime {
+        self.elected
+    }
+
+    pub(super) fn confirmed(&self, now: BootTime) -> bool {
         self.lead_applied && !self.forfeited && self.lease.is_some_and(|until| now < until)
     }
 
@@ -130,6 +139,7 @@ impl Core {
             lease: None,
             forfeited: false,
             heard: BTreeMap::new(),
+            tending: Tending::default(),
             renewals: BTreeMap::new(),
             revoking: BTreeSet::new(),
             claiming: BTreeMap::new(),
@@ -148,10 +158,11 @@ impl Core {
         let first = log.first_index().max(self.machine.applied + 1);
         let context = GetEntriesContext::empty(false);
         let open = log.slice(first, log.last_index() + 1, None, context).unwrap_or_default();
-        let lead = open.iter().rev().find_map(|entry| match Command::decode(&entry.data) {
-            Ok(Command::Lead { node }) => Some(node),
-            _ => None,
-        });
+        let lead =
+            open.iter().rev().find_map(|entry| match Command::decode(convert::data_of(entry)) {
+                Ok(Command::Lead { node }) => Some(node),
+                _ => None,
+            });
         lead.or_else(|| self.machine.last_lead.clone())
     }
 
@@ -182,6 +193,9 @@ impl Core {
             self.revoke_silent();
             self.grant(out);
             self.place();
+            if beat {
+                self.tend(out);
+            }
         }
     }
 
@@ -228,7 +242,7 @@ impl Core {
         let living = self.living();
         let candidates = self.candidates();
         let Some(leading) = &self.leading else { return };
-        let settled = candidates.len() == self.ids.len()
+        let settled = candidates.len() == self.machine.member_names().len()
             || self.now >= leading.elected + self.timing.heartbeat * SETTLING_HEARTBEATS;
         let wanted = if settled {
             Cow::Borrowed(wanted)
@@ -292,16 +306,17 @@ impl Core {
         let all_decided = log.last_index() == self.machine.applied;
         let fresh = self.now.earlier(self.timing.heartbeat * FRESH_HEARTBEATS);
         let Some(leading) = &mut self.leading else { return true };
-        if self.ids.len() == 1 {
+        if self.machine.voters().count() == 1 {
             return true;
         }
         if !all_decided || (leading.forfeited && !beat) {
             return false;
         }
         let heard = leading.heard.iter().filter(|(_, heard)| **heard >= fresh);
-        let ids = heard.filter_map(|(node, _)| self.ids.get(node));
+        let ids = heard.filter_map(|(node, _)| self.machine.id_of(node));
+        let voters = ids.filter(|id| self.machine.voters().any(|voter| voter == *id));
         let matched =
-            ids.filter_map(|id| self.raft.raft.prs().get(*id).map(|pr| (pr.matched, *id)));
+            voters.filter_map(|id| self.raft.raft.prs().get(id).map(|pr| (pr.matched, id)));
         let Some((_, next)) = matched.max() else { return false };
         // Silent before the request leaves, and for the rest of the term: the next leader is elected
         // against the promises this leader's voice rests on.

@@ -166,6 +166,9 @@ impl Core {
         let (node, epoch) = (self.me.clone(), self.member.epoch);
         let facts = Arc::clone(&self.member.facts);
         let session = self.machine.sessions.get(&node);
+        if !self.is_latest() {
+            return Vec::new();
+        }
         let open = session.filter(|s| s.epoch == epoch && s.state == SessionState::Open);
         let Some(session) = open else {
             return match self.member.closing {
@@ -209,14 +212,15 @@ impl Core {
         if self.leading.is_some() || self.member.closing.is_some() {
             return;
         }
-        let Some(leader) = self.names.get(&leader).cloned() else { return };
+        let Some(leader) = self.name_of(leader).filter(|_| self.is_member()) else { return };
         self.member.seq += 1;
         let (seq, epoch) = (self.member.seq, self.member.epoch);
         self.member.outstanding.push_back((seq, self.now));
         if self.member.outstanding.len() > MOST_OUTSTANDING {
             self.member.outstanding.pop_front();
         }
-        out.send(leader, Frame::Renew(Renewal { raft_term, epoch, seq }));
+        let id = self.raft.raft.id;
+        out.send(leader, Frame::Renew(id, Renewal { raft_term, epoch, seq }));
     }
 
     pub(super) fn take_grant(&mut self, from: u64, grant: Renewal) {
@@ -239,7 +243,7 @@ impl Core {
     /// Stops once there is nothing left to hand over, or no more time for it.
     pub(super) fn finish_closing(&mut self, beat: bool, out: &mut Out) {
         let Some(latest) = self.member.closing else { return };
-        let said_goodbye = !self.machine.is_open(&self.me, self.member.epoch);
+        let said_goodbye = !self.is_latest() || !self.machine.is_open(&self.me, self.member.epoch);
         let led_on = match &self.leading {
             None => true,
             Some(_) if !said_goodbye => false,

@@ -5,29 +5,33 @@
 //! heartbeat would shorten the promise the heartbeat stands for. The caller must do the actions in
 //! order and give up on the first that fails; the core counts what it asked to persist as
 //! persisted. Read the argument in [`super`] first. `member` is this node's session, `leading` what
-//! only a raft leader does, `ready` the handling of the raft library.
+//! only a raft leader does, `tending` how it looks after the members, `joining` how a node becomes
+//! one, `ready` the handling of the raft library.
 
 mod action;
 mod config;
 mod handing;
+mod joining;
 mod leading;
 mod member;
 mod ready;
 #[cfg(test)]
 mod rubbish;
 mod standing;
+mod tending;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ::raft::RawNode;
 
 pub use self::action::{Action, Batch, Input};
-pub use self::config::CoreConfig;
+pub use self::config::{CoreConfig, Patience};
 
-use self::config::{NEVER, raft_config, raft_id};
+use self::config::NEVER;
+use self::joining::{Joining, fresh_id, raft_node};
 use self::leading::Leading;
 use self::member::Member;
 use self::standing::Standing;
@@ -35,6 +39,7 @@ use super::command::Command;
 use super::convert;
 use super::frame::{Frame, RaftKind, RaftMessage};
 use super::machine::Machine;
+use super::membership::Voters;
 use super::sanity::{self, Refusal};
 use super::store::{Image, Store};
 use crate::error::Error;
@@ -50,9 +55,20 @@ const TRANSFER: &[u8] = b"CampaignTransfer";
 /// The protocol state of one node.
 pub struct Core {
     me: NodeName,
-    ids: BTreeMap<NodeName, u64>,
-    names: BTreeMap<u64, NodeName>,
+    /// The nodes of the source.
+    nodes: BTreeSet<NodeName>,
+    voters: Voters,
+    /// Ids of nodes that are no members by what is applied here, as they have spoken under them.
+    routes: BTreeMap<NodeName, u64>,
     timing: Timing,
+    patience: Patience,
+    seed: u64,
+    /// Until this node is a member.
+    joining: Option<Joining>,
+    /// The state directory has no raft id yet.
+    nameless: bool,
+    started: bool,
+    compact_due: bool,
     raft: RawNode<Store>,
     machine: Machine,
     member: Member,
@@ -90,32 +106,32 @@ impl Core {
     /// If the configuration is impossible or the image cannot be one of this node.
     pub fn new(config: CoreConfig, image: &Image, now: BootTime) -> Result<Self, Error> {
         config.check()?;
-        let ids: BTreeMap<NodeName, u64> =
-            config.voters.iter().map(|node| (node.clone(), raft_id(node))).collect();
-        let names: BTreeMap<u64, NodeName> = ids.iter().map(|(n, id)| (*id, n.clone())).collect();
-        let CoreConfig { node: me, timing, facts, seed, .. } = config;
-        let id = raft_id(&me);
+        let CoreConfig { node: me, nodes, voters, timing, patience, facts, seed } = config;
         let machine = match &image.snapshot {
             Some(snapshot) => {
                 Machine::decode(snapshot.index, &snapshot.data).map_err(Error::Snapshot)?
             }
-            None => Machine::default(),
+            None => Machine::founded(&image.founders),
         };
-        let store = Store::new(names.keys().copied().collect(), image);
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let mut raft = RawNode::new(&raft_config(id, machine.applied, &timing), store, &logger)
-            .map_err(Error::Raft)?;
-        let mut votes_from = now + timing.promise();
-        if names.len() == 1 {
-            votes_from = now;
-            raft.campaign().map_err(Error::Raft)?;
+        let nameless = image.id == 0;
+        let mut image = image.clone();
+        if nameless {
+            image.id = fresh_id(seed);
         }
+        let raft = raft_node(&image, machine.applied, &timing).map_err(Error::Raft)?;
         let mut core = Self {
             member: Member::new(image.epoch, facts, now),
             me,
-            ids,
-            names,
+            nodes,
+            voters,
+            routes: BTreeMap::new(),
             timing,
+            patience,
+            seed,
+            joining: machine.members.is_empty().then(Joining::default),
+            nameless,
+            started: false,
+            compact_due: false,
             raft,
             machine,
             leading: None,
@@ -124,7 +140,7 @@ impl Core {
             next_tick: now + timing.tick(),
             ticks: 0,
             beat: false,
-            votes_from,
+            votes_from: now + timing.promise(),
             standing: Standing::new(seed),
             led_by: (0, 0),
             deadline: None,
@@ -132,6 +148,15 @@ impl Core {
         };
         core.heard_leader();
         Ok(core)
+    }
+
+    /// Who takes part, as far as this node knows, and whether it votes.
+    pub fn members(&self) -> BTreeMap<NodeName, bool> {
+        let mut members = BTreeMap::new();
+        for member in self.machine.members.values() {
+            *members.entry(member.node.clone()).or_insert(false) |= member.voter;
+        }
+        members
     }
 
     /// When to call [`Core::handle`] with [`Input::Tick`] if nothing happens before.
@@ -150,6 +175,7 @@ impl Core {
         if self.stopped {
             return refused;
         }
+        self.start(&mut out);
         self.advance(now, &mut out);
         self.take(input, &mut out, &mut refused);
         self.settle(&mut out);
@@ -167,6 +193,20 @@ impl Core {
             actions.push(Action::Stopped);
         }
         actions
+    }
+
+    /// What comes before the first input: a raft id, and what is decided by the log on disk. Who the
+    /// voters are is only known then.
+    fn start(&mut self, out: &mut Out) {
+        if self.started {
+            return;
+        }
+        self.started = true;
+        if self.nameless {
+            out.durable.push(Action::Rewrite(self.raft.store().image(self.member.epoch)));
+        }
+        self.settle(out);
+        self.stand_alone();
     }
 
     /// Catches up with raft's ticks, before anything else of this call is looked at.
@@ -199,7 +239,7 @@ impl Core {
         match input {
             Input::Tick => {}
             Input::Frame(from, frame) => {
-                if let Err(reason) = self.take_frame(&from, frame) {
+                if let Err(reason) = self.take_frame(&from, frame, out) {
                     refused.push(Action::Refused(from, reason));
                 }
             }
@@ -208,6 +248,10 @@ impl Core {
                 if let Some(leading) = &mut self.leading {
                     leading.place_due = true;
                 }
+            }
+            Input::Nodes(nodes) => {
+                self.nodes = nodes.into_keys().collect();
+                self.nodes.insert(self.me.clone());
             }
             Input::Facts(facts) => self.member.set_facts(facts),
             Input::Put { name, value, guard } => {
@@ -222,42 +266,76 @@ impl Core {
         }
     }
 
-    fn take_frame(&mut self, from: &NodeName, frame: Frame) -> Result<(), Refusal> {
-        let Some(&id) = self.ids.get(from).filter(|_| *from != self.me) else {
+    fn take_frame(&mut self, from: &NodeName, frame: Frame, out: &mut Out) -> Result<(), Refusal> {
+        let member = self.machine.id_of(from);
+        if *from == self.me || (member.is_none() && !self.nodes.contains(from)) {
             return Err(Refusal::UnknownSender);
-        };
+        }
         match frame {
             Frame::Hello { .. } => return Err(Refusal::UnexpectedHello),
-            Frame::Raft(message) => self.take_raft(id, &message)?,
+            Frame::Raft(message) => self.take_raft(from, &message, out)?,
             Frame::Propose(command) => {
                 if command.proposer() != Some(from) {
                     return Err(Refusal::ForeignCommand);
                 }
-                if self.leading.is_some() {
+                if self.leading.is_some() && member.is_some() {
                     self.propose_for(command);
                 }
             }
-            Frame::Renew(renewal) => self.take_renewal(from, renewal),
-            Frame::Grant(renewal) => self.take_grant(id, renewal),
+            Frame::Renew(id, renewal) => {
+                // Of a name that comes from two state directories, only the later one lives.
+                if !self.tell_gone(from, id, out) && member == Some(id) {
+                    self.heard_member(id);
+                    self.take_renewal(from, renewal);
+                }
+            }
+            Frame::Grant(renewal) => {
+                if let Some(id) = self.id_of(from) {
+                    self.take_grant(id, renewal);
+                }
+            }
+            Frame::Knock(knock) => self.take_knock(from, &knock, out)?,
+            Frame::Fresh(asked, knock) => self.take_fresh(from, asked, knock),
+            Frame::Member => self.take_cluster_exists(),
+            Frame::Founded(founders) => self.take_founded(founders, out),
+            Frame::Gone(id) => self.take_gone(id, out),
         }
         Ok(())
     }
 
-    fn take_raft(&mut self, from: u64, message: &RaftMessage) -> Result<(), Refusal> {
-        let voters: Vec<u64> = self.names.keys().copied().collect();
-        sanity::check(message, self.raft.raft.term, &self.raft.raft.raft_log, &voters)?;
+    fn take_raft(
+        &mut self,
+        from: &NodeName,
+        message: &RaftMessage,
+        out: &mut Out,
+    ) -> Result<(), Refusal> {
+        let id = self.raft.raft.id;
+        let member = self.machine.members.get(&message.from);
+        if message.from == id || member.is_some_and(|member| member.node != *from) {
+            return Err(Refusal::UnknownSender);
+        }
+        if message.to != id || self.tell_gone(from, message.from, out) {
+            // For, or from, a state directory that is gone.
+            return Ok(());
+        }
+        sanity::check(message, self.raft.raft.term, &self.raft.raft.raft_log)?;
+        if !self.is_member() && !concerns_outsider(message) {
+            return Ok(());
+        }
+        if member.is_none() {
+            self.routes.insert(from.clone(), message.from);
+        }
         let asks_for_vote = matches!(message.kind, RaftKind::Vote | RaftKind::PreVote);
         let on_behalf_of_leader = message.context == TRANSFER;
         if asks_for_vote && !on_behalf_of_leader && self.now < self.votes_from {
             return Ok(());
         }
-        let id = self.raft.raft.id;
         // What the library declines (a message of the past, a peer it does not know) needs no answer.
-        let _ = self.raft.step(convert::message_to_raft(message, from, id));
+        let _ = self.raft.step(convert::message_to_raft(message));
         if asks_for_vote {
-            self.may_have_voted(from);
+            self.may_have_voted(message.from);
         }
-        let led = self.raft.raft.leader_id == from && self.raft.raft.term == message.term;
+        let led = self.raft.raft.leader_id == message.from && self.raft.raft.term == message.term;
         let leads =
             matches!(message.kind, RaftKind::Heartbeat | RaftKind::Append | RaftKind::Snapshot);
         if led && leads {
@@ -267,13 +345,32 @@ impl Core {
         Ok(())
     }
 
+    /// The node with this raft id, by what is applied here, or by how it spoke.
+    fn name_of(&self, id: u64) -> Option<NodeName> {
+        let member = self.machine.members.get(&id).map(|member| member.node.clone());
+        member.or_else(|| {
+            let mut routes = self.routes.iter();
+            routes.find(|(_, known)| **known == id).map(|(node, _)| node.clone())
+        })
+    }
+
+    /// The raft id a node speaks under.
+    fn id_of(&self, node: &NodeName) -> Option<u64> {
+        self.machine.id_of(node).or_else(|| self.routes.get(node).copied())
+    }
+
+    /// Whether this process has the latest state directory of its name.
+    fn is_latest(&self) -> bool {
+        self.machine.id_of(&self.me) == Some(self.raft.raft.id)
+    }
+
     /// Puts a command into the log if this node leads, else asks the leader, else forgets it: every
     /// wish is repeated by whoever has it.
     fn submit(&mut self, command: Command, out: &mut Out) {
         if self.leading.is_some() {
             self.propose_for(command);
-        } else if let Some(leader) = self.names.get(&self.raft.raft.leader_id) {
-            out.send(leader.clone(), Frame::Propose(command));
+        } else if let Some(leader) = self.name_of(self.raft.raft.leader_id) {
+            out.send(leader, Frame::Propose(command));
         }
     }
 
@@ -289,7 +386,8 @@ impl Core {
 
     /// Until when this node may speak, by all that is known now.
     fn deadline_now(&self) -> Option<BootTime> {
-        if self.member.closing.is_some() || !self.machine.is_open(&self.me, self.member.epoch) {
+        let open = self.machine.is_open(&self.me, self.member.epoch) && self.is_latest();
+        if self.member.closing.is_some() || !open {
             return None;
         }
         match &self.leading {
@@ -340,10 +438,20 @@ impl Core {
             handovers,
             drained: self.machine.drained.clone(),
             records: self.machine.records.clone(),
-            leader: self.names.get(&self.raft.raft.leader_id).cloned(),
+            leader: self.name_of(self.raft.raft.leader_id),
             raft_term: self.raft.raft.term,
             applied: self.machine.applied,
         }
+    }
+}
+
+/// What a node that is no member yet lets come to the library: a snapshot, which makes it one, and
+/// what leads the leader to send it. Entries from the very first would lack who founded the cluster.
+fn concerns_outsider(message: &RaftMessage) -> bool {
+    match message.kind {
+        RaftKind::Snapshot | RaftKind::Heartbeat => true,
+        RaftKind::Append => message.index > 0,
+        _ => false,
     }
 }
 

@@ -16,7 +16,8 @@ use crate::raft::frame::Frame;
 use crate::raft::machine::{Machine, Outcome};
 use crate::raft::sanity::Refusal;
 
-/// The log is replaced by the state once it has this many entries...
+/// The log is replaced by the state whenever the members change (a new one can only start from the
+/// state, and who votes must be durable before it is relied on), once it has this many entries...
 const COMPACT_ENTRIES: usize = 1024;
 /// ...or this many bytes in them.
 const COMPACT_SIZE: usize = 4 * 1024 * 1024;
@@ -96,6 +97,12 @@ impl Core {
         if let Ok(machine) = Machine::decode(index, &snapshot.data) {
             self.machine = machine;
         }
+        let joined = self.joining.take().is_some();
+        let before = self.machine.sessions.get(&self.me).map(|session| session.epoch);
+        if let Some(before) = before.filter(|before| joined && *before >= self.member.epoch) {
+            // Of the state directory before this one. `Rewrite` makes it durable.
+            self.member.epoch = before + 1;
+        }
         self.raft.mut_store().restore(snapshot);
         self.member.forget_given_up(&self.machine, &self.me);
         self.member.renew_due = true;
@@ -104,7 +111,7 @@ impl Core {
 
     fn send_all(&mut self, messages: &[Message], out: &mut Out) {
         for message in messages {
-            let to = self.names.get(&message.to).cloned();
+            let to = self.name_of(message.to);
             if let (Some(to), Some(frame)) = (to, convert::message_from_raft(message)) {
                 out.send(to, Frame::Raft(frame));
             }
@@ -128,14 +135,17 @@ impl Core {
     fn apply(&mut self, entries: &[Entry], out: &mut Out) {
         for entry in entries {
             out.view_changed = true;
-            let Ok(command) = Command::decode(&entry.data) else {
+            let Ok(command) = Command::decode(convert::data_of(entry)) else {
                 // Raft's own empty entry of a new leader. Ours were encoded here, by the leader.
                 self.machine.applied = entry.index;
                 continue;
             };
-            match self.machine.apply(entry.index, &command) {
-                Outcome::Applied | Outcome::Stale => {}
-                Outcome::Full => {
+            match (self.machine.apply(entry.index, &command), &command) {
+                (Outcome::Applied, Command::Member { id, change, .. }) => {
+                    self.members_changed(*id, *change);
+                }
+                (Outcome::Applied | Outcome::Stale, _) => {}
+                (Outcome::Full, _) => {
                     out.sends.push(Action::Refused(self.me.clone(), Refusal::StateFull));
                 }
             }
@@ -162,6 +172,7 @@ impl Core {
     /// Everything this node does by itself, once per call and after each change.
     pub(super) fn duties(&mut self, out: &mut Out) {
         let beat = mem::take(&mut self.beat);
+        self.join(beat, out);
         self.keep_session(beat, out);
         self.renew(beat, out);
         self.lead(beat, out);
@@ -171,16 +182,15 @@ impl Core {
 
     fn compact(&mut self, out: &mut Out) {
         let store = self.raft.store();
-        if store.len() <= COMPACT_ENTRIES && store.size() <= COMPACT_SIZE {
+        let long = store.len() > COMPACT_ENTRIES || store.size() > COMPACT_SIZE;
+        if !long && !self.compact_due {
             return;
         }
-        let applied = self.machine.applied;
-        let undecided = store.entries_after(applied).len();
-        if self.raft.has_ready() || undecided == store.len() {
+        if self.raft.has_ready() || self.machine.applied <= store.start() {
             return;
         }
-        let data = self.machine.encode();
-        self.raft.mut_store().compact(applied, data);
+        self.compact_due = false;
+        self.raft.mut_store().compact(&self.machine);
         out.durable.push(Action::Rewrite(self.raft.store().image(self.member.epoch)));
     }
 }

@@ -4,10 +4,10 @@
 
 use proptest::prelude::*;
 
-use super::tests::{at, core, entry, follower, from, kinds, leader};
+use super::tests::{at, core, entry, follower, from, id, kinds, leader, newcomer, raft};
 use super::*;
 use crate::raft::command::tests::any_command;
-use crate::raft::frame::{Renewal, Snapshot};
+use crate::raft::frame::{Knock, Renewal, Snapshot};
 
 fn any_message() -> impl Strategy<Value = RaftMessage> {
     let kind = prop::sample::select(RaftKind::ALL.to_vec());
@@ -33,10 +33,13 @@ fn any_message() -> impl Strategy<Value = RaftMessage> {
             let snapshot = snapshot.map(|(index, term, voters, good)| Snapshot {
                 index,
                 term,
-                voters: voters.into_iter().map(|name| raft_id(&name.into())).collect(),
+                voters: voters.into_iter().map(id).collect(),
+                learners: vec![],
                 data: if good { Machine::default().encode() } else { vec![3] },
             });
             RaftMessage {
+                from: 0,
+                to: id("a"),
                 kind,
                 term,
                 log_term,
@@ -52,6 +55,15 @@ fn any_message() -> impl Strategy<Value = RaftMessage> {
         })
 }
 
+fn any_id() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => prop::sample::select(vec![id("a"), id("b"), id("c"), 7]), 1 => any::<u64>()]
+}
+
+fn any_names() -> impl Strategy<Value = BTreeSet<NodeName>> {
+    prop::collection::btree_set(prop::sample::select(vec!["a", "b", "c"]), 0..4)
+        .prop_map(|names| names.into_iter().map(NodeName::from).collect())
+}
+
 fn any_input() -> impl Strategy<Value = Input> {
     let renewal = || {
         (0..4u64, 0..4u64, any::<u64>()).prop_map(|(raft_term, epoch, seq)| Renewal {
@@ -63,12 +75,24 @@ fn any_input() -> impl Strategy<Value = Input> {
     let frame = prop_oneof![
         8 => any_message().prop_map(Frame::Raft),
         1 => any_command().prop_map(Frame::Propose),
-        1 => renewal().prop_map(Frame::Renew),
+        1 => (any_id(), renewal()).prop_map(|(id, renewal)| Frame::Renew(id, renewal)),
+        1 => (any_id(), any_names()).prop_map(|(id, founders)| Frame::Knock(Knock { id, founders })),
+        1 => (any_id(), any_id(), any_names())
+            .prop_map(|(asked, id, founders)| Frame::Fresh(asked, Knock { id, founders })),
+        1 => prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c"]), any_id(), 0..4)
+            .prop_map(|founders| {
+                Frame::Founded(founders.into_iter().map(|(n, id)| (n.into(), id)).collect())
+            }),
+        1 => Just(Frame::Member),
+        1 => any_id().prop_map(Frame::Gone),
         1 => renewal().prop_map(Frame::Grant),
     ];
     let node = prop::sample::select(vec!["b", "c"]);
     prop_oneof![
-        12 => (node, frame).prop_map(|(node, frame)| from(node, frame)),
+        12 => (node, frame).prop_map(|(node, frame)| match frame {
+            Frame::Raft(message) => raft(node, message),
+            other => from(node, other),
+        }),
         1 => Just(Input::Tick),
         1 => Just(Input::Drain),
     ]
@@ -82,11 +106,12 @@ proptest! {
     #[test]
     fn nothing_a_peer_says_brings_a_node_down(
         inputs in prop::collection::vec((any_input(), 0..300u64), 1..40),
-        role in 0..3,
+        role in 0..4,
     ) {
         let mut core = match role {
             0 => core(&["a", "b", "c"]),
             1 => follower().0,
+            2 => newcomer(),
             _ => leader(),
         };
         let mut now = 20;

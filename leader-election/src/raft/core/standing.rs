@@ -40,12 +40,11 @@ impl Standing {
 }
 
 impl Core {
-    /// When this node stands if nothing happens before; never if it leads, leaves, or is alone.
+    /// When this node stands if nothing happens before; never if it leads, leaves, or does not vote.
     pub(super) fn stands_at(&self) -> Option<BootTime> {
         let may = self.raft.raft.state != StateRole::Leader
             && self.raft.raft.promotable()
-            && self.member.closing.is_none()
-            && self.ids.len() > 1;
+            && self.member.closing.is_none();
         may.then(|| self.standing.at.max(self.votes_from))
     }
 
@@ -88,7 +87,8 @@ impl Core {
         let raft = &self.raft.raft;
         let place = |id: u64| fnv1a(id.to_be_bytes().into_iter().chain(raft.term.to_be_bytes()));
         let mine = place(raft.id);
-        let before = self.ids.values().filter(|id| **id != raft.leader_id && place(**id) < mine);
+        let voters = self.machine.voters();
+        let before = voters.filter(|id| *id != raft.leader_id && place(*id) < mine);
         u32::try_from(before.count()).unwrap_or(u32::MAX)
     }
 }

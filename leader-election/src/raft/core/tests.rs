@@ -18,22 +18,35 @@ pub(super) fn at(ms: u64) -> BootTime {
     BootTime(Duration::from_millis(10_000 + ms))
 }
 
-fn config(voters: &[&str]) -> CoreConfig {
+fn names(names: &[&str]) -> BTreeSet<NodeName> {
+    names.iter().map(|name| NodeName::from(*name)).collect()
+}
+
+fn config(nodes: &[&str]) -> CoreConfig {
     CoreConfig {
         node: "a".into(),
-        voters: voters.iter().map(|name| NodeName::from(*name)).collect(),
+        nodes: names(nodes),
+        voters: Voters::Exactly(names(nodes)),
         timing: Timing::default(),
+        patience: Patience::default(),
         facts: b"mac".to_vec(),
         seed: 1,
     }
 }
 
-fn image() -> Image {
-    Image { epoch: 1, ..Image::default() }
+/// A raft id that a reader can tell the node by.
+pub(super) fn id(node: &str) -> u64 {
+    u64::from(node.as_bytes()[0])
+}
+
+/// The disk of `a` once these nodes have founded a cluster.
+fn image(founders: &[&str]) -> Image {
+    let founders = founders.iter().map(|name| (NodeName::from(*name), id(name))).collect();
+    Image { id: id("a"), founders, epoch: 1, ..Image::default() }
 }
 
 pub(super) fn core(voters: &[&str]) -> Core {
-    Core::new(config(voters), &image(), at(0)).unwrap()
+    Core::new(config(voters), &image(voters), at(0)).unwrap()
 }
 
 pub(super) fn entry(index: u64, term: u64, command: Option<&Command>) -> LogEntry {
@@ -46,6 +59,8 @@ fn open(node: &str, epoch: u64) -> Command {
 
 fn message(kind: RaftKind, term: u64) -> RaftMessage {
     RaftMessage {
+        from: 0,
+        to: id("a"),
         kind,
         term,
         log_term: 0,
@@ -65,7 +80,7 @@ pub(super) fn from(node: &str, frame: Frame) -> Input {
 }
 
 pub(super) fn raft(node: &str, message: RaftMessage) -> Input {
-    from(node, Frame::Raft(message))
+    from(node, Frame::Raft(RaftMessage { from: id(node), ..message }))
 }
 
 /// The log `b` has written as leader of term 1: it leads, and the session of `a` is open.
@@ -90,7 +105,7 @@ pub(super) fn follower() -> (Core, u64) {
 
 fn renewal_in(action: &Action) -> Option<Renewal> {
     match action {
-        Action::Send(_, Frame::Renew(renewal)) => Some(*renewal),
+        Action::Send(_, Frame::Renew(_, renewal)) => Some(*renewal),
         _ => None,
     }
 }
@@ -109,9 +124,14 @@ pub(super) fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::Rewrite(_) => "rewrite",
             Action::Send(_, Frame::Raft(_)) => "raft",
             Action::Send(_, Frame::Propose(_)) => "propose",
-            Action::Send(_, Frame::Renew(_)) => "renew",
+            Action::Send(_, Frame::Renew(..)) => "renew",
             Action::Send(_, Frame::Grant(_)) => "grant",
             Action::Send(_, Frame::Hello { .. }) => "hello",
+            Action::Send(_, Frame::Knock(_)) => "knock",
+            Action::Send(_, Frame::Fresh(..)) => "fresh",
+            Action::Send(_, Frame::Member) => "member",
+            Action::Send(_, Frame::Founded(_)) => "founded",
+            Action::Send(_, Frame::Gone(_)) => "gone",
             Action::Publish(_) => "publish",
             Action::Refused(..) => "refused",
             Action::Stopped => "stopped",
@@ -291,6 +311,12 @@ fn a_new_leader_is_silent_before_it_says_anything() {
     assert!(!kinds.contains(&"deadline"));
 }
 
+/// `a` with an empty disk, among three that are to vote.
+pub(super) fn newcomer() -> Core {
+    let disk = Image { id: id("a"), epoch: 1, ..Image::default() };
+    Core::new(config(&["a", "b", "c"]), &disk, at(0)).unwrap()
+}
+
 /// `a` as leader of term 2, elected by `c` when `b` handed on.
 pub(super) fn leader() -> Core {
     let (mut core, _) = follower();
@@ -315,7 +341,7 @@ fn answer(node: &str, asked: &[Action]) -> Option<Input> {
 fn a_leader_speaks_and_grants_only_once_its_quorum_confirmed_it() {
     let mut core = leader();
     let renewal = Renewal { raft_term: 2, epoch: 1, seq: 1 };
-    assert_eq!(core.handle(from("c", Frame::Renew(renewal)), at(20)), []);
+    assert_eq!(core.handle(from("c", Frame::Renew(id("c"), renewal)), at(20)), []);
     let opened = core.handle(from("c", Frame::Propose(open("c", 1))), at(20));
     assert!(kinds(&opened).contains(&"persist"));
     let taken = RaftMessage { index: 6, commit: 5, ..message(RaftKind::AppendResponse, 2) };
@@ -452,8 +478,8 @@ fn ticks_fall_on_a_grid_and_a_long_stop_costs_only_a_few() {
 
 #[test]
 fn impossible_configurations_are_refused() {
-    let refused = |config: CoreConfig| Core::new(config, &image(), at(0)).err().unwrap();
-    assert!(matches!(refused(config(&["b"])), Error::NotAVoter { .. }));
+    let refused = |config: CoreConfig| Core::new(config, &image(&["a"]), at(0)).err().unwrap();
+    assert!(matches!(refused(config(&["b"])), Error::UnknownNode { .. }));
     assert!(matches!(refused(config(&["a", ""])), Error::BadName { .. }));
     let many: Vec<String> = (0..33).map(|n| format!("n{n}")).chain(["a".into()]).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();

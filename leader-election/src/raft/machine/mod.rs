@@ -4,8 +4,12 @@
 //! position. Applying must never depend on anything else: no time, no identity, no configuration.
 //! A command whose presumption no longer holds changes nothing. Read [`super::command`] first.
 
+mod members;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+pub use self::members::Member;
 
 use super::codec::{CodecError, Reader, Writer};
 use super::command::Command;
@@ -15,7 +19,8 @@ use crate::model::{
 };
 
 /// Most nodes with a session. With the bounds below a snapshot always fits one frame: sessions
-/// 64 x (4 KiB facts + name) + claims 8192 x 36 B + records 384 KiB + moves 1024 x 29 B < 1 MiB.
+/// 64 x (4 KiB facts + name) + claims 8192 x 36 B + records 384 KiB + moves 1024 x 29 B +
+/// members 64 x 274 B < 1 MiB.
 const MAX_SESSIONS: usize = 64;
 /// Most keys that may ever be claimed.
 const MAX_CLAIMS: usize = 8192;
@@ -41,6 +46,8 @@ pub struct Machine {
     pub drained: BTreeSet<NodeName>,
     /// Node of the last [`Command::Lead`].
     pub last_lead: Option<NodeName>,
+    /// Who takes part in raft, by raft id.
+    pub members: BTreeMap<u64, Member>,
     /// The position.
     pub applied: u64,
 }
@@ -101,6 +108,7 @@ impl Machine {
                 }
                 _ => Outcome::Stale,
             },
+            Command::Member { id, node, change } => self.change_member(*id, node, *change),
             Command::SetDrained { node, drained, .. } => {
                 let changed = match drained {
                     true => self.sessions.contains_key(node) && self.drained.insert(node.clone()),
@@ -335,6 +343,7 @@ impl Machine {
         if let Some(node) = &self.last_lead {
             to.node(node);
         }
+        self.write_members(&mut to);
         to.into_bytes()
     }
 
@@ -371,6 +380,7 @@ impl Machine {
         if from.flag()? {
             machine.last_lead = Some(from.node()?);
         }
+        machine.read_members(&mut from)?;
         from.finish()?;
         Ok(machine)
     }

@@ -65,6 +65,18 @@ struct Guest {
 }
 
 impl Door {
+    /// Lets in these nodes from now on; the others are shown out.
+    pub(super) fn admits(&self, peers: BTreeSet<NodeName>) {
+        self.rooms().guests.retain(|node, guest| {
+            let stays = peers.contains(node);
+            if !stays {
+                guest.replaced.notify_one();
+            }
+            stays
+        });
+        *self.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+
     /// Accepts callers; all of them end with this task.
     pub(super) async fn keep(self: Arc<Self>, listener: TcpListener) {
         let mut readers = JoinSet::new();

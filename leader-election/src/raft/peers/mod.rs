@@ -10,7 +10,7 @@ mod channel;
 mod door;
 mod outbox;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use self::caller::Caller;
@@ -40,10 +40,22 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The connections of one node.
 pub(super) struct Peers {
-    outboxes: BTreeMap<NodeName, Arc<Outbox>>,
+    me: NodeName,
+    hello: Arc<[u8]>,
+    key: Option<Key>,
+    refusals: Refusals,
+    peers: BTreeMap<NodeName, Peer>,
+    door: Arc<Door>,
     inbox: mpsc::Receiver<(NodeName, Frame)>,
     /// One sender for each peer, and the listener. They end when this is dropped.
     tasks: JoinSet<()>,
+}
+
+/// One other node.
+struct Peer {
+    address: SocketAddr,
+    outbox: Arc<Outbox>,
+    calling: AbortHandle,
 }
 
 impl Peers {
@@ -56,40 +68,64 @@ impl Peers {
         let address = config.listen;
         let listener = listen(address).map_err(|source| Error::Listen { address, source })?;
         let mut tasks = JoinSet::new();
-        let mut outboxes = BTreeMap::new();
         let hello = Frame::Hello { cluster: config.cluster.clone(), node: config.node.clone() };
-        let hello: Arc<[u8]> = hello.encode().into();
-        for (node, &address) in config.voters.iter().filter(|(node, _)| **node != config.node) {
+        let (deliver, inbox) = mpsc::channel(INBOX);
+        let door = Arc::new(Door {
+            cluster: config.cluster.clone(),
+            me: config.node.clone(),
+            key: key.cloned(),
+            peers: Mutex::new(BTreeSet::new()),
+            deliver,
+            refusals: refusals.clone(),
+            rooms: Mutex::new(Rooms::default()),
+        });
+        tasks.spawn(Arc::clone(&door).keep(listener));
+        let mut peers = Self {
+            me: config.node.clone(),
+            hello: hello.encode().into(),
+            key: key.cloned(),
+            refusals,
+            peers: BTreeMap::new(),
+            door,
+            inbox,
+            tasks,
+        };
+        peers.set(&config.nodes);
+        Ok(peers)
+    }
+
+    /// Calls these nodes from now on, this one excepted, and lets no others in.
+    pub(super) fn set(&mut self, nodes: &BTreeMap<NodeName, SocketAddr>) {
+        self.peers.retain(|node, peer| {
+            let stays = nodes.get(node) == Some(&peer.address) && *node != self.me;
+            if !stays {
+                peer.calling.abort();
+            }
+            stays
+        });
+        for (node, &address) in nodes.iter().filter(|(node, _)| **node != self.me) {
+            if self.peers.contains_key(node) {
+                continue;
+            }
             let outbox = Arc::new(Outbox::default());
             let caller = Caller {
                 node: node.clone(),
                 address,
-                hello: Arc::clone(&hello),
-                key: key.cloned(),
+                hello: Arc::clone(&self.hello),
+                key: self.key.clone(),
                 outbox: Arc::clone(&outbox),
-                refusals: refusals.clone(),
+                refusals: self.refusals.clone(),
             };
-            tasks.spawn(caller.run());
-            outboxes.insert(node.clone(), outbox);
+            let calling = self.tasks.spawn(caller.run());
+            self.peers.insert(node.clone(), Peer { address, outbox, calling });
         }
-        let (deliver, inbox) = mpsc::channel(INBOX);
-        let door = Door {
-            cluster: config.cluster.clone(),
-            me: config.node.clone(),
-            key: key.cloned(),
-            peers: Mutex::new(outboxes.keys().cloned().collect()),
-            deliver,
-            refusals,
-            rooms: Mutex::new(Rooms::default()),
-        };
-        tasks.spawn(Arc::new(door).keep(listener));
-        Ok(Self { outboxes, inbox, tasks })
+        self.door.admits(self.peers.keys().cloned().collect());
     }
 
     /// Queues a frame. Never waits.
     pub(super) fn send(&self, to: &NodeName, frame: &Frame) {
-        if let Some(outbox) = self.outboxes.get(to) {
-            outbox.push(frame.encode().into());
+        if let Some(peer) = self.peers.get(to) {
+            peer.outbox.push(frame.encode().into());
         }
     }
 
@@ -98,22 +134,25 @@ impl Peers {
     /// # Errors
     /// If a task ended, which none does by itself.
     pub(super) async fn next(&mut self) -> Result<(NodeName, Frame), Error> {
-        tokio::select! {
-            Some(received) = self.inbox.recv() => Ok(received),
-            ended = self.tasks.join_next() => {
-                let reason = match ended {
-                    Some(Err(error)) => error.to_string(),
-                    _ => "a task returned".to_owned(),
-                };
-                Err(Error::Transport(reason))
-            }
+        loop {
+            let ended = tokio::select! {
+                Some(received) = self.inbox.recv() => return Ok(received),
+                ended = self.tasks.join_next() => ended,
+            };
+            let reason = match ended {
+                // A node that is called no more.
+                Some(Err(error)) if error.is_cancelled() => continue,
+                Some(Err(error)) => error.to_string(),
+                _ => "a task returned".to_owned(),
+            };
+            return Err(Error::Transport(reason));
         }
     }
 
     /// Lets the last frames leave, for a moment.
     pub(super) async fn flush(&self) {
         let empty = async {
-            while self.outboxes.values().any(|outbox| !outbox.is_empty()) {
+            while self.peers.values().any(|peer| !peer.outbox.is_empty()) {
                 sleep(Duration::from_millis(1)).await;
             }
         };
