@@ -11,29 +11,27 @@ pub mod carriers;
 mod cluster;
 pub mod decide;
 mod driver;
+mod electing;
 mod fence;
 pub mod records;
 mod report;
 pub mod socket;
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use herald_announcer::{Announcer, Answering, Links};
-use herald_leader_election::{Key, NodeName, RaftConfig, Timing};
+use herald_leader_election::{NodeName, Timing};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::allocator;
 use crate::facts::Facts;
 use crate::metrics;
-use crate::observed::Observed;
-use crate::source::{self, Snapshot};
+use crate::source;
 use crate::speaker::carriers::{Carriers, Choice};
 use crate::speaker::cluster::Cluster;
 use crate::speaker::driver::{Driver, Parts, Tasks};
@@ -79,19 +77,13 @@ pub enum Origin {
     Kubernetes(Option<PathBuf>),
 }
 
-/// How often a wait for the first manifests is logged.
-const REMINDER: Duration = Duration::from_secs(10);
-
 /// Runs until SIGTERM or SIGINT, which give all claims away first.
 ///
 /// # Errors
 ///
 /// What is missing to start, in one sentence; or the part that failed while running.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    config.timing.check()?;
-    if !config.voters.contains(&config.node) {
-        bail!("node {} is not among --voters {}", config.node, config.voters.join(","));
-    }
+    electing::check(&config)?;
     let mut end = End::listen()?;
     let (links, links_task) =
         herald_announcer::links::watch().await.context("cannot watch the network interfaces")?;
@@ -112,7 +104,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     };
-    let Some(voters) = voters(&config, &mut snapshots, &mut end).await? else {
+    let Some(electorate) = electing::prepare(&config, &mut snapshots, &mut end).await? else {
         return Ok(());
     };
     let observed = snapshots.borrow().observed.clone();
@@ -128,21 +120,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = socket::listen(&config.run_dir)
         .with_context(|| format!("cannot listen at {}", socket::path(&config.run_dir).display()))?;
     let me = NodeName(config.node.clone());
-    let raft = RaftConfig {
-        // Speakers of another cluster on the same network have other voters.
-        cluster: config.voters.join(","),
-        node: me.clone(),
-        listen: voters[&me],
-        voters,
-        state_dir: config.state_dir.clone(),
-        timing: config.timing,
-        facts: Facts::of(&first_links, &interfaces).encode(),
-    };
-    let key = config.key_file.as_deref().map(Key::read).transpose()?;
+    let facts = Facts::of(&first_links, &interfaces).encode();
     let fences = Fences::new(userspace, kernel);
-    let (election, election_task) =
-        herald_leader_election::start_with_key(raft, key, Box::new(fences.clone()))
-            .context("cannot start the election")?;
+    let (election, election_task) = electing::start(&config, electorate, facts, fences.clone())?;
     fences.follow(election.view());
     let (requests, report_requests) = mpsc::channel(4);
     let metrics = metrics::server::bind(config.metrics_listen).await?;
@@ -201,43 +181,4 @@ impl End {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-/// The voters' addresses, once all their Node objects are there; `None` if asked to end before.
-async fn voters(
-    config: &Config,
-    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
-    end: &mut End,
-) -> anyhow::Result<Option<BTreeMap<NodeName, SocketAddr>>> {
-    loop {
-        let missing = match resolve(config, &snapshots.borrow_and_update().observed) {
-            Ok(voters) => return Ok(Some(voters)),
-            Err(missing) => missing,
-        };
-        tracing::info!(missing = missing.join(","), "waiting for the voters' Nodes");
-        tokio::select! {
-            changed = snapshots.changed() => changed.context("the source's watch ended")?,
-            () = tokio::time::sleep(REMINDER) => {}
-            () = end.asked() => return Ok(None),
-        }
-    }
-}
-
-/// All voters with their addresses, or the names of those without.
-fn resolve(
-    config: &Config,
-    observed: &Observed,
-) -> Result<BTreeMap<NodeName, SocketAddr>, Vec<String>> {
-    let address = |name: &String| -> Option<IpAddr> {
-        observed.nodes.get(name).and_then(|node| node.addresses.first().copied())
-    };
-    let missing: Vec<String> =
-        config.voters.iter().filter(|name| address(name).is_none()).cloned().collect();
-    if !missing.is_empty() {
-        return Err(missing);
-    }
-    let voter = |name: &String| {
-        Some((NodeName(name.clone()), SocketAddr::new(address(name)?, config.raft_port)))
-    };
-    Ok(config.voters.iter().filter_map(voter).collect())
 }
