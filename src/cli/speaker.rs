@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+
+mod election;
 
 use anyhow::Context;
 use clap::Args;
-use herald_leader_election::Timing;
 
 use crate::allocator;
 use crate::speaker::carriers::Choice;
@@ -16,17 +16,22 @@ use crate::speaker::{self, Config, Origin};
 /// Run the speaker of this node: hold VIPs, answer for them, carry their traffic.
 ///
 /// Reads Services, EndpointSlices, Nodes and pools from the API server, or from a directory of
-/// manifests, and elects with the other speakers by raft. SIGTERM gives all VIPs to other nodes before it ends; the programs
-/// in the kernel stay and forward on, and the next speaker adopts them.
+/// manifests, and elects with the other speakers: by Leases in the API server, or by raft among
+/// themselves. SIGTERM gives all VIPs to other nodes before it ends; the programs in the kernel stay
+/// and forward on, and the next speaker adopts them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  herald speaker --node-name n1                  # in a pod: by Leases of the cluster around it
   herald speaker --node-name n1 --source /etc/herald --voters n1,n2,n3
   herald speaker --node-name n1 --kubeconfig /etc/herald/kubeconfig --voters n1,n2,n3
   herald speaker --node-name n1 --source /etc/herald --voters n1 --datapath off
 
-The voters' addresses are the first InternalIP of their Nodes. Give the same --voters on
-every node. The pin directory must be on a BPF filesystem (mount -t bpf bpf /sys/fs/bpf).")]
+Leases need nothing but the API server; a dead node's VIPs move after --lease-ttl, and all fall
+silent while the API server is away for longer. Raft needs neither, and moves them within a second:
+give the same --voters on every node, and stop all speakers to change from one to the other.
+
+The voters' addresses are the first InternalIP of their Nodes. The pin directory must be on a BPF filesystem (mount -t bpf bpf /sys/fs/bpf).")]
 pub struct SpeakerArgs {
     /// This node, as its Node object is named.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
@@ -37,9 +42,11 @@ pub struct SpeakerArgs {
     /// How to reach the API server; by default the one of the cluster this runs in.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Names of the nodes that elect, this one included.
-    #[arg(long, value_name = "NAME,..", value_delimiter = ',', required = true)]
-    voters: Vec<String>,
+    /// Namespace of Herald's own objects in the API server, Leases among them.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "herald-system")]
+    namespace: String,
+    #[command(flatten)]
+    election: election::ElectionArgs,
     /// Directory of the election's log; must survive a restart.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/herald")]
     state_dir: PathBuf,
@@ -58,16 +65,6 @@ pub struct SpeakerArgs {
     /// The loadBalancerClass to serve; without it, Services that have no class.
     #[arg(long, value_name = "CLASS")]
     load_balancer_class: Option<String>,
-    /// How often a session is renewed.
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration)]
-    heartbeat: Duration,
-    /// How long a session lasts without renewal: the time after which a dead node's VIPs move.
-    #[arg(long, value_name = "TIME", default_value = "600ms", value_parser = duration)]
-    ttl: Duration,
-    /// File with the key that all speakers of the cluster share: hexadecimal, base64 or any secret
-    /// text. Their traffic is authenticated and encrypted with it; without it, it is neither.
-    #[arg(long, value_name = "FILE")]
-    key_file: Option<PathBuf>,
     /// TCP port on which speakers talk to each other.
     #[arg(long, value_name = "PORT", default_value_t = 7946)]
     raft_port: u16,
@@ -83,21 +80,24 @@ pub struct SpeakerArgs {
 ///
 /// What is missing, in one sentence; or the part that failed.
 pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
+    let election = args.election.judge(args.source.is_some())?;
     let config = Config {
+        election: election.election,
+        namespace: args.namespace,
         node: args.node_name,
         origin: match args.source {
             Some(directory) => Origin::Directory(directory),
             None => Origin::Kubernetes(args.kubeconfig),
         },
-        voters: args.voters,
+        voters: election.voters,
         state_dir: args.state_dir,
         run_dir: args.run_dir,
         pin_dir: args.pin_dir,
         interfaces: args.interface,
         datapath: args.datapath,
         allocator: allocator::Config { class: args.load_balancer_class },
-        timing: Timing { heartbeat: args.heartbeat, ttl: args.ttl },
-        key_file: args.key_file,
+        timing: election.timing,
+        key_file: election.key_file,
         raft_port: args.raft_port,
         metrics_listen: args.metrics_listen,
     };
@@ -108,8 +108,4 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the runtime")?;
     runtime.block_on(speaker::run(config))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 100ms or 2s"))
 }

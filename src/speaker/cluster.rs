@@ -18,11 +18,10 @@ use crate::kubernetes::writer::{self, Wanted};
 use crate::source::Snapshot;
 use crate::speaker::decide::Decision;
 
-/// The namespace of Herald's own objects.
-const NAMESPACE: &str = "herald-system";
-
 /// The writer's customer.
 pub(crate) struct Cluster {
+    /// The namespace of Herald's own objects.
+    namespace: String,
     node: String,
     wanted: watch::Sender<Arc<Wanted>>,
     /// ServiceL2Status objects that an earlier process left.
@@ -54,11 +53,12 @@ impl Cluster {
     /// Starts the writer.
     pub(crate) async fn start(
         client: Client,
+        namespace: &str,
         node: &str,
         deadline: watch::Receiver<Option<BootTime>>,
     ) -> (Self, JoinHandle<()>) {
         // Unreadable now, they are found stale by the next process.
-        let known = match writer::left_behind(client.clone(), NAMESPACE, node).await {
+        let known = match writer::left_behind(client.clone(), namespace, node).await {
             Ok(known) => known,
             Err(error) => {
                 tracing::warn!(%error, "cannot read what an earlier speaker reported");
@@ -67,7 +67,8 @@ impl Cluster {
         };
         let (wanted, receiver) = watch::channel(Arc::new(Wanted::default()));
         let task = writer::start(client, receiver, deadline);
-        (Self { node: node.to_owned(), wanted, known, since: BTreeMap::new() }, task)
+        let (namespace, node) = (namespace.to_owned(), node.to_owned());
+        (Self { namespace, node, wanted, known, since: BTreeMap::new() }, task)
     }
 
     /// Hands the writer what follows from a decision.
@@ -78,12 +79,12 @@ impl Cluster {
         if decision.allocates {
             allocator = report::writes(observed, &decision.plan, &now);
             let controller = Component::Controller;
-            allocator.push(report::configuration(controller, NAMESPACE, &snapshot.problems));
+            allocator.push(report::configuration(controller, &self.namespace, &snapshot.problems));
         }
         let held = self.held(decision, &now);
-        let mut node = report::announced(&self.node, NAMESPACE, observed, &held, &self.known);
+        let mut node = report::announced(&self.node, &self.namespace, observed, &held, &self.known);
         let speaker = Component::Speaker(&self.node);
-        node.push(report::configuration(speaker, NAMESPACE, &snapshot.problems));
+        node.push(report::configuration(speaker, &self.namespace, &snapshot.problems));
         self.wanted.send_replace(Arc::new(Wanted { allocator, node }));
     }
 

@@ -8,21 +8,57 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use herald_leader_election::{Error, Handle, Key, NodeName, RaftConfig};
+use anyhow::{Context, bail, ensure};
+use herald_leader_election::lease::{self as by_leases, LeaseConfig, LeaseTiming};
+use herald_leader_election::{BootTime, Error, Handle, Key, NodeName, RaftConfig};
+use kube::Client;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::fence::Fences;
-use super::{Config, End};
+use super::{Config, End, Origin};
+use crate::kubernetes::lease::pulse::Pulse;
+use crate::kubernetes::lease::{self as edge, mirror, names};
 use crate::observed::Observed;
 use crate::source::Snapshot;
+use crate::status;
 
 /// How often a wait for the first manifests is logged.
 const REMINDER: Duration = Duration::from_secs(10);
 
-/// The nodes that elect, with their addresses.
-pub(super) type Electorate = BTreeMap<NodeName, SocketAddr>;
+/// Who decides about claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Election {
+    /// The speakers among themselves.
+    Raft,
+    /// Leases in the API server.
+    Lease(LeaseTiming),
+}
+
+/// The nodes that elect.
+pub(super) enum Electorate {
+    /// These, with their addresses.
+    Voters(BTreeMap<NodeName, SocketAddr>),
+    /// Every node that has a speaker.
+    Everybody,
+}
+
+/// The running election.
+pub(super) struct Started {
+    pub handle: Handle,
+    pub task: JoinHandle<Result<(), Error>>,
+    /// Whoever reads or writes Leases.
+    pub leases_task: JoinHandle<()>,
+    /// How the API server answers, where Leases decide.
+    pub leases: Option<Leases>,
+}
+
+/// What is known about an election by Leases besides its view.
+pub(crate) struct Leases {
+    namespace: String,
+    timing: LeaseTiming,
+    pulse: Pulse,
+}
 
 /// Refuses what cannot work before anything is started.
 ///
@@ -30,41 +66,133 @@ pub(super) type Electorate = BTreeMap<NodeName, SocketAddr>;
 ///
 /// The reason.
 pub(super) fn check(config: &Config) -> anyhow::Result<()> {
-    config.timing.check()?;
-    if !config.voters.contains(&config.node) {
-        bail!("node {} is not among --voters {}", config.node, config.voters.join(","));
+    let Config { node, voters, .. } = config;
+    match config.election {
+        Election::Raft => {
+            config.timing.check()?;
+            ensure!(
+                voters.contains(node),
+                "node {node} is not among --voters {}",
+                voters.join(",")
+            );
+        }
+        Election::Lease(timing) => {
+            timing.check().context("--lease-ttl and --lease-renew do not go together")?;
+            if let Origin::Directory(directory) = &config.origin {
+                bail!(
+                    "--election lease needs an API server, and --source {} is none: elect by raft",
+                    directory.display()
+                );
+            }
+            ensure!(
+                node.len() <= names::LONGEST_NODE,
+                "node {node} has too long a name for a Lease of its own: elect by raft"
+            );
+        }
     }
     Ok(())
 }
 
-/// Starts raft; claims may be won at once.
+/// Starts the back end; claims may be won at once. `client` is that of the API server, if there is
+/// one.
 ///
 /// # Errors
 ///
 /// If the key or the log cannot be read, or the port is taken.
 pub(super) fn start(
     config: &Config,
-    voters: Electorate,
+    electorate: Electorate,
+    client: Option<Client>,
     facts: Vec<u8>,
     fences: Fences,
-) -> anyhow::Result<(Handle, JoinHandle<Result<(), Error>>)> {
+) -> anyhow::Result<Started> {
+    match (config.election, electorate) {
+        (Election::Lease(timing), _) => start_leases(config, timing, client, facts, fences),
+        (Election::Raft, Electorate::Voters(voters)) => {
+            start_raft(config, voters, client, facts, fences)
+        }
+        (Election::Raft, Electorate::Everybody) => bail!("raft needs voters"),
+    }
+}
+
+fn start_raft(
+    config: &Config,
+    voters: BTreeMap<NodeName, SocketAddr>,
+    client: Option<Client>,
+    facts: Vec<u8>,
+    fences: Fences,
+) -> anyhow::Result<Started> {
     let me = NodeName(config.node.clone());
     let raft = RaftConfig {
         // Speakers of another cluster on the same network have other voters.
         cluster: config.voters.join(","),
         listen: voters[&me],
-        node: me,
+        node: me.clone(),
         voters,
         state_dir: config.state_dir.clone(),
         timing: config.timing,
         facts,
     };
     let key = config.key_file.as_deref().map(Key::read).transpose()?;
-    herald_leader_election::start_with_key(raft, key, Box::new(fences))
-        .context("cannot start the election")
+    let (handle, task) = herald_leader_election::start_with_key(raft, key, Box::new(fences))
+        .context("cannot start the election")?;
+    let leases_task = match client {
+        Some(client) => mirror::start(client, &config.namespace, me, handle.view()),
+        None => tokio::spawn(std::future::pending()),
+    };
+    Ok(Started { handle, task, leases_task, leases: None })
 }
 
-/// The voters' addresses, once all their Node objects are there; `None` if asked to end before.
+fn start_leases(
+    config: &Config,
+    timing: LeaseTiming,
+    client: Option<Client>,
+    facts: Vec<u8>,
+    fences: Fences,
+) -> anyhow::Result<Started> {
+    let client = client.context("Leases need an API server")?;
+    let node = NodeName(config.node.clone());
+    let namespace = config.namespace.clone();
+    let served = edge::Config { namespace: namespace.clone(), node: node.clone(), timing };
+    let (channels, pulse, leases_task) = edge::start(client, &served);
+    let (handle, task) =
+        by_leases::start(LeaseConfig { node, timing, facts }, channels, Box::new(fences))
+            .context("cannot start the election")?;
+    Ok(Started { handle, task, leases_task, leases: Some(Leases { namespace, timing, pulse }) })
+}
+
+impl Leases {
+    /// For the report.
+    pub(crate) fn status(&self, now: BootTime) -> status::Lease {
+        let beat = self.pulse.beat();
+        status::Lease {
+            namespace: self.namespace.clone(),
+            ttl_ms: milliseconds(self.timing.ttl),
+            renewed_ms: beat.renewed.map(|renewed| milliseconds(now.since(renewed))),
+            silent_ms: beat.outage.as_ref().map(|it| milliseconds(now.since(it.since))),
+            silent_why: beat.outage.map(|outage| outage.why),
+        }
+    }
+
+    /// For the report's counters.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = (String, u64)> + use<> {
+        let beat = self.pulse.beat();
+        let counters = [
+            ("lease_requests", beat.requests),
+            ("lease_writes", beat.writes),
+            ("lease_conflicts", beat.conflicts),
+            ("lease_failures", beat.failures),
+        ];
+        counters.into_iter().map(|(name, count)| (name.to_owned(), count))
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Who elects: for raft the voters with their addresses, once all their Node objects are there;
+/// `None` if asked to end before.
 ///
 /// # Errors
 ///
@@ -74,9 +202,12 @@ pub(super) async fn prepare(
     snapshots: &mut watch::Receiver<Arc<Snapshot>>,
     end: &mut End,
 ) -> anyhow::Result<Option<Electorate>> {
+    if config.election != Election::Raft {
+        return Ok(Some(Electorate::Everybody));
+    }
     loop {
         let missing = match resolve(config, &snapshots.borrow_and_update().observed) {
-            Ok(voters) => return Ok(Some(voters)),
+            Ok(voters) => return Ok(Some(Electorate::Voters(voters))),
             Err(missing) => missing,
         };
         tracing::info!(missing = missing.join(","), "waiting for the voters' Nodes");
@@ -89,7 +220,10 @@ pub(super) async fn prepare(
 }
 
 /// All voters with their addresses, or the names of those without.
-fn resolve(config: &Config, observed: &Observed) -> Result<Electorate, Vec<String>> {
+fn resolve(
+    config: &Config,
+    observed: &Observed,
+) -> Result<BTreeMap<NodeName, SocketAddr>, Vec<String>> {
     let address = |name: &String| -> Option<IpAddr> {
         observed.nodes.get(name).and_then(|node| node.addresses.first().copied())
     };

@@ -35,6 +35,7 @@ use crate::source;
 use crate::speaker::carriers::{Carriers, Choice};
 use crate::speaker::cluster::Cluster;
 use crate::speaker::driver::{Driver, Parts, Tasks};
+pub use crate::speaker::electing::Election;
 use crate::speaker::fence::Fences;
 
 /// How a speaker is to run.
@@ -44,7 +45,11 @@ pub struct Config {
     pub node: String,
     /// Where the cluster is read from.
     pub origin: Origin,
-    /// The nodes that vote; the same list on each of them.
+    /// Who decides about claims.
+    pub election: Election,
+    /// The namespace of Herald's own objects in the API server.
+    pub namespace: String,
+    /// The nodes that vote; the same list on each of them. None without raft.
     pub voters: Vec<String>,
     /// Where raft keeps its log.
     pub state_dir: PathBuf,
@@ -122,7 +127,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let me = NodeName(config.node.clone());
     let facts = Facts::of(&first_links, &interfaces).encode();
     let fences = Fences::new(userspace, kernel);
-    let (election, election_task) = electing::start(&config, electorate, facts, fences.clone())?;
+    let elected = electing::start(&config, electorate, client.clone(), facts, fences.clone())?;
+    let election = elected.handle;
     fences.follow(election.view());
     let (requests, report_requests) = mpsc::channel(4);
     let metrics = metrics::server::bind(config.metrics_listen).await?;
@@ -135,13 +141,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = %me, interfaces = interfaces.join(","), "speaking");
     let (cluster, writer_task) = match client {
         Some(client) => {
-            let (cluster, task) = Cluster::start(client, &config.node, election.deadline()).await;
+            let (cluster, task) =
+                Cluster::start(client, &config.namespace, &config.node, election.deadline()).await;
             (Some(cluster), task)
         }
         None => (None, tokio::spawn(std::future::pending())),
     };
-    let tasks =
-        Tasks { writer_task, links_task, source_task, announcer_task, election_task, status_task };
+    let tasks = Tasks {
+        writer_task,
+        leases_task: elected.leases_task,
+        links_task,
+        source_task,
+        announcer_task,
+        election_task: elected.task,
+        status_task,
+    };
     let parts = Parts {
         me,
         allocator: config.allocator,
@@ -152,6 +166,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         election,
         fences,
         cluster,
+        leases: elected.leases,
     };
     let driver = Driver::new(parts);
     let result = driver.run(tasks, report_requests, end).await;
