@@ -4,11 +4,15 @@
 //! is not carries a reason. The report is built in [`crate::speaker`]; this file only holds its
 //! shape and prints it.
 
+mod lease;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::lease::Lease;
 
 use crate::problem::Problem;
 
@@ -63,7 +67,7 @@ pub struct Fence {
 /// The election's state.
 #[derive(Clone, Debug, Serialize)]
 pub struct Election {
-    /// `raft`.
+    /// `raft` or `lease`.
     pub backend: &'static str,
     /// The raft leader, if this node knows one.
     pub leader: Option<String>,
@@ -75,6 +79,8 @@ pub struct Election {
     pub sessions: Vec<Session>,
     /// Milliseconds for which this node may still speak, if it may.
     pub deadline_ms: Option<u64>,
+    /// How the API server serves the election, where Leases decide.
+    pub lease: Option<Lease>,
 }
 
 /// One node's session.
@@ -242,15 +248,24 @@ impl Received {
             None => "may not speak now".into(),
         };
         let open = list(&election["sessions"]).filter(|s| s["state"] == "open").count();
+        let decides = match &election["lease"] {
+            serde_json::Value::Null => format!(
+                "{} leader {}, term {}",
+                text(&election["backend"]),
+                text(&election["leader"]),
+                text(&election["term"]),
+            ),
+            lease => lease::heading(lease),
+        };
         let _ = writeln!(
             out,
-            "node {}: {deadline}; {} leader {}, term {}, {open} of {} sessions open",
+            "node {}: {deadline}; {decides}, {open} of {} sessions open",
             text(&report["node"]),
-            text(&election["backend"]),
-            text(&election["leader"]),
-            text(&election["term"]),
             list(&election["sessions"]).count(),
         );
+        if let Some(outage) = lease::outage(&election["lease"], election["deadline_ms"].as_u64()) {
+            let _ = writeln!(out, "{outage}");
+        }
         for datapath in list(&report["datapath"]) {
             let reason = match datapath["reason"].as_str() {
                 Some(reason) => format!(" ({reason})"),

@@ -80,7 +80,7 @@ fn a_fourth_node_takes_part_without_a_vote() {
     settled(&mut world);
     assert_eq!(world.voters(), names(0..3));
     // It holds what only it may hold, and more when others die.
-    world.wanted.claims.insert(vip(99), names([3]));
+    world.wanted.claims.insert(vip(99), names([3]).into_iter().collect());
     for node in 0..4 {
         let wanted = world.wanted.clone();
         world.input(node, Input::Wanted(wanted));

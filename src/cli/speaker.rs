@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+
+mod election;
 
 use anyhow::Context;
 use clap::Args;
-use herald_leader_election::Timing;
 
 use crate::allocator;
 use crate::source;
@@ -17,18 +17,24 @@ use crate::speaker::{self, Config, Origin};
 /// Run the speaker of this node: hold VIPs, answer for them, carry their traffic.
 ///
 /// Reads Services, EndpointSlices, Nodes and pools from the API server, or from a directory of
-/// manifests, and elects with the other speakers by raft. SIGTERM gives all VIPs to other nodes before it ends; the programs
-/// in the kernel stay and forward on, and the next speaker adopts them.
+/// manifests, and elects with the other speakers: by Leases in the API server, or by raft among
+/// themselves. SIGTERM gives all VIPs to other nodes before it ends; the programs in the kernel stay
+/// and forward on, and the next speaker adopts them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  herald speaker --node-name n1                  # in a pod: by Leases of the cluster around it
+  herald speaker --node-name n1 --election raft --key-file /etc/herald/key
   herald speaker --node-name n1 --source /etc/herald
-  herald speaker --node-name n1 --kubeconfig /etc/herald/kubeconfig
   herald speaker --node-name n1 --source /etc/herald --voters n1,n2,n3 --datapath off
 
-Speakers reach each other at the first InternalIP of their Nodes. Three nodes vote, five from five
-nodes on, and one of two; members come and go with their Nodes. Give the same --voters, or none, on
-every node. The pin directory must be on a BPF filesystem (mount -t bpf bpf /sys/fs/bpf).")]
+Leases need nothing but the API server; a dead node's VIPs move after --lease-ttl, and all fall
+silent while the API server is away for longer. Raft needs neither, and moves them within a second.
+Stop all speakers to change from one to the other.
+
+With raft, speakers reach each other at the first InternalIP of their Nodes. Three nodes vote, five
+from five nodes on, and one of two; members come and go with their Nodes. Give the same --voters, or
+none, on every node. The pin directory must be on a BPF filesystem (mount -t bpf bpf /sys/fs/bpf).")]
 pub struct SpeakerArgs {
     /// This node, as its Node object is named.
     #[arg(long, value_name = "NAME", env = "NODE_NAME")]
@@ -39,10 +45,11 @@ pub struct SpeakerArgs {
     /// How to reach the API server; by default the one of the cluster this runs in.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Exactly these nodes vote (all others take part without a vote), or at most so many. All nodes
-    /// named must be up for the first start. Default: chosen and replaced automatically.
-    #[arg(long, value_name = "NUMBER|NAME,..", value_delimiter = ',')]
-    voters: Vec<String>,
+    /// Namespace of Herald's own objects in the API server, Leases among them.
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "herald-system")]
+    namespace: String,
+    #[command(flatten)]
+    election: election::ElectionArgs,
     /// Directory of the election's log; must survive a restart.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/herald")]
     state_dir: PathBuf,
@@ -73,16 +80,6 @@ pub struct SpeakerArgs {
     /// Let nodes take part that are labelled node.kubernetes.io/exclude-from-external-load-balancers.
     #[arg(long)]
     ignore_exclude_lb: bool,
-    /// How often a session is renewed.
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = super::duration)]
-    heartbeat: Duration,
-    /// How long a session lasts without renewal: the time after which a dead node's VIPs move.
-    #[arg(long, value_name = "TIME", default_value = "600ms", value_parser = super::duration)]
-    ttl: Duration,
-    /// File with the key that all speakers of the cluster share: hexadecimal, base64 or any secret
-    /// text. Their traffic is authenticated and encrypted with it; without it, it is neither.
-    #[arg(long, value_name = "FILE")]
-    key_file: Option<PathBuf>,
     /// TCP port on which speakers talk to each other.
     #[arg(long, value_name = "PORT", default_value_t = 7946)]
     raft_port: u16,
@@ -98,21 +95,24 @@ pub struct SpeakerArgs {
 ///
 /// What is missing, in one sentence; or the part that failed.
 pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
+    let election = args.election.judge(args.source.is_some())?;
     let config = Config {
+        election: election.election,
+        namespace: args.namespace,
         node: args.node_name,
         origin: match args.source {
             Some(directory) => Origin::Directory(directory),
             None => Origin::Kubernetes(args.kubeconfig),
         },
-        voters: args.voters,
+        voters: election.voters,
         state_dir: args.state_dir,
         run_dir: args.run_dir,
         pin_dir: args.pin_dir,
         interfaces: args.interface,
         datapath: args.datapath,
         allocator: allocator::Config { class: args.load_balancer_class },
-        timing: Timing { heartbeat: args.heartbeat, ttl: args.ttl },
-        key_file: args.key_file,
+        timing: election.timing,
+        key_file: election.key_file,
         raft_port: args.raft_port,
         metrics_listen: args.metrics_listen,
         reading: source::kubernetes::Config {

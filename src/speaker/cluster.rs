@@ -19,11 +19,10 @@ use crate::kubernetes::writer::{self, Wanted};
 use crate::source::Snapshot;
 use crate::speaker::decide::Decision;
 
-/// The namespace of Herald's own objects.
-const NAMESPACE: &str = "herald-system";
-
 /// The writer's customer.
 pub(crate) struct Cluster {
+    /// The namespace of Herald's own objects.
+    namespace: String,
     node: String,
     wanted: watch::Sender<Arc<Wanted>>,
     /// ServiceL2Status objects that an earlier process left.
@@ -56,11 +55,12 @@ impl Cluster {
     /// Starts the writer.
     pub(crate) async fn start(
         client: Client,
+        namespace: &str,
         node: &str,
         deadline: watch::Receiver<Option<BootTime>>,
     ) -> (Self, JoinHandle<()>) {
         // Unreadable now, they are found stale by the next process.
-        let known = match writer::left_behind(client.clone(), NAMESPACE, node).await {
+        let known = match writer::left_behind(client.clone(), namespace, node).await {
             Ok(known) => known,
             Err(error) => {
                 tracing::warn!(%error, "cannot read what an earlier speaker reported");
@@ -69,12 +69,12 @@ impl Cluster {
         };
         // Until the first decision nobody can say whether the configuration is good.
         let verdict = Verdict::unknown(&writer::now_text());
-        let state = report::configuration(Component::Speaker(node), NAMESPACE, &verdict);
+        let state = report::configuration(Component::Speaker(node), namespace, &verdict);
         let first = Wanted { node: vec![state], ..Wanted::default() };
         let (wanted, receiver) = watch::channel(Arc::new(first));
         let task = writer::start(client, receiver, deadline);
-        let node = node.to_owned();
-        (Self { node, wanted, known, since: BTreeMap::new(), verdict }, task)
+        let (namespace, node) = (namespace.to_owned(), node.to_owned());
+        (Self { namespace, node, wanted, known, since: BTreeMap::new(), verdict }, task)
     }
 
     /// Hands the writer what follows from a decision.
@@ -93,14 +93,14 @@ impl Cluster {
             allocator.extend(report::policies(observed, &snapshot.problems, &now));
             allocator.extend(report::unannounced(observed, &decision.vips));
             let controller = Component::Controller;
-            allocator.push(report::configuration(controller, NAMESPACE, &self.verdict));
+            allocator.push(report::configuration(controller, &self.namespace, &self.verdict));
         }
         let held = self.held(decision, &now);
-        let mut node = report::announced(&self.node, NAMESPACE, observed, &held, &self.known);
+        let mut node = report::announced(&self.node, &self.namespace, observed, &held, &self.known);
         let foreign = conflicts.iter().map(|(vip, found)| (*vip, foreign(found))).collect();
         node.extend(report::conflicts(&self.node, observed, &decision.vips, &foreign));
         let speaker = Component::Speaker(&self.node);
-        node.push(report::configuration(speaker, NAMESPACE, &self.verdict));
+        node.push(report::configuration(speaker, &self.namespace, &self.verdict));
         self.wanted.send_replace(Arc::new(Wanted { allocator, node }));
     }
 

@@ -24,6 +24,7 @@ use crate::speaker::End;
 use crate::speaker::carriers::Carriers;
 use crate::speaker::cluster::Cluster;
 use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
+use crate::speaker::electing::Leases;
 use crate::speaker::fence::Fences;
 use crate::speaker::members;
 use crate::speaker::report::{Material, report};
@@ -45,6 +46,7 @@ pub(crate) struct Tasks {
     pub election_task: JoinHandle<Result<(), herald_leader_election::Error>>,
     pub status_task: JoinHandle<()>,
     pub writer_task: JoinHandle<()>,
+    pub leases_task: JoinHandle<()>,
 }
 
 /// What the driver drives.
@@ -61,6 +63,8 @@ pub(crate) struct Parts {
     pub fences: Fences,
     /// The API server, if there is one.
     pub cluster: Option<Cluster>,
+    /// How it serves the election, where Leases decide.
+    pub leases: Option<Leases>,
 }
 
 /// The driver.
@@ -155,6 +159,7 @@ impl Driver {
                 ended = &mut tasks.roll_call_task => bail!(why("roll call", ended)),
                 ended = &mut tasks.election_task => bail!(why("election", ended)),
                 ended = &mut tasks.writer_task => bail!("the writer ended: {ended:?}"),
+                ended = &mut tasks.leases_task => bail!("the task for Leases ended: {ended:?}"),
                 ended = &mut tasks.status_task => bail!("the status socket ended: {ended:?}"),
             }
         }
@@ -347,6 +352,7 @@ impl Driver {
             Some(Err(error)) => tracing::warn!(%error, "cannot read the data plane's counters"),
             None => {}
         }
+        counters.extend(self.parts.leases.iter().flat_map(Leases::counters));
         let view = self.view.borrow().clone();
         let snapshot = self.parts.snapshots.borrow().clone();
         let links = self.parts.links.borrow().clone();
@@ -361,6 +367,7 @@ impl Driver {
             observed: &snapshot.observed,
             decision,
             deadline: *self.deadline.borrow(),
+            lease: self.parts.leases.as_ref().map(|leases| leases.status(clock::boot_now())),
             now: clock::boot_now(),
             datapath: self.parts.carriers.report(),
             counters,

@@ -11,32 +11,32 @@ pub mod carriers;
 mod cluster;
 pub mod decide;
 mod driver;
+mod electing;
 mod fence;
 mod members;
 pub mod records;
 mod report;
 pub mod socket;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use anyhow::Context;
 use herald_announcer::{Announcer, Answering, Links};
-use herald_leader_election::{Key, NodeName, Patience, RaftConfig, Timing};
+use herald_leader_election::{NodeName, Timing};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::allocator;
 use crate::facts::Facts;
 use crate::metrics;
-use crate::source::{self, Snapshot};
+use crate::source;
 use crate::speaker::carriers::{Carriers, Choice};
 use crate::speaker::cluster::Cluster;
 use crate::speaker::driver::{Driver, Parts, Tasks};
+pub use crate::speaker::electing::Election;
 use crate::speaker::fence::Fences;
 
 /// How a speaker is to run.
@@ -46,7 +46,12 @@ pub struct Config {
     pub node: String,
     /// Where the cluster is read from.
     pub origin: Origin,
-    /// The nodes that vote, or how many; the same on each of them. Nothing: as many as are good.
+    /// Who decides about claims.
+    pub election: Election,
+    /// The namespace of Herald's own objects in the API server.
+    pub namespace: String,
+    /// With raft: the nodes that vote, or how many; the same on each of them. Nothing: as many as
+    /// are good.
     pub voters: Vec<String>,
     /// Where raft keeps its log.
     pub state_dir: PathBuf,
@@ -81,16 +86,13 @@ pub enum Origin {
     Kubernetes(Option<PathBuf>),
 }
 
-/// How often a wait for the first manifests is logged.
-const REMINDER: Duration = Duration::from_secs(10);
-
 /// Runs until SIGTERM or SIGINT, which give all claims away first.
 ///
 /// # Errors
 ///
 /// What is missing to start, in one sentence; or the part that failed while running.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    config.timing.check()?;
+    electing::check(&config)?;
     let mut end = End::listen()?;
     let (links, links_task) =
         herald_announcer::links::watch().await.context("cannot watch the network interfaces")?;
@@ -111,7 +113,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     };
-    let Some((nodes, own)) = nodes(&config, &mut snapshots, &mut end).await? else {
+    let Some(electorate) = electing::prepare(&config, &mut snapshots, &mut end).await? else {
         return Ok(());
     };
     let observed = snapshots.borrow().observed.clone();
@@ -128,23 +130,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = socket::listen(&config.run_dir)
         .with_context(|| format!("cannot listen at {}", socket::path(&config.run_dir).display()))?;
     let me = NodeName(config.node.clone());
-    let voters = members::voters(&config.voters);
-    let raft = RaftConfig {
-        cluster: members::cluster(&voters),
-        node: me.clone(),
-        listen: own,
-        nodes,
-        voters,
-        patience: Patience::default(),
-        state_dir: config.state_dir.clone(),
-        timing: config.timing,
-        facts: Facts::of(&first_links, &interfaces).encode(),
-    };
-    let key = config.key_file.as_deref().map(Key::read).transpose()?;
+    let facts = Facts::of(&first_links, &interfaces).encode();
     let fences = Fences::new(userspace, kernel);
-    let (election, election_task) =
-        herald_leader_election::start_with_key(raft, key, Box::new(fences.clone()))
-            .context("cannot start the election")?;
+    let elected = electing::start(&config, electorate, client.clone(), facts, fences.clone())?;
+    let election = elected.handle;
     fences.follow(election.view());
     let (requests, report_requests) = mpsc::channel(4);
     let metrics = metrics::server::bind(config.metrics_listen).await?;
@@ -157,18 +146,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = %me, interfaces = interfaces.join(","), "speaking");
     let (cluster, writer_task) = match client {
         Some(client) => {
-            let (cluster, task) = Cluster::start(client, &config.node, election.deadline()).await;
+            let (cluster, task) =
+                Cluster::start(client, &config.namespace, &config.node, election.deadline()).await;
             (Some(cluster), task)
         }
         None => (None, tokio::spawn(std::future::pending())),
     };
     let tasks = Tasks {
         writer_task,
+        leases_task: elected.leases_task,
         links_task,
         source_task,
         announcer_task,
         roll_call_task,
-        election_task,
+        election_task: elected.task,
         status_task,
     };
     let parts = Parts {
@@ -183,6 +174,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         election,
         fences,
         cluster,
+        leases: elected.leases,
     };
     let driver = Driver::new(parts);
     let result = driver.run(tasks, report_requests, end).await;
@@ -210,28 +202,6 @@ impl End {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// The nodes that can be reached and where this one is, once its Node object is there; `None` if asked
-/// to end before.
-async fn nodes(
-    config: &Config,
-    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
-    end: &mut End,
-) -> anyhow::Result<Option<(BTreeMap<NodeName, SocketAddr>, SocketAddr)>> {
-    let me = NodeName(config.node.clone());
-    loop {
-        let nodes = members::reachable(&snapshots.borrow_and_update().observed, config.raft_port);
-        if let Some(own) = nodes.get(&me).copied() {
-            return Ok(Some((nodes, own)));
-        }
-        tracing::info!(node = %me, "waiting for the address of this node's Node");
-        tokio::select! {
-            changed = snapshots.changed() => changed.context("the source's watch ended")?,
-            () = tokio::time::sleep(REMINDER) => {}
-            () = end.asked() => return Ok(None),
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Material<'a> {
     pub decision: &'a Decision,
     /// Until when this node may speak, if it may.
     pub deadline: Option<BootTime>,
+    /// How the API server serves the election, where Leases decide.
+    pub lease: Option<status::Lease>,
     /// The present.
     pub now: BootTime,
     /// The interfaces and their modes.
@@ -46,7 +48,7 @@ pub fn report(material: Material<'_>) -> status::Report {
     status::Report {
         node: material.me.to_string(),
         version: env!("CARGO_PKG_VERSION"),
-        election: election(material.view, left),
+        election: election(material.view, left, material.lease.clone()),
         vips: material.decision.vips.iter().map(|(ip, vip)| material.vip(*ip, vip, left)).collect(),
         services: material.services(),
         pools: material.observed.pools.values().map(|pool| material.pool(pool)).collect(),
@@ -56,7 +58,7 @@ pub fn report(material: Material<'_>) -> status::Report {
     }
 }
 
-fn election(view: &View, left: Option<Duration>) -> status::Election {
+fn election(view: &View, left: Option<Duration>, lease: Option<status::Lease>) -> status::Election {
     let sessions = view.sessions.values().map(|session| status::Session {
         node: session.node.to_string(),
         epoch: session.epoch,
@@ -68,12 +70,13 @@ fn election(view: &View, left: Option<Duration>) -> status::Election {
         draining: session.draining,
     });
     status::Election {
-        backend: "raft",
+        backend: if lease.is_some() { "lease" } else { "raft" },
         leader: view.leader.as_ref().map(ToString::to_string),
         term: view.raft_term,
         drained: view.drained.iter().map(ToString::to_string).collect(),
         sessions: sessions.collect(),
         deadline_ms: left.map(milliseconds),
+        lease,
     }
 }
 

@@ -1,0 +1,216 @@
+//! Starts the election (edge): checks what was asked for, waits for what it needs to know, then
+//! hands over to the back end.
+//!
+//! It must not decide who holds what; that is `herald_leader_election`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use herald_leader_election::lease::{self as by_leases, LeaseConfig, LeaseTiming};
+use herald_leader_election::{BootTime, Error, Handle, Key, NodeName, Patience, RaftConfig};
+use kube::Client;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::fence::Fences;
+use super::{Config, End, Origin, members};
+use crate::kubernetes::lease::pulse::Pulse;
+use crate::kubernetes::lease::{self as edge, mirror, names};
+use crate::source::Snapshot;
+use crate::status;
+
+/// How often a wait for the first manifests is logged.
+const REMINDER: Duration = Duration::from_secs(10);
+
+/// Who decides about claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Election {
+    /// The speakers among themselves.
+    Raft,
+    /// Leases in the API server.
+    Lease(LeaseTiming),
+}
+
+/// The nodes that elect.
+pub(super) enum Electorate {
+    /// By raft: where the nodes are reached, and where this one listens.
+    Raft(BTreeMap<NodeName, SocketAddr>, SocketAddr),
+    /// By Leases: every node that has a speaker.
+    Everybody,
+}
+
+/// The running election.
+pub(super) struct Started {
+    pub handle: Handle,
+    pub task: JoinHandle<Result<(), Error>>,
+    /// Whoever reads or writes Leases.
+    pub leases_task: JoinHandle<()>,
+    /// How the API server answers, where Leases decide.
+    pub leases: Option<Leases>,
+}
+
+/// What is known about an election by Leases besides its view.
+pub(crate) struct Leases {
+    namespace: String,
+    timing: LeaseTiming,
+    pulse: Pulse,
+}
+
+/// Refuses what cannot work before anything is started.
+///
+/// # Errors
+///
+/// The reason.
+pub(super) fn check(config: &Config) -> anyhow::Result<()> {
+    let node = &config.node;
+    match config.election {
+        Election::Raft => config.timing.check()?,
+        Election::Lease(timing) => {
+            timing.check().context("--lease-ttl and --lease-renew do not go together")?;
+            if let Origin::Directory(directory) = &config.origin {
+                bail!(
+                    "--election lease needs an API server, and --source {} is none: elect by raft",
+                    directory.display()
+                );
+            }
+            ensure!(
+                node.len() <= names::LONGEST_NODE,
+                "node {node} has too long a name for a Lease of its own: elect by raft"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Starts the back end; claims may be won at once. `client` is that of the API server, if there is
+/// one.
+///
+/// # Errors
+///
+/// If the key or the log cannot be read, or the port is taken.
+pub(super) fn start(
+    config: &Config,
+    electorate: Electorate,
+    client: Option<Client>,
+    facts: Vec<u8>,
+    fences: Fences,
+) -> anyhow::Result<Started> {
+    match (config.election, electorate) {
+        (Election::Lease(timing), _) => start_leases(config, timing, client, facts, fences),
+        (Election::Raft, Electorate::Raft(nodes, own)) => {
+            start_raft(config, nodes, own, client, facts, fences)
+        }
+        (Election::Raft, Electorate::Everybody) => bail!("raft needs the nodes' addresses"),
+    }
+}
+
+fn start_raft(
+    config: &Config,
+    nodes: BTreeMap<NodeName, SocketAddr>,
+    own: SocketAddr,
+    client: Option<Client>,
+    facts: Vec<u8>,
+    fences: Fences,
+) -> anyhow::Result<Started> {
+    let me = NodeName(config.node.clone());
+    let voters = members::voters(&config.voters);
+    let raft = RaftConfig {
+        cluster: members::cluster(&voters),
+        node: me.clone(),
+        listen: own,
+        nodes,
+        voters,
+        patience: Patience::default(),
+        state_dir: config.state_dir.clone(),
+        timing: config.timing,
+        facts,
+    };
+    let key = config.key_file.as_deref().map(Key::read).transpose()?;
+    let (handle, task) = herald_leader_election::start_with_key(raft, key, Box::new(fences))
+        .context("cannot start the election")?;
+    let leases_task = match client {
+        Some(client) => mirror::start(client, &config.namespace, me, handle.view()),
+        None => tokio::spawn(std::future::pending()),
+    };
+    Ok(Started { handle, task, leases_task, leases: None })
+}
+
+fn start_leases(
+    config: &Config,
+    timing: LeaseTiming,
+    client: Option<Client>,
+    facts: Vec<u8>,
+    fences: Fences,
+) -> anyhow::Result<Started> {
+    let client = client.context("Leases need an API server")?;
+    let node = NodeName(config.node.clone());
+    let namespace = config.namespace.clone();
+    let served = edge::Config { namespace: namespace.clone(), node: node.clone(), timing };
+    let (channels, pulse, leases_task) = edge::start(client, &served);
+    let (handle, task) =
+        by_leases::start(LeaseConfig { node, timing, facts }, channels, Box::new(fences))
+            .context("cannot start the election")?;
+    Ok(Started { handle, task, leases_task, leases: Some(Leases { namespace, timing, pulse }) })
+}
+
+impl Leases {
+    /// For the report.
+    pub(crate) fn status(&self, now: BootTime) -> status::Lease {
+        let beat = self.pulse.beat();
+        status::Lease {
+            namespace: self.namespace.clone(),
+            ttl_ms: milliseconds(self.timing.ttl),
+            renewed_ms: beat.renewed.map(|renewed| milliseconds(now.since(renewed))),
+            silent_ms: beat.outage.as_ref().map(|it| milliseconds(now.since(it.since))),
+            silent_why: beat.outage.map(|outage| outage.why),
+        }
+    }
+
+    /// For the report's counters.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = (String, u64)> + use<> {
+        let beat = self.pulse.beat();
+        let counters = [
+            ("lease_requests", beat.requests),
+            ("lease_writes", beat.writes),
+            ("lease_conflicts", beat.conflicts),
+            ("lease_failures", beat.failures),
+        ];
+        counters.into_iter().map(|(name, count)| (name.to_owned(), count))
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Who elects: for raft the nodes that can be reached, once this one's Node object is there; `None`
+/// if asked to end before.
+///
+/// # Errors
+///
+/// If the source's watch ends.
+pub(super) async fn prepare(
+    config: &Config,
+    snapshots: &mut watch::Receiver<Arc<Snapshot>>,
+    end: &mut End,
+) -> anyhow::Result<Option<Electorate>> {
+    if config.election != Election::Raft {
+        return Ok(Some(Electorate::Everybody));
+    }
+    let me = NodeName(config.node.clone());
+    loop {
+        let nodes = members::reachable(&snapshots.borrow_and_update().observed, config.raft_port);
+        if let Some(own) = nodes.get(&me).copied() {
+            return Ok(Some(Electorate::Raft(nodes, own)));
+        }
+        tracing::info!(node = %me, "waiting for the address of this node's Node");
+        tokio::select! {
+            changed = snapshots.changed() => changed.context("the source's watch ended")?,
+            () = tokio::time::sleep(REMINDER) => {}
+            () = end.asked() => return Ok(None),
+        }
+    }
+}
