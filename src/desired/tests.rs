@@ -145,14 +145,15 @@ fn every_unused_endpoint_has_its_reason() {
         vip.backends.iter().map(|b| b.target.err()).step_by(2).collect()
     };
     let (ill, nowhere) = (Some(Unused::NotReady), Some(Unused::NoNode));
-    let (lost, ends) = (Some(Unused::NodeSessionLost), Some(Unused::Terminating));
+    let ends = Some(Unused::Terminating);
     for state in [SessionState::Revoked, SessionState::Closed] {
         view.sessions.get_mut(&node(3)).unwrap().state = state;
         assert_eq!(reasons(&view, &[]), [ill, nowhere, None, ends], "its kernel still delivers");
+        let lost = Some(Unused::NodeSessionLost);
         assert_eq!(reasons(&view, &[node(3)]), [ill, nowhere, lost, ends]);
     }
     view.sessions.remove(&node(3));
-    assert_eq!(reasons(&view, &[]), [ill, nowhere, lost, ends]);
+    assert_eq!(reasons(&view, &[]), [ill, nowhere, Some(Unused::NodeSessionLost), ends]);
 }
 
 /// Names of nodes, for short.

@@ -22,7 +22,7 @@ pub(super) fn silent(
     let sessions = known.view.sessions.values();
     let silent =
         sessions.filter(|session| session.state != SessionState::Open && session.node != *known.me);
-    let ours = Facts::of(known.links, known.interfaces.keys());
+    let ours = facts.get(known.me);
     let asked = |node: &NodeName| {
         let theirs = facts.get(node).into_iter().flat_map(|facts| &facts.interfaces);
         let addresses = theirs.flat_map(|interface| {
@@ -30,7 +30,8 @@ pub(super) fn silent(
             interface.addresses.iter().filter_map(move |network| Some((network.ip(), mac?)))
         });
         let is_near = |ip: IpAddr| {
-            let is_ours = ours.interfaces.iter().any(|interface| interface.is_in_network_of(ip));
+            let mut ours = ours.into_iter().flat_map(|facts| &facts.interfaces);
+            let is_ours = ours.any(|interface| interface.is_in_network_of(ip));
             is_ours && !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
         };
         addresses.filter(|(ip, _)| is_near(*ip)).min()

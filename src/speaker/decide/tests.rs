@@ -10,7 +10,7 @@ fn decision(view: &View, me: u8, leaving: bool) -> Decision {
     decide_with(&observed(), view, me, Carrier::Xdp, leaving)
 }
 
-pub(super) fn decide_with(
+fn decide_with(
     observed: &Observed,
     view: &View,
     me: u8,
@@ -163,6 +163,50 @@ fn without_xdp_the_announcer_answers_and_the_kernel_does_not() {
 }
 
 #[test]
+fn silences_what_it_is_asked_to_hand_over_and_then_gives_it_away() {
+    let held = claimed(claimed(assigned(view(1)), vip_key(), 1), ClaimKey::Allocator, 1);
+    let asked = |key| View { handovers: BTreeMap::from([(key, node(2))]), ..held.clone() };
+    let decided = decision(&asked(vip_key()), 1, false);
+    assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+    assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+    assert_eq!(decided.picture.services.len(), 2, "it forwards on");
+    assert!(decided.allocates);
+
+    let decided = decision(&asked(ClaimKey::Allocator), 1, false);
+    assert!(!decided.allocates);
+    assert_eq!(decided.releases, BTreeSet::from([ClaimKey::Allocator]));
+}
+
+#[test]
+fn keeps_the_pods_of_a_node_whose_speaker_alone_is_gone() {
+    let mut view = assigned(view(1));
+    view.sessions.get_mut(&node(3)).unwrap().state = SessionState::Revoked;
+    let address = IpAddr::from([192, 168, 1, 13]);
+    let with = |presences: &[(IpAddr, Presence)]| {
+        let presences = presences.iter().copied().collect();
+        decide(&Knowledge {
+            presences: &presences,
+            ..knowledge(
+                &node(1),
+                &observed(),
+                &view,
+                &links(1),
+                &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
+                &BTreeMap::new(),
+            )
+        })
+    };
+    let pods = |decided: &Decision| decided.picture.services.values().next().unwrap().len();
+    let asked = BTreeMap::from([(address, MacAddr(mac(3)))]);
+    for presences in [vec![], vec![(address, Presence::Unknown)], vec![(address, Presence::Here)]] {
+        let decided = with(&presences);
+        assert_eq!((pods(&decided), &decided.silent), (3, &asked), "{presences:?}");
+    }
+    let decided = with(&[(address, Presence::Gone)]);
+    assert_eq!((pods(&decided), &decided.silent), (2, &asked), "it is asked on");
+}
+
+#[test]
 fn hands_over_from_a_cordoned_node_what_another_can_have() {
     let mut observed = observed();
     let view = claimed(assigned(view(1)), vip_key(), 1);
@@ -182,11 +226,20 @@ fn hands_over_from_a_cordoned_node_what_another_can_have() {
 fn a_link_that_goes_down_gives_its_vips_back_before_anybody_heard() {
     let view = claimed(assigned(view(1)), vip_key(), 1);
     let mut down = links(1);
-    let (me, observed) = (node(1), observed());
-    let interfaces = BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]);
-    let standings = BTreeMap::from([(IpAddr::from(VIP), Standing::Clear)]);
-    let decided =
-        |links: &Links| decide(&knowledge(&me, &observed, &view, links, &interfaces, &standings));
+    let decided = |links: &Links| {
+        decide(&Knowledge {
+            me: &node(1),
+            observed: &observed(),
+            view: &view,
+            links,
+            interfaces: &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
+            standings: &BTreeMap::from([(IpAddr::from(VIP), Standing::Clear)]),
+            presences: &BTreeMap::new(),
+            allocator: &allocator::Config::default(),
+            database: Database::Records,
+            leaving: false,
+        })
+    };
     assert_eq!(decided(&down).releases, BTreeSet::new());
     down.by_name.get_mut("eth0").unwrap().carrier = false;
     let decided = decided(&down);
@@ -234,48 +287,4 @@ fn an_external_ip_is_claimed_and_announced_and_its_mark_stays() {
     let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
     assert_eq!(decided.releases, BTreeSet::from([key]));
     assert_eq!(decided.puts[&records::announced_key(external)].value, None);
-}
-
-#[test]
-fn silences_what_it_is_asked_to_hand_over_and_then_gives_it_away() {
-    let held = claimed(claimed(assigned(view(1)), vip_key(), 1), ClaimKey::Allocator, 1);
-    let asked = |key| View { handovers: BTreeMap::from([(key, node(2))]), ..held.clone() };
-    let decided = decision(&asked(vip_key()), 1, false);
-    assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
-    assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
-    assert_eq!(decided.picture.services.len(), 2, "it forwards on");
-    assert!(decided.allocates);
-
-    let decided = decision(&asked(ClaimKey::Allocator), 1, false);
-    assert!(!decided.allocates);
-    assert_eq!(decided.releases, BTreeSet::from([ClaimKey::Allocator]));
-}
-
-#[test]
-fn keeps_the_pods_of_a_node_whose_speaker_alone_is_gone() {
-    let mut view = assigned(view(1));
-    view.sessions.get_mut(&node(3)).unwrap().state = SessionState::Revoked;
-    let address = IpAddr::from([192, 168, 1, 13]);
-    let with = |presences: &[(IpAddr, Presence)]| {
-        let presences = presences.iter().copied().collect();
-        decide(&Knowledge {
-            presences: &presences,
-            ..knowledge(
-                &node(1),
-                &observed(),
-                &view,
-                &links(1),
-                &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
-                &BTreeMap::new(),
-            )
-        })
-    };
-    let pods = |decided: &Decision| decided.picture.services.values().next().unwrap().len();
-    let asked = BTreeMap::from([(address, MacAddr(mac(3)))]);
-    for presences in [vec![], vec![(address, Presence::Unknown)], vec![(address, Presence::Here)]] {
-        let decided = with(&presences);
-        assert_eq!((pods(&decided), &decided.silent), (3, &asked), "{presences:?}");
-    }
-    let decided = with(&[(address, Presence::Gone)]);
-    assert_eq!((pods(&decided), &decided.silent), (2, &asked), "it is asked on");
 }

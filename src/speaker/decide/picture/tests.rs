@@ -1,16 +1,33 @@
 use super::*;
+use crate::desired;
 use crate::fixture::{
-    VIP, assigned, endpoint, mac, not_ready, observed, service_name, terminating, view,
+    VIP, assignments, endpoint, links, mac, node, not_ready, observed, service_name, terminating,
+    view,
 };
 use crate::observed::{Endpoint, EndpointPort, Observed, ServiceName, TargetPort};
-use crate::speaker::decide::tests::decide_with;
+use crate::speaker::decide::Database;
 
 const WEB: ServicePort =
     ServicePort { vip: IpAddr::V4(Ipv4Addr::from_octets(VIP)), port: 80, protocol: Carried::Tcp };
 
 /// What node n1 makes of it.
 fn pictured(observed: &Observed) -> Picture {
-    decide_with(observed, &assigned(view(1)), 1, Carrier::Xdp, false).picture
+    let (me, view) = (node(1), view(1));
+    let facts = desired::facts(&view);
+    let vips = desired::desired(&me, observed, &assignments(), &view, &facts, &BTreeSet::new());
+    let known = Knowledge {
+        me: &me,
+        observed,
+        view: &view,
+        links: &links(1),
+        interfaces: &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
+        standings: &BTreeMap::new(),
+        presences: &BTreeMap::new(),
+        allocator: &crate::allocator::Config::default(),
+        database: Database::Records,
+        leaving: false,
+    };
+    picture(&known, &facts, &vips, &ByVip::new())
 }
 
 fn with(endpoints: Vec<Endpoint>) -> Observed {
