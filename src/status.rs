@@ -119,6 +119,8 @@ pub struct Vip {
     pub mac: Option<String>,
     /// The foreign machine that uses it, as far as this node has heard.
     pub conflict: Option<Conflict>,
+    /// How much nodes that may hold it are preferred, where they are at all.
+    pub preference: BTreeMap<String, u32>,
     /// Nodes that may not hold it, and why.
     pub ineligible: Vec<Ineligible>,
     /// Where its traffic goes.

@@ -102,6 +102,7 @@ impl Material<'_> {
             mac: interfaces.first().and_then(|name| self.mac(name)),
             interfaces,
             conflict: self.conflicts.get(&address).map(|found| self.conflict(found)),
+            preference: vip.preference.iter().map(|(node, it)| (node.to_string(), *it)).collect(),
             ineligible: ineligible.collect(),
             backends: vip.backends.iter().map(backend).collect(),
             kept: vip.kept.iter().map(ToString::to_string).collect(),
