@@ -21,7 +21,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Speaker(speaker::SpeakerArgs),
+    Speaker(Box<speaker::SpeakerArgs>),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
 }
@@ -44,7 +44,7 @@ impl Cli {
     /// Whatever ended it, for `main` to print.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Speaker(args) => speaker::run(args),
+            Command::Speaker(args) => speaker::run(*args),
             Command::Status(args) => status::run(&args),
             Command::Check(args) => Ok(check::run(&args, &mut std::io::stdout())),
         }
