@@ -175,7 +175,7 @@ async fn start(client: Client) -> Allocator {
     let (keep, deadline) = watch::channel(Some(deadline));
     let writer = writer::start(client, wanted, deadline);
     let held = Held {
-        service: "herald-test/web".parse().unwrap(),
+        services: vec!["herald-test/web".parse().unwrap()],
         interfaces: [("eth0".to_owned(), Some("02:00:00:00:00:01".to_owned()))].into(),
         since: "2025-01-01T00:00:00Z".into(),
     };
