@@ -14,6 +14,7 @@ use std::time::Duration;
 use herald::allocator::{self, Config};
 use herald::kubernetes::report::{self, Component, Held, Verdict};
 use herald::kubernetes::writer::{self, Wanted};
+use herald::kubernetes::{Target, Write};
 use herald::source::kubernetes as source;
 use herald_leader_election::{BootTime, clock};
 use k8s_openapi::api::core::v1::{Event, Service};
@@ -39,7 +40,8 @@ async fn serves_pools_of_both_kinds_on_a_real_api_server() {
     cluster.service("web", json!({})).await;
     let web = cluster.until("web", |it| addresses(it) == ["192.168.201.1"]).await;
     assert_eq!(web.annotations()["metallb.io/ip-allocated-from-pool"], "test-a");
-    let ingress = &web.status.unwrap().load_balancer.unwrap().ingress.unwrap()[0];
+    let ingress = &web.status.as_ref().unwrap().load_balancer.as_ref().unwrap().ingress;
+    let ingress = &ingress.as_ref().unwrap()[0];
     assert_eq!(ingress.ip_mode.as_deref(), Some("VIP"));
     cluster
         .until_pool("ipaddresspools", "test-a", |status| {
@@ -97,9 +99,46 @@ async fn serves_pools_of_both_kinds_on_a_real_api_server() {
         })
         .await;
 
-    // A type that changes gives the address back.
+    // A type that changes gives the address back, with everything that was written down about it.
+    let ours = ["metallb.io/ip-allocated-from-pool", "herald.io/assigned-addresses"];
+    assert!(ours.iter().all(|name| web.annotations().contains_key(*name)), "{web:?}");
     cluster.patch_service("web", json!({"spec": {"type": "ClusterIP"}})).await;
-    cluster.until("web", |it| addresses(it).is_empty()).await;
+    cluster
+        .until("web", |it| {
+            addresses(it).is_empty()
+                && !ours.iter().any(|name| it.annotations().contains_key(*name))
+        })
+        .await;
+
+    // A policy that cannot be read carries Cilium's condition until it can.
+    cluster.cilium_policy("[").await;
+    let faults = |status: &Value| {
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().map(|it| it["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let is_bad = |status: &Value| faults(status) == ["io.cilium/bad-interface-regex"];
+    cluster.until_status(cluster.policies(), "test-d", is_bad).await;
+    cluster.cilium_policy("^eth[0-9]$").await;
+    cluster.until_status(cluster.policies(), "test-d", |status| faults(status).is_empty()).await;
+
+    // What the allocator tells once, by MetalLB's name.
+    let both = json!({"metallb.io/loadBalancerIPs": "no-address"});
+    cluster.patch_service("later", json!({"metadata": {"annotations": both}})).await;
+    cluster.until_event("later", "LoadBalancerFailed").await;
+    assert_eq!(addresses(&cluster.get("later").await), ["192.168.201.2"]);
+
+    // A decision about a version that is no more changes nothing: the other allocator's stands.
+    let stale = cluster.get("after").await;
+    cluster.patch_service("after", json!({"metadata": {"labels": {"seen": "later"}}})).await;
+    let patch = json!({
+        "metadata": {"resourceVersion": stale.resource_version()},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.168.201.9"}]}},
+    });
+    let target = Target::service(&format!("{NAMESPACE}/after").parse().unwrap());
+    let write = Write::Status { target, patch };
+    let answer = writer::perform(clients.1.clone(), write).await.unwrap_err();
+    assert!(matches!(&answer, kube::Error::Api(status) if status.code == 409), "{answer}");
+    assert_eq!(addresses(&cluster.get("after").await), ["192.168.201.3"]);
 
     // What the speaker says about itself.
     cluster
@@ -136,7 +175,7 @@ async fn start(client: Client) -> Allocator {
     let (keep, deadline) = watch::channel(Some(deadline));
     let writer = writer::start(client, wanted, deadline);
     let held = Held {
-        service: "herald-test/web".parse().unwrap(),
+        services: vec!["herald-test/web".parse().unwrap()],
         interfaces: [("eth0".to_owned(), Some("02:00:00:00:00:01".to_owned()))].into(),
         since: "2025-01-01T00:00:00Z".into(),
     };
@@ -146,14 +185,12 @@ async fn start(client: Client) -> Allocator {
     let l2_name = own
         .iter()
         .find_map(|write| match write {
-            herald::kubernetes::Write::Own { target, .. } => Some(target.name.clone()),
+            Write::Own { target, .. } => Some(target.name.clone()),
             _ => None,
         })
         .unwrap();
-    let own: Vec<_> = own
-        .into_iter()
-        .filter(|write| !matches!(write, herald::kubernetes::Write::Event { .. }))
-        .collect();
+    let own: Vec<_> =
+        own.into_iter().filter(|write| !matches!(write, Write::Event { .. })).collect();
     let task = tokio::spawn(async move {
         let _keep = keep;
         let config = Config::default();
@@ -243,6 +280,17 @@ impl Cluster {
             .await;
     }
 
+    async fn cilium_policy(&self, interface: &str) {
+        let body = json!({"spec": {"interfaces": [interface], "loadBalancerIPs": true}});
+        let (kind, plural) = ("CiliumL2AnnouncementPolicy", "ciliuml2announcementpolicies");
+        self.apply("cilium.io/v2alpha1", kind, plural, None, "test-d", body).await;
+    }
+
+    fn policies(&self) -> Api<DynamicObject> {
+        let (kind, plural) = ("CiliumL2AnnouncementPolicy", "ciliuml2announcementpolicies");
+        self.api("cilium.io/v2alpha1", kind, plural, None)
+    }
+
     async fn delete_pool(&self, plural: &str, version: &str, name: &str) {
         let namespace = (plural == "ipaddresspools").then_some("metallb-system");
         let _ =
@@ -254,6 +302,7 @@ impl Cluster {
             self.delete_pool("ipaddresspools", "metallb.io/v1beta1", name).await;
         }
         self.delete_pool("ciliumloadbalancerippools", "cilium.io/v2", "test-c").await;
+        self.delete_pool("ciliuml2announcementpolicies", "cilium.io/v2alpha1", "test-d").await;
         for name in ["web", "later", "after", "two"] {
             let _ = self.services().delete(name, &Default::default()).await;
         }

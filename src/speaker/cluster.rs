@@ -115,10 +115,9 @@ impl Cluster {
                 (name.clone(), ours.map(|ours| ours.mac.clone()))
             };
             let wanted = decision.vips.get(vip);
-            if let Some(service) = wanted.and_then(|wanted| wanted.services.first()).cloned() {
-                let interfaces = interfaces.iter().map(mac).collect();
-                held.insert(*vip, Held { service, interfaces, since });
-            }
+            let services = wanted.map(|wanted| wanted.services.clone()).unwrap_or_default();
+            let interfaces = interfaces.iter().map(mac).collect();
+            held.insert(*vip, Held { services, interfaces, since });
         }
         held
     }

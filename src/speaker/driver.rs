@@ -174,6 +174,7 @@ impl Driver {
         let links = self.parts.links.borrow_and_update().clone();
         self.standings.mark_unchanged();
         self.presences.mark_unchanged();
+        self.conflicts.mark_unchanged();
         let decision = self.decide(&view, &snapshot, &links);
         self.publish(&decision);
         if !view.is_settled() && self.last.is_none() {
@@ -194,7 +195,7 @@ impl Driver {
         }
         self.put(&decision);
         if let Some(cluster) = &mut self.parts.cluster {
-            let conflicts = self.conflicts.borrow_and_update().clone();
+            let conflicts = self.conflicts.borrow().clone();
             cluster.follow(&snapshot, &decision, &conflicts);
         }
         self.last = Some(decision);

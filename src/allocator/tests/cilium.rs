@@ -153,3 +153,19 @@ fn keeps_away_from_what_another_load_balancer_has_given() {
     let plan = plan(&pools, &[foreign, service("ours")], &NOBODY);
     assert_eq!(show(&plan), ["ours 192.0.2.2 from pool cilium.io/p", "ours! pending"]);
 }
+
+#[test]
+fn a_service_moves_to_another_pool_when_its_own_is_deleted_or_loses_its_address() {
+    let other = cilium("q", &["198.51.100.1-198.51.100.9"]);
+    let before = current(&[("a", held("cilium.io/p", &["192.0.2.3"]))]);
+    let moved = ["a 198.51.100.1 from pool cilium.io/q", "a! pool_gone"];
+    assert_eq!(show(&plan(std::slice::from_ref(&other), &[service("a")], &before)), moved);
+    assert_eq!(show(&plan(&[], &[service("a")], &before)), ["a: no_pool", "a! pool_gone"]);
+    // While pools may merely not be read yet, nothing is taken away.
+    let mut restarted = observed(&[other], &[service("a")]);
+    restarted.pools_incomplete = true;
+    assert_eq!(
+        show(&allocate(&restarted, &before, &Config::default())),
+        ["a 192.0.2.3 from pool cilium.io/p", "a: input_incomplete"]
+    );
+}

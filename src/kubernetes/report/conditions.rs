@@ -11,6 +11,8 @@ use crate::observed::{Observed, Pool, PoolKind, Service};
 
 const SATISFIED: &str = "cilium.io/IPAMRequestSatisfied";
 const OLD_SATISFIED: &str = "io.cilium/lb-ipam-request-satisfied";
+const INCOMPATIBLE: &str = "already_allocated_incompatible_service";
+const OLD_INCOMPATIBLE: &str = "already_allocated_different_sharing_key";
 const CONFLICT: &str = "cilium.io/PoolConflict";
 /// The types of a pool's conditions, each with its older name.
 const POOL_TYPES: [(&str, &str); 4] = [
@@ -53,6 +55,9 @@ fn with_type<'a>(conditions: &'a [Value], type_: &Value) -> Option<&'a Value> {
 fn of_type(condition: &Value, type_: &str) -> Value {
     let mut condition = condition.clone();
     condition["type"] = json!(type_);
+    if type_ == OLD_SATISFIED && condition["reason"] == INCOMPATIBLE {
+        condition["reason"] = json!(OLD_INCOMPATIBLE);
+    }
     condition
 }
 
@@ -90,7 +95,7 @@ const fn reason(reason: RefusalReason) -> &'static str {
         | RefusalReason::InputIncomplete => "no_pool",
         RefusalReason::PoolNotForService => "pool_selector_mismatch",
         RefusalReason::AddressTaken | RefusalReason::AddressAvoided => "already_allocated",
-        RefusalReason::AddressNotShared => "already_allocated_incompatible_service",
+        RefusalReason::AddressNotShared => INCOMPATIBLE,
         RefusalReason::PoolsExhausted => "out_of_ips",
         RefusalReason::AddressesInDifferentPools
         | RefusalReason::RequestedWrongFamily

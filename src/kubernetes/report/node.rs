@@ -11,8 +11,8 @@ use crate::observed::{Observed, ServiceName};
 /// A VIP that this node holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// Its Service.
-    pub service: ServiceName,
+    /// Its Services; several, where they share it.
+    pub services: Vec<ServiceName>,
     /// The interfaces that it is announced on, each with its MAC.
     pub interfaces: BTreeMap<String, Option<String>>,
     /// Since when, as RFC 3339.
@@ -30,7 +30,9 @@ pub fn announced(
 ) -> Vec<Write> {
     let mut by_service = BTreeMap::<&ServiceName, Vec<(&IpAddr, &Held)>>::new();
     for (address, held) in held {
-        by_service.entry(&held.service).or_default().push((address, held));
+        for service in &held.services {
+            by_service.entry(service).or_default().push((address, held));
+        }
     }
     let mut writes = Vec::new();
     let mut names = BTreeSet::new();

@@ -226,7 +226,7 @@ fn says_what_cilium_says_about_its_pools_and_keeps_other_conditions() {
 #[test]
 fn a_speaker_tells_what_it_announces_and_removes_what_it_no_longer_does() {
     let held = Held {
-        service: fixture::service_name(),
+        services: vec![fixture::service_name()],
         interfaces: [("eth0".to_owned(), Some("02:00:00:00:01:01".to_owned()))].into(),
         since: NOW.into(),
     };
@@ -259,4 +259,21 @@ fn a_speaker_tells_what_it_announces_and_removes_what_it_no_longer_does() {
     assert_eq!(gone.name, "l2-stale");
     let same = BTreeSet::from([target.name.clone()]);
     assert_eq!(announced("n1", "herald-system", &observed(), &held, &same).len(), 2);
+}
+
+#[test]
+fn each_service_that_shares_a_vip_has_a_status_of_its_own() {
+    let other = ServiceName::new("default", "other");
+    let held = Held {
+        services: vec![fixture::service_name(), other],
+        interfaces: [("eth0".to_owned(), None)].into(),
+        since: NOW.into(),
+    };
+    let held = BTreeMap::from([(fixture::VIP.into(), held)]);
+    let writes = announced("n1", "herald-system", &observed(), &held, &BTreeSet::new());
+    let name = |write: &Write| match write {
+        Write::Own { status, .. } => status["serviceName"].as_str().map(str::to_owned),
+        _ => None,
+    };
+    assert_eq!(writes.iter().filter_map(name).collect::<Vec<_>>(), ["echo", "other"]);
 }

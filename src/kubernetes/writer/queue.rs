@@ -288,9 +288,9 @@ mod tests {
         for (write, outcome) in [(own("a"), Outcome::Failed), (status("a", "1"), Outcome::Written)]
         {
             let mut queue = Queue::default();
-            queue.want(&allocator(&[write.clone()]));
+            queue.want(&allocator(std::slice::from_ref(&write)));
             assert_eq!(sent(&mut queue, 0).len(), 1);
-            finish(&mut queue, &[write.clone()], outcome, 0);
+            finish(&mut queue, std::slice::from_ref(&write), outcome, 0);
             assert!(queue.is_unsettled());
             queue.again(at(2));
             assert_eq!(sent(&mut queue, 2), []);
@@ -320,8 +320,9 @@ mod tests {
         let past = event("a", "IPAllocated", "one");
         queue.want(&allocator(&[past.clone(), event("b", "AllocationFailed", "two")]));
         queue.want(&allocator(&[]));
-        assert_eq!(sent(&mut queue, 0), [past.clone()]);
-        finish(&mut queue, &[past], Outcome::Written, 0);
+        let told = sent(&mut queue, 0);
+        assert_eq!(told, [past]);
+        finish(&mut queue, &told, Outcome::Written, 0);
         assert!(queue.entries.is_empty());
     }
 
@@ -330,9 +331,9 @@ mod tests {
         let mut queue = Queue::default();
         let write = event("a", "AddressConflict", "one");
         for _ in 0..2 {
-            queue.want(&allocator(&[write.clone()]));
+            queue.want(&allocator(std::slice::from_ref(&write)));
             assert_eq!(sent(&mut queue, 0).len(), 1);
-            finish(&mut queue, &[write.clone()], Outcome::Written, 0);
+            finish(&mut queue, std::slice::from_ref(&write), Outcome::Written, 0);
             queue.want(&allocator(&[]));
         }
     }

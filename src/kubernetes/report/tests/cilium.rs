@@ -1,6 +1,7 @@
 //! Conditions of Cilium's policies, and the names that its older versions used.
 
 use super::*;
+use crate::allocator::{Plan, Refusal, RefusalReason};
 
 fn problem(object: &str, message: &str) -> Problem {
     Problem {
@@ -114,4 +115,36 @@ fn keeps_an_older_condition_true_that_an_object_carries() {
     let conditions = &patch["status"]["conditions"];
     let expected: Vec<_> = NEW.into_iter().chain(["io.cilium/ips-used"]).collect();
     assert_eq!((types(conditions), &conditions[4]["message"]), (expected, &json!("1")));
+}
+
+#[test]
+fn each_refusal_has_the_reason_that_cilium_gives() {
+    let observed = of_cilium("cilium.io/v2alpha1");
+    let table = [
+        (RefusalReason::NoPool, "no_pool", "no_pool"),
+        (RefusalReason::PoolClosed, "no_pool", "no_pool"),
+        (RefusalReason::PoolNotForService, "pool_selector_mismatch", "pool_selector_mismatch"),
+        (RefusalReason::AddressTaken, "already_allocated", "already_allocated"),
+        (
+            RefusalReason::AddressNotShared,
+            "already_allocated_incompatible_service",
+            "already_allocated_different_sharing_key",
+        ),
+        (RefusalReason::PoolsExhausted, "out_of_ips", "out_of_ips"),
+    ];
+    for (reason, new, old) in table {
+        let refusal = Refusal { reason, message: "why".into() };
+        let refusals = [(fixture::service_name(), refusal)].into();
+        let plan = Plan { refusals, ..Plan::default() };
+        let patch = service_patch(&writes(&observed, &plan, NOW)).unwrap();
+        let conditions = patch["status"]["conditions"].as_array().unwrap();
+        let found: Vec<_> =
+            conditions.iter().map(|it| (&it["status"], &it["reason"], &it["message"])).collect();
+        let (status, message) = (json!("False"), json!("why"));
+        assert_eq!(
+            found,
+            [(&status, &json!(new), &message), (&status, &json!(old), &message)],
+            "{reason:?}"
+        );
+    }
 }
