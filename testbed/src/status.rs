@@ -39,6 +39,10 @@ pub struct Datapath {
 /// Who decides.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Election {
+    /// `raft` or `lease`.
+    pub backend: String,
+    /// How long this node may still speak.
+    pub deadline_ms: Option<u64>,
     /// Raft's leader.
     pub leader: Option<String>,
     /// All sessions.
