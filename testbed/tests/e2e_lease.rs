@@ -43,6 +43,7 @@ const SERVICE: &str = r#"{
 
 /// Herald's own default; a machine that is busy gets a multiple of it.
 const TTL: Duration = Duration::from_secs(5);
+const TRIAL: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases/trial";
 /// The longest wait for anything that takes a ttl.
 const LIMIT: u64 = 60;
 
@@ -55,6 +56,7 @@ fn leases_in_a_real_api_server_decide_who_speaks() -> anyhow::Result<()> {
         let holders = announced(rig, 2)?;
         assert_eq!(rig.status("n1")?.election.backend, "lease");
         the_table_says_who_holds_what(rig, &holders)?;
+        the_api_server_refuses_what_the_election_must_not_write(rig)?;
         let (vip, holder) = holders.into_iter().find(|(vip, _)| vip.is_ipv4()).unwrap();
         a_node_that_is_cut_off_is_replaced(rig, vip, &holder)?;
         all_are_silent_while_the_api_server_is_away(rig, vip)?;
@@ -86,6 +88,29 @@ fn the_table_says_who_holds_what(
     let wanted: BTreeMap<&str, &str> =
         wanted.iter().map(|(name, holder)| (name.as_str(), holder.as_str())).collect();
     assert_eq!(shown, wanted);
+    Ok(())
+}
+
+/// What the edge relies on: a PUT with uid and resourceVersion changes that very object or nothing,
+/// and never creates one anew.
+fn the_api_server_refuses_what_the_election_must_not_write(rig: &Rig) -> anyhow::Result<()> {
+    apply(
+        rig,
+        r#"{"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "trial", "namespace": "default"}}"#,
+    )?;
+    let replace =
+        |seen: &str| rig.cluster.kubectl(&["replace", "--raw", TRIAL, "-f", "-"], Some(seen));
+    let seen = rig.cluster.kubectl(&["get", "--raw", TRIAL], None)?;
+    let changed = seen.replace(r#""spec":{"#, r#""spec":{"holderIdentity":"n1""#);
+    ensure!(changed != seen, "not a Lease as expected: {seen}");
+    replace(&changed)?;
+    let refused = replace(&seen).unwrap_err().to_string();
+    assert!(refused.contains("modified"), "{refused}");
+    let seen = rig.cluster.kubectl(&["get", "--raw", TRIAL], None)?;
+    rig.cluster.kubectl(&["delete", "--raw", TRIAL], None)?;
+    let refused = replace(&seen).unwrap_err().to_string();
+    assert!(refused.contains("Precondition failed: UID"), "{refused}");
     Ok(())
 }
 
@@ -149,7 +174,7 @@ fn all_are_silent_while_the_api_server_is_away(rig: &mut Rig, vip: IpAddr) -> an
     if rig.status(&holder)?.election.deadline_ms.is_some() {
         assert_eq!(answers, [mac], "the holder gave up before its deadline");
     }
-    let mut heading = String::new();
+    let mut before = String::new();
     rig.wait("nobody may speak", LIMIT, |rig| {
         let mut silent = true;
         for node in nodes() {
@@ -157,15 +182,11 @@ fn all_are_silent_while_the_api_server_is_away(rig: &mut Rig, vip: IpAddr) -> an
         }
         let words = outage(&rig.status_text(&holder)?);
         if let Some(text) = words.filter(|text| text.contains("unless")) {
-            heading = text;
+            before = text;
         }
         Ok(silent.then_some(()))
     })?;
-    println!(
-        "API server stopped: all silent after {:?}; before that: {heading}",
-        stopped.elapsed()
-    );
-    assert!(heading.contains(" s unless it does; with --election raft"), "{heading}");
+    println!("API server stopped: all silent after {:?}; before that: {before}", stopped.elapsed());
     for _ in 0..5 {
         assert_eq!(who_has(&rig.lab, vip)?, [], "somebody speaks past its deadline");
     }
@@ -208,6 +229,64 @@ fn a_speaker_that_ends_hands_over(rig: &mut Rig, vip: IpAddr) -> anyhow::Result<
     assert_eq!(session["spec"]["holderIdentity"], Value::Null, "{session}");
     assert_eq!(session["metadata"]["annotations"]["herald.io/state"], "closed");
     Ok(())
+}
+
+/// Raft decides, and the same table shows what it decided.
+#[test]
+fn what_raft_decides_is_shown_as_leases() -> anyhow::Result<()> {
+    in_cluster(|rig| {
+        rig.start_all(&["--voters", "n1,n2,n3"])?;
+        apply(rig, POOL)?;
+        apply(rig, SERVICE)?;
+        let holders = announced(rig, 2)?;
+        assert_eq!(rig.status("n1")?.election.backend, "raft");
+        mirrored(rig, &holders)?;
+        println!("{}", rig.cluster.kubectl(&["get", "leases", "-n", "herald-system"], None)?);
+
+        let (vip, old) = holders.iter().next().context("no VIP")?;
+        rig.stop(old, LIMIT)?;
+        let witness = nodes().find(|node| node != old).unwrap();
+        let moved = rig.wait("another node holds it", LIMIT, |rig| {
+            let holders = rig.status(&witness)?.holders();
+            let moved = holders.len() == 2 && holders.values().all(|holder| holder != old);
+            Ok(moved.then_some(holders))
+        })?;
+        assert_ne!(moved[vip], *old);
+        mirrored(rig, &moved)?;
+
+        rig.cluster.kubectl(&["delete", "service", "echo"], None)?;
+        mirrored(rig, &BTreeMap::new())
+    })
+}
+
+/// Waits until the Leases of VIPs are these, with these holders.
+fn mirrored(rig: &mut Rig, holders: &BTreeMap<IpAddr, String>) -> anyhow::Result<()> {
+    let mut wanted: Vec<String> = Vec::new();
+    for (vip, holder) in holders {
+        let name = vip.to_string().replace(':', "-");
+        wanted.push(format!("vip-{name} {holder} raft"));
+    }
+    wanted.sort();
+    let mut shown = Vec::new();
+    let reached = rig.wait("the Leases show the holders", LIMIT, |rig| {
+        let list = ["get", "leases", "-n", "herald-system", "-o", "json"];
+        let list: Value = serde_json::from_str(&rig.cluster.kubectl(&list, None)?)?;
+        shown.clear();
+        for lease in list["items"].as_array().into_iter().flatten() {
+            let words = [
+                &lease["metadata"]["name"],
+                &lease["spec"]["holderIdentity"],
+                &lease["metadata"]["labels"]["herald.io/decided-by"],
+            ];
+            let words = words.map(|word| word.as_str().unwrap_or("-")).join(" ");
+            if words.starts_with("vip-") {
+                shown.push(words);
+            }
+        }
+        shown.sort();
+        Ok((shown == wanted).then_some(()))
+    });
+    reached.with_context(|| format!("wanted {wanted:?}, last seen {shown:?}"))
 }
 
 /// More VIPs, the same steady cost: after all is settled, an edge writes nothing but renewals.
