@@ -52,6 +52,10 @@ pub struct Fence {
 /// Who decides.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Election {
+    /// `raft` or `lease`.
+    pub backend: String,
+    /// How long this node may still speak.
+    pub deadline_ms: Option<u64>,
     /// Raft's leader.
     pub leader: Option<String>,
     /// Nodes drained by somebody.

@@ -142,9 +142,8 @@ fn wish(input: Input) -> LeaseInput {
         Input::Release(key) => LeaseInput::Release(key),
         Input::Drain => LeaseInput::Drain,
         Input::Close => LeaseInput::Close,
-        Input::Put { name, .. } => {
-            tracing::warn!(name, "no records with Leases: the Service's status is the database");
-            LeaseInput::Tick
+        Input::Put { name, value, guard } => {
+            LeaseInput::Put { name, value: value.map(Arc::from), guard }
         }
         // Objects of the API server have no members.
         Input::Tick | Input::Frame(..) | Input::Nodes(_) => LeaseInput::Tick,
@@ -158,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::lease::LeaseTiming;
-    use crate::model::{ClaimKey, Wanted};
+    use crate::model::{ClaimKey, Guard, Wanted};
 
     #[derive(Clone, Default)]
     struct Remembered(Arc<AtomicU64>);
@@ -206,6 +205,16 @@ mod tests {
         assert_eq!(held.claims[&key].term, 1);
         drop(held);
         assert!(fence.0.load(Ordering::SeqCst) > boot_now().as_nanos());
+
+        let guard = Guard { key, term: 1 };
+        let stale = Guard { key, term: 7 };
+        handle.put("refused".into(), Some(b"x".to_vec()), stale);
+        handle.put("kept".into(), Some(b"y".to_vec()), guard);
+        let kept = [("kept".to_owned(), b"y".to_vec())].into();
+        view.wait_for(|view| view.records == kept).await.unwrap();
+        handle.put("kept".into(), None, guard);
+        view.wait_for(|view| view.records.is_empty()).await.unwrap();
+
         handle.close().await;
         task.await.unwrap().unwrap();
         assert_eq!(fence.0.load(Ordering::SeqCst), 0);

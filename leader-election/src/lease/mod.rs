@@ -32,9 +32,10 @@
 //! There is no leader: every node runs the same placement on what it sees and takes what falls to
 //! itself; where views differ, the version decides who was first. Terms grow by one each time.
 //!
-//! # What is not there
+//! # Records
 //!
-//! Records (`Handle::put`): with Kubernetes the Service's status is the database.
+//! With Kubernetes the Service's status is the database, so there is little to keep: a claim has room
+//! for one record (`Handle::put`), which stays with it when the holder changes.
 
 pub mod core;
 mod driver;

@@ -57,6 +57,8 @@ pub struct ClaimObject {
     pub term: u64,
     /// The node the holder is asked to hand it over to.
     pub move_to: Option<NodeName>,
+    /// The one record that goes with a claim, by its name. It stays when the holder changes.
+    pub record: Option<(String, Arc<[u8]>)>,
 }
 
 /// The content of an object.

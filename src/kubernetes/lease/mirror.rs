@@ -133,7 +133,7 @@ impl Plan {
     fn see(&mut self, view: &View, now: BootTime) {
         let claim = |claim: &herald_leader_election::Claim| {
             let holder = claim.holder.clone();
-            (claim.key, ClaimObject { holder, term: claim.term, move_to: None })
+            (claim.key, ClaimObject { holder, term: claim.term, move_to: None, record: None })
         };
         self.mine = view.claims_of(&self.me).map(claim).collect();
         // A claim that is lost and won again is another one.
@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn held(term: u64) -> ClaimObject {
-        ClaimObject { holder: Some(("n1".into(), 1)), term, move_to: None }
+        ClaimObject { holder: Some(("n1".into(), 1)), term, move_to: None, record: None }
     }
 
     #[test]

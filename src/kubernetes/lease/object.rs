@@ -35,6 +35,8 @@ const DRAINING: &str = "herald.io/draining";
 const DRAINED: &str = "herald.io/drained";
 const FACTS: &str = "herald.io/facts";
 const MOVE_TO: &str = "herald.io/move-to";
+const RECORD: &str = "herald.io/record";
+const RECORD_VALUE: &str = "herald.io/record-value";
 /// Marks facts that are no text.
 const HEX: &str = "hex:";
 
@@ -176,7 +178,10 @@ fn claim_spec(claim: &ClaimObject, now: Timestamp) -> LeaseSpec {
 fn claim_annotations(claim: &ClaimObject) -> BTreeMap<String, String> {
     let epoch = claim.holder.as_ref().map(|(_, epoch)| (EPOCH.to_owned(), epoch.to_string()));
     let move_to = claim.move_to.as_ref().map(|node| (MOVE_TO.to_owned(), node.to_string()));
-    epoch.into_iter().chain(move_to).collect()
+    let record = claim.record.iter().flat_map(|(name, value)| {
+        [(RECORD.to_owned(), name.clone()), (RECORD_VALUE.to_owned(), to_text(value))]
+    });
+    epoch.into_iter().chain(move_to).chain(record).collect()
 }
 
 struct Read<'a> {
@@ -210,6 +215,9 @@ impl Read<'_> {
             holder: holder.map(|node| (NodeName(node.to_owned()), self.number(EPOCH))),
             term: self.spec.lease_transitions.and_then(|it| u64::try_from(it).ok()).unwrap_or(0),
             move_to: self.annotation(MOVE_TO).map(|node| NodeName(node.to_owned())),
+            record: self.annotation(RECORD).map(|name| {
+                (name.to_owned(), from_text(self.annotation(RECORD_VALUE).unwrap_or_default()))
+            }),
         }
     }
 
@@ -272,7 +280,12 @@ mod tests {
     }
 
     fn claim() -> ClaimObject {
-        ClaimObject { holder: Some(("n1".into(), 7)), term: 3, move_to: Some("n2".into()) }
+        ClaimObject {
+            holder: Some(("n1".into(), 7)),
+            term: 3,
+            move_to: Some("n2".into()),
+            record: Some(("announced/192.168.1.240".into(), Arc::from(&b"n1"[..]))),
+        }
     }
 
     /// As the API server would give it back.
@@ -297,7 +310,7 @@ mod tests {
             ..session()
         };
         let disguised = SessionObject { facts: Arc::from(&b"hex:41"[..]), ..session() };
-        let released = ClaimObject { holder: None, move_to: None, ..claim() };
+        let released = ClaimObject { holder: None, move_to: None, record: None, ..claim() };
         for (key, object) in [
             (ObjectKey::Session("n1".into()), Object::Session(session())),
             (ObjectKey::Session("n1".into()), Object::Session(odd)),
@@ -344,7 +357,7 @@ mod tests {
         let mut lease = stored(&leases(), &vip(), &Object::Claim(claim()));
         lease.spec = Some(LeaseSpec { lease_transitions: Some(-1), ..LeaseSpec::default() });
         lease.metadata.annotations = None;
-        let nothing = ClaimObject { holder: None, term: 0, move_to: None };
+        let nothing = ClaimObject { holder: None, term: 0, move_to: None, record: None };
         assert_eq!(read(&lease).map(|it| it.1), Some(Object::Claim(nothing)));
         let key = ObjectKey::Session("n1".into());
         let mut lease = stored(&leases(), &key, &Object::Session(session()));

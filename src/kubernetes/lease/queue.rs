@@ -98,7 +98,8 @@ mod tests {
     }
 
     fn take(id: u64) -> ApiRequest {
-        let object = Object::Claim(ClaimObject { holder: None, term: 1, move_to: None });
+        let object =
+            Object::Claim(ClaimObject { holder: None, term: 1, move_to: None, record: None });
         let key = ObjectKey::Claim(ClaimKey::Allocator);
         ApiRequest::Write(Write { id, key, expected: None, object })
     }

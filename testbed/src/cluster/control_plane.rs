@@ -243,6 +243,17 @@ impl ControlPlane {
         })
     }
 
+    /// Sends a signal to the API server: SIGSTOP makes it a server that takes connections and never
+    /// answers, SIGCONT lets it answer all it was asked meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn signal_server(&mut self, signal: i32) -> anyhow::Result<()> {
+        let server = self.processes.iter_mut().find(|(name, _)| name == "kube-apiserver");
+        server.context("no API server was started")?.1.signal(signal)
+    }
+
     /// Fails if a process of the control plane has ended.
     ///
     /// # Errors

@@ -6,6 +6,8 @@
 //! add an interface, a mount or a rule to the machine itself; the one thing seen from outside is a
 //! listening socket on 127.0.0.1 that the keeper's first process serves.
 //!
+//! A test that wants its hands on nodes and processes has all of it within its own process: [`rig`].
+//!
 //! Read [`outside`] (up, speakers, down, the keeper), then [`inside`] (what the keeper holds).
 
 pub mod control_plane;
@@ -14,6 +16,7 @@ pub mod inside;
 pub mod objects;
 pub mod outside;
 pub mod relay;
+pub mod rig;
 pub mod speakers;
 pub mod state;
 

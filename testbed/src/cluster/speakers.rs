@@ -59,12 +59,7 @@ impl Speakers {
     }
 
     fn start(&mut self, lab: &Lab, cluster: &ControlPlane) -> anyhow::Result<()> {
-        kustomization(&self.manifests)?;
-        let manifests = self.manifests.display().to_string();
-        cluster.kubectl(&["apply", "-k", &manifests], None)?;
-        let token = cluster
-            .kubectl(&["create", "token", SERVICE_ACCOUNT, "-n", NAMESPACE, DURATION], None)?;
-        let kubeconfig = write_kubeconfig(token.trim())?;
+        let kubeconfig = install(&self.manifests, cluster)?;
         for node in self.nodes.clone() {
             if let Some(speaker) = self.running.get_mut(&node)
                 && speaker.status()?.is_none()
@@ -113,6 +108,20 @@ impl Speakers {
         }
         Ok(())
     }
+}
+
+/// Applies the manifests as a person would; returns the kubeconfig of the speakers' ServiceAccount.
+///
+/// # Errors
+///
+/// If the API server refuses.
+pub fn install(manifests: &Path, cluster: &ControlPlane) -> anyhow::Result<PathBuf> {
+    kustomization(manifests)?;
+    let manifests = manifests.display().to_string();
+    cluster.kubectl(&["apply", "-k", &manifests], None)?;
+    let token =
+        cluster.kubectl(&["create", "token", SERVICE_ACCOUNT, "-n", NAMESPACE, DURATION], None)?;
+    write_kubeconfig(token.trim())
 }
 
 /// Fails in one sentence where there is nothing to apply.

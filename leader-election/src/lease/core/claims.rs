@@ -37,7 +37,8 @@ impl LeaseCore {
             if node == self.me && free {
                 let term = known.as_ref().map_or(0, |known| known.object.term) + 1;
                 let holder = Some((node, epoch));
-                let object = Object::Claim(ClaimObject { holder, term, move_to: None });
+                let record = known.as_ref().and_then(|known| known.object.record.clone());
+                let object = Object::Claim(ClaimObject { holder, term, move_to: None, record });
                 let expected = known.map(|known| known.version);
                 self.write(ObjectKey::Claim(key), expected, object, writes);
             }
@@ -102,7 +103,8 @@ impl LeaseCore {
         for (key, known) in &given {
             let holder = next.get(key).and_then(|node| Some((node.clone(), *living.get(node)?)));
             let term = known.object.term + u64::from(holder.is_some());
-            let object = Object::Claim(ClaimObject { holder, term, move_to: None });
+            let record = known.object.record.clone();
+            let object = Object::Claim(ClaimObject { holder, term, move_to: None, record });
             self.write(ObjectKey::Claim(*key), Some(known.version.clone()), object, writes);
         }
         for (key, known) in mine {
@@ -141,6 +143,37 @@ impl LeaseCore {
             self.write(key, Some(known.version), Object::Session(object), writes);
             self.emptying.insert(node, drained);
         }
+    }
+
+    /// Writes down the records that were put: with the claim they are guarded by, or, to remove one,
+    /// with the claim it is found at. One that cannot be written now is put again by who wants it.
+    pub(super) fn keep_records(&mut self, writes: &mut Vec<Write>) {
+        for (name, (value, guard)) in std::mem::take(&mut self.putting) {
+            let guarded = self.claims.get(&guard.key).filter(|known| {
+                self.mine(known) && known.object.term == guard.term && self.alive_until().is_some()
+            });
+            let at = match (guarded, &value) {
+                (None, _) => None,
+                (Some(_), Some(_)) => Some(guard.key),
+                (Some(_), None) => self.recorded(&name),
+            };
+            let Some((key, known)) = at.and_then(|key| Some((key, self.claims.get(&key)?.clone())))
+            else {
+                continue;
+            };
+            let record = value.map(|value| (name, value));
+            if known.object.record != record {
+                let object = Object::Claim(ClaimObject { record, ..known.object });
+                self.write(ObjectKey::Claim(key), Some(known.version), object, writes);
+            }
+        }
+    }
+
+    fn recorded(&self, name: &str) -> Option<ClaimKey> {
+        let is_it = |known: &Known<ClaimObject>| {
+            known.object.record.as_ref().is_some_and(|(found, _)| found == name)
+        };
+        self.claims.iter().find(|(_, known)| is_it(known)).map(|(key, _)| *key)
     }
 
     /// What this node holds and should hand over: by somebody's wish, or because it is drained.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::lease::object::{Answer, Object, ObjectKey, Version, Write};
 use crate::lease::timing::LeaseTiming;
-use crate::model::{BootTime, ClaimKey, NodeName, View, Wanted};
+use crate::model::{BootTime, ClaimKey, Guard, NodeName, View, Wanted};
 
 /// Who this node is.
 #[derive(Clone, Debug)]
@@ -38,6 +38,16 @@ pub enum LeaseInput {
     Move(ClaimKey, NodeName),
     /// Have a node hold nothing, or let it again.
     SetDrained(NodeName, bool),
+    /// Write or remove a record, while this node holds the guard's claim in its term. A claim has room
+    /// for one.
+    Put {
+        /// Name of the record.
+        name: String,
+        /// Its value; `None` removes it.
+        value: Option<Arc<[u8]>>,
+        /// The condition.
+        guard: Guard,
+    },
     /// Give up one claim, to whoever should have it next. The caller has silenced it.
     Release(ClaimKey),
     /// Give up all claims and take none. The caller has silenced them.

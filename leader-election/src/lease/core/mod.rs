@@ -18,7 +18,7 @@ use super::object::{Answer, ClaimObject, Object, ObjectKey, SessionObject, Versi
 use super::timing::LeaseTiming;
 use crate::error::Error;
 use crate::model::{
-    BootTime, Claim, ClaimKey, MAX_FACTS, NodeName, Session, SessionState, View, Wanted,
+    BootTime, Claim, ClaimKey, Guard, MAX_FACTS, NodeName, Session, SessionState, View, Wanted,
 };
 
 /// After a write that came to nothing, the next one on that object waits this long.
@@ -60,6 +60,8 @@ pub struct LeaseCore {
     releasing: BTreeMap<ClaimKey, u64>,
     moving: BTreeMap<ClaimKey, (NodeName, u64)>,
     emptying: BTreeMap<NodeName, bool>,
+    /// Records to be written, by name.
+    putting: BTreeMap<String, (Option<Arc<[u8]>>, Guard)>,
     draining: bool,
     closing: Option<BootTime>,
     pending: BTreeMap<ObjectKey, Pending>,
@@ -105,6 +107,7 @@ impl LeaseCore {
             releasing: BTreeMap::new(),
             moving: BTreeMap::new(),
             emptying: BTreeMap::new(),
+            putting: BTreeMap::new(),
             draining: false,
             closing: None,
             pending: BTreeMap::new(),
@@ -162,6 +165,7 @@ impl LeaseCore {
             self.keep_session(&mut writes);
             self.revoke_silent(&mut writes);
             self.keep_claims(&mut writes);
+            self.keep_records(&mut writes);
             self.tell_others(&mut writes);
         }
         self.notice_settled();
@@ -209,6 +213,9 @@ impl LeaseCore {
                 if let Some(known) = self.claims.get(&key).filter(|known| self.mine(known)) {
                     self.releasing.insert(key, known.object.term);
                 }
+            }
+            LeaseInput::Put { name, value, guard } => {
+                self.putting.insert(name, (value, guard));
             }
             LeaseInput::Drain => self.draining = true,
             LeaseInput::Close => {
@@ -425,11 +432,16 @@ impl LeaseCore {
             claims,
             handovers,
             drained,
-            records: BTreeMap::new(),
+            records: self.records(),
             leader: None,
             raft_term: 0,
             applied: self.changes,
         }
+    }
+
+    fn records(&self) -> BTreeMap<String, Vec<u8>> {
+        let records = self.claims.values().filter_map(|known| known.object.record.clone());
+        records.map(|(name, value)| (name, value.to_vec())).collect()
     }
 
     fn publish(&mut self, actions: &mut Vec<LeaseAction>) {
