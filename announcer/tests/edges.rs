@@ -23,7 +23,7 @@ use herald_announcer::{
 use namespace::{Tap, ip, ip_output, namespace};
 use speaker::{
     CLIENT, OURS, SOON, Speaker, V4, V6, WHILE, announced, announcements, answers, arp_question,
-    claim, lan, solicitation, until,
+    claim, lan, reachability_check, solicitation, until,
 };
 use tokio::sync::watch;
 
@@ -98,6 +98,35 @@ fn answers_arp_and_solicitations_in_userspace_mode() {
         lan.silent(WHILE, |frame| claim(frame).is_some_and(|(_, answer)| answer)).await;
         assert!(speaker.handle.counters().ignored["not_ours"] >= 1);
         assert!(!speaker.task.is_finished());
+    });
+}
+
+/// RFC 4861 7.2.2 lets unicast solicitations go without the option; RFC 4862 5.4.2 forbids it to
+/// address tests. The filter of the socket must let all of them through.
+#[test]
+fn answers_reachability_checks_and_address_tests_in_userspace_mode() {
+    namespace(async || {
+        lan();
+        let speaker = Speaker::start(Answering::Userspace).await;
+        let lan = Tap::open("lan");
+        speaker.handle.set(announced(&[V4, V6], "eth0"));
+        // An answer to all nodes looks like a round of the burst, so that has to be over.
+        until("the whole burst", || lan.times(announcements(V6)).len() >= 3).await;
+        lan.forget();
+        let address_test = probe::frame(V6.parse().unwrap(), CLIENT);
+        lan.ask_until(SOON, &address_test, announcements(V6)).await;
+
+        let mut poll = arp_question(V4);
+        poll[..6].copy_from_slice(&OURS.0);
+        let arp_probe = probe::frame(V4.parse().unwrap(), CLIENT);
+        for question in [poll, arp_probe] {
+            lan.forget();
+            lan.ask_until(SOON, &question, answers(V4)).await;
+        }
+        for option in [Some(CLIENT), None] {
+            lan.forget();
+            lan.ask_until(SOON, &reachability_check(V6, option), answers(V6)).await;
+        }
     });
 }
 

@@ -38,7 +38,7 @@ pub fn send(host: &Netns, frame: &[u8]) -> anyhow::Result<()> {
 pub fn ask(
     host: &Netns,
     frame: &[u8],
-    is_answer: impl Fn(&[u8]) -> bool + Send + Sync,
+    is_answer: impl Fn(&[u8]) -> bool + Sync,
 ) -> anyhow::Result<Vec<Vec<u8>>> {
     host.inside(|| {
         let socket = open("eth0")?;

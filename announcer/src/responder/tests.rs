@@ -188,17 +188,40 @@ fn answers_to_the_source_link_layer_option_before_the_frames_source() {
 }
 
 /// Neighbour unreachability detection: unicast, often without an option.
-#[test]
-fn answers_a_reachability_check_without_an_option() {
-    let check = crate::hex(
+fn reachability_check() -> Vec<u8> {
+    crate::hex(
         "02:00:00:00:00:01 02:00:00:00:00:c1 86dd
          60000000 0018 3a ff
          fd000001 00000000 00000000 00000064
          fd000001 00000000 00000000 000000f0     # to the VIP itself
          87 00 7f63 00000000
          fd000001 00000000 00000000 000000f0",
-    );
-    answered(&check, ADVERTISEMENT);
+    )
+}
+
+#[test]
+fn answers_a_reachability_check_without_an_option() {
+    answered(&reachability_check(), ADVERTISEMENT);
+}
+
+/// To the MAC that the option names, where a bridge of the wireless kind put its own on the frame.
+#[test]
+fn answers_a_reachability_check_with_an_option() {
+    let check = NeighbourSolicitation {
+        source: "fd00:1::64".parse().unwrap(),
+        destination: "fd00:1::f0".parse().unwrap(),
+        target: "fd00:1::f0".parse().unwrap(),
+        source_mac: Some(MacAddr([2, 0, 0, 0, 0, 0xc1])),
+    };
+    answered(&check.to_frame(MacAddr([2, 0, 0, 0, 0, 0xc1]), OWN.mac), ADVERTISEMENT);
+    answered(&check.to_frame(MacAddr([2, 0, 0, 0, 0, 0x99]), OWN.mac), ADVERTISEMENT);
+}
+
+#[test]
+fn ignores_a_reachability_check_of_another_machine() {
+    let mut flooded = reachability_check();
+    flooded[..6].copy_from_slice(&[2, 0, 0, 0, 0, 2]);
+    ignored(&flooded, IgnoreReason::OtherMac);
 }
 
 #[test]

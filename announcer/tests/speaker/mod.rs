@@ -112,6 +112,14 @@ pub fn solicitation(vip: &str) -> Vec<u8> {
     question.to_frame(CLIENT, MacAddr::of_ipv6_multicast(destination))
 }
 
+/// A question for one that is known already, to our MAC (RFC 4861 7.3.3).
+pub fn reachability_check(vip: &str, source_mac: Option<MacAddr>) -> Vec<u8> {
+    let target: Ipv6Addr = vip.parse().unwrap();
+    let source = "fd00:1::64".parse().unwrap();
+    let question = NeighbourSolicitation { source, destination: target, target, source_mac };
+    question.to_frame(CLIENT, OURS)
+}
+
 /// What a frame claims: the address, and whether to one machine (an answer) or to all.
 pub fn claim(frame: &[u8]) -> Option<(IpAddr, bool)> {
     let frame = Ethernet::parse(frame).ok().filter(|frame| frame.source == OURS)?;
