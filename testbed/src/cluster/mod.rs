@@ -6,7 +6,8 @@
 //! add an interface, a mount or a rule to the machine itself; the one thing seen from outside is a
 //! listening socket on 127.0.0.1 that the keeper's first process serves.
 //!
-//! Read [`outside`] (up, speakers, down, the keeper), then [`inside`] (what the keeper holds).
+//! Read [`whole`] (what a cluster is), then [`outside`] (up, speakers, down, the keeper) and
+//! [`inside`] (what the keeper holds).
 
 pub mod control_plane;
 pub mod inherited;
@@ -16,6 +17,7 @@ pub mod outside;
 pub mod relay;
 pub mod speakers;
 pub mod state;
+pub mod whole;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
