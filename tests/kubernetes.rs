@@ -1,13 +1,15 @@
 //! Against a real API server: manifests go in, statuses come out, with the rights of Herald's own
 //! ServiceAccount.
 //!
-//! Needs a cluster named by KUBECONFIG with `manifests/` applied, no pools and no speaker running; the
-//! caller must be allowed to impersonate. `testbed/check --cluster` brings one up for it; without it
-//! the test is left out there, and says so.
+//! Runs against the cluster that KUBECONFIG names, which must have `manifests/` applied, no pools and
+//! no speaker running, and let the caller impersonate. Without KUBECONFIG the test brings up one of
+//! the testbed's, which `cargo build --workspace --bins` must have built.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "all of this file is a test")]
+#![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +31,12 @@ const NAMESPACE: &str = "herald-test";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serves_pools_of_both_kinds_on_a_real_api_server() {
-    let clients = clients().await;
+    let testbed = std::env::var_os("KUBECONFIG").is_none().then(Testbed::up);
+    let kubeconfig = match &testbed {
+        Some(testbed) => testbed.kubeconfig(),
+        None => std::env::var_os("KUBECONFIG").unwrap().into(),
+    };
+    let clients = clients(kubeconfig).await;
     let cluster = Cluster { admin: clients.0 };
     cluster.clear().await;
     cluster.apply("v1", "Namespace", "namespaces", None, NAMESPACE, json!({})).await;
@@ -217,8 +224,7 @@ async fn start(client: Client) -> Allocator {
 }
 
 /// The administrator, and Herald's ServiceAccount.
-async fn clients() -> (Client, Client) {
-    let path = std::env::var_os("KUBECONFIG").expect("KUBECONFIG must name a cluster");
+async fn clients(path: PathBuf) -> (Client, Client) {
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
     let options = KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
@@ -226,6 +232,58 @@ async fn clients() -> (Client, Client) {
     let mut herald = config;
     herald.auth_info.impersonate = Some("system:serviceaccount:herald-system:herald".into());
     (admin, Client::try_from(herald).unwrap())
+}
+
+/// A cluster of the testbed's, with `manifests/` applied. It ends with the value.
+struct Testbed {
+    directory: PathBuf,
+    kubernetes: String,
+}
+
+impl Testbed {
+    fn up() -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/testbed/lib/kubernetes.sh");
+        assert!(Command::new(script).status().unwrap().success(), "Kubernetes cannot be built");
+        let output = Command::new(script).arg("--directory").output().unwrap();
+        let kubernetes = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let unique = format!("herald-kubernetes-{}", std::process::id());
+        let directory = std::env::temp_dir().join(unique);
+        std::fs::create_dir_all(&directory).unwrap();
+        let testbed = Self { directory, kubernetes };
+        let kubeconfig = testbed.kubeconfig();
+        testbed.run(testbed.lab().args(["up", "--nodes", "1", "--kubeconfig"]).arg(&kubeconfig));
+        let mut kubectl = Command::new(format!("{}/kubectl", testbed.kubernetes));
+        kubectl.arg("--kubeconfig").arg(&kubeconfig).args(["apply", "-k", MANIFESTS]);
+        testbed.run(kubectl.env("KUBECACHEDIR", testbed.directory.join("cache")));
+        testbed
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        self.directory.join("kubeconfig")
+    }
+
+    /// The testbed is no dependency of Herald, but lies beside it once all is built.
+    fn lab(&self) -> Command {
+        let own = std::env::current_exe().unwrap();
+        let lab = own.ancestors().nth(2).unwrap().join("herald-lab");
+        assert!(lab.is_file(), "build it first: cargo build --workspace --bins");
+        let mut command = Command::new(lab);
+        command.arg("cluster").env("XDG_RUNTIME_DIR", &self.directory);
+        command.env("HERALD_KUBERNETES", &self.kubernetes).env("HERALD_MANIFESTS", MANIFESTS);
+        command
+    }
+
+    fn run(&self, command: &mut Command) {
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        let _ = self.lab().arg("down").stdin(Stdio::null()).output();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
 }
 
 struct Cluster {
@@ -404,6 +462,7 @@ fn addresses(service: &Service) -> Vec<String> {
     ingress.filter_map(|it| it.ip.clone()).collect()
 }
 
+const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests");
 const STEP: Duration = Duration::from_millis(100);
 /// 15 s, since the machine may be busy.
 const PATIENCE: usize = 150;

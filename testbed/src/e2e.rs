@@ -1,7 +1,12 @@
 //! The frame of an end-to-end test: private namespaces around it, the speakers' logs if it fails.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use anyhow::{Context, ensure};
+
+use crate::cluster::whole::{Cluster, Plan};
 use crate::sandbox;
 use crate::scenario::Scenario;
 
@@ -12,11 +17,49 @@ use crate::scenario::Scenario;
 /// What the test returns. The logs are printed then, and after a panic.
 pub fn in_lab(test: impl FnOnce(&mut Scenario) -> anyhow::Result<()>) -> anyhow::Result<()> {
     sandbox::enter()?;
-    let mut scenario = Scenario::build()?;
+    told(Scenario::build()?, test, Scenario::logs)
+}
+
+/// Runs a test in a cluster of its own, of three nodes without speakers; `manifests` is what
+/// installs Herald in it, seen from the root of the repository. Nothing of it is left when the
+/// test's process ends.
+///
+/// # Errors
+///
+/// As [`in_lab`].
+pub fn in_cluster(
+    manifests: &str,
+    test: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let kubernetes = kubernetes()?;
+    sandbox::enter()?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let plan = Plan::private(&kubernetes, &root.join(manifests), 3)?;
+    told(Cluster::build(&plan)?, test, Cluster::logs)
+}
+
+/// Where the testbed's Kubernetes is, built now if it never was.
+///
+/// # Errors
+///
+/// If it cannot be built.
+pub fn kubernetes() -> anyhow::Result<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lib/kubernetes.sh");
+    ensure!(Command::new(&script).status()?.success(), "Kubernetes could not be built");
+    let output = Command::new(&script).arg("--directory").output()?;
+    let path = String::from_utf8(output.stdout).context("a strange path")?;
+    Ok(path.trim().into())
+}
+
+fn told<T>(
+    mut stage: T,
+    test: impl FnOnce(&mut T) -> anyhow::Result<()>,
+    logs: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
     // Nothing is used after a panic but the logs.
-    let result = catch_unwind(AssertUnwindSafe(|| test(&mut scenario)));
+    let result = catch_unwind(AssertUnwindSafe(|| test(&mut stage)));
     if !matches!(result, Ok(Ok(()))) {
-        eprintln!("{}", scenario.logs());
+        eprintln!("{}", logs(&stage));
     }
     result.unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -7,6 +7,7 @@
 //!
 //! Read [`lab`] for the network, then [`scenario`] for Herald in it, then [`demo`].
 
+pub mod bench;
 pub mod client;
 pub mod clock;
 pub mod cluster;

@@ -25,11 +25,22 @@ pub const PORT: u16 = 6443;
 /// The first addresses of the two service ranges belong to the API server.
 const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:96::/108";
 
+/// What a control plane is asked to bear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What one deals with by hand.
+    Usual,
+    /// Thousands of Services at once: controllers that ask the API server as often as they want
+    /// to, and a record ([`audit_log`]) of what Herald asks of it.
+    Benchmark,
+}
+
 /// The running control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
     /// Its host.
     pub netns: Netns,
+    extent: Extent,
     programs: PathBuf,
     logs: PathBuf,
     processes: Vec<(String, Process)>,
@@ -47,6 +58,7 @@ impl ControlPlane {
         logs: &Path,
         nodes: &[String],
         outside: SocketAddr,
+        extent: Extent,
     ) -> anyhow::Result<Self> {
         let Host { name, .. } = HOST;
         let netns = Netns::create(name)?;
@@ -79,7 +91,7 @@ impl ControlPlane {
             command.output().with_context(|| format!("cannot run {}", program.display()))?;
         ensure!(output.status.success(), "no keys: {}", String::from_utf8_lossy(&output.stderr));
         let (programs, logs) = (programs.to_owned(), logs.to_owned());
-        Ok(Self { netns, programs, logs, processes: Vec::new() })
+        Ok(Self { netns, extent, programs, logs, processes: Vec::new() })
     }
 
     /// Starts etcd and the API server and waits until it is ready.
@@ -88,14 +100,30 @@ impl ControlPlane {
     ///
     /// If one of them ends or is not ready in time.
     pub fn start_server(&mut self) -> anyhow::Result<()> {
+        self.start_etcd()?;
+        self.start_api_server()?;
+        let address = SocketAddr::new(HOST.v4().into(), PORT);
+        self.wait("the API server listens", LIMIT, |cluster| {
+            let connect = || Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?);
+            Ok(cluster.netns.inside(connect).ok())
+        })?;
+        self.wait("the API server is ready", LIMIT, |cluster| {
+            Ok(cluster.kubectl(&["get", "--raw", "/readyz"], None).ok())
+        })?;
+        Ok(())
+    }
+
+    fn start_etcd(&mut self) -> anyhow::Result<()> {
         let mut etcd = Command::new(self.programs.join("etcd"));
         etcd.args(["--name", "testbed", "--logger", "zap", "--log-level", "warn"]);
         etcd.arg("--data-dir").arg(Path::new(SCRATCH).join("etcd"));
         etcd.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
         etcd.args(["--listen-peer-urls", ETCD_PEER, "--initial-advertise-peer-urls", ETCD_PEER]);
         etcd.args(["--initial-cluster", &format!("testbed={ETCD_PEER}")]);
-        self.start("etcd", etcd)?;
+        self.start("etcd", etcd)
+    }
 
+    fn start_api_server(&mut self) -> anyhow::Result<()> {
         let mut server = self.call("kube-apiserver");
         let key = |name: &str| keys().join(name).display().to_string();
         let flags = [
@@ -120,15 +148,27 @@ impl ControlPlane {
             ("allow-privileged", "true".to_owned()),
         ];
         server.args(flags.map(|(name, value)| format!("--{name}={value}")));
-        self.start("kube-apiserver", server)?;
-        let address = SocketAddr::new(HOST.v4().into(), PORT);
-        self.wait("the API server listens", LIMIT, |cluster| {
-            let connect = || Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1))?);
-            Ok(cluster.netns.inside(connect).ok())
-        })?;
-        self.wait("the API server is ready", LIMIT, |cluster| {
-            Ok(cluster.kubectl(&["get", "--raw", "/readyz"], None).ok())
-        })?;
+        if self.extent == Extent::Benchmark {
+            let policy = keys().join("audit-policy.yaml");
+            fs::write(&policy, AUDIT_POLICY).context("cannot write the audit policy")?;
+            server.arg("--audit-policy-file").arg(policy);
+            server.arg("--audit-log-path").arg(audit_log());
+        }
+        self.start("kube-apiserver", server)
+    }
+
+    /// Kills the API server and etcd, as a failed node of the control plane does; what they have
+    /// stored stays. [`ControlPlane::start_server`] starts them again.
+    ///
+    /// # Errors
+    ///
+    /// If one has ended already.
+    pub fn kill_server(&mut self) -> anyhow::Result<()> {
+        for name in ["kube-apiserver", "etcd"] {
+            let position = self.processes.iter().position(|(it, _)| it == name);
+            let position = position.with_context(|| format!("{name} does not run"))?;
+            self.processes.remove(position).1.kill()?;
+        }
         Ok(())
     }
 
@@ -152,6 +192,10 @@ impl ControlPlane {
             ("leader-elect", "false".to_owned()),
         ];
         manager.args(flags.map(|(name, value)| format!("--{name}={value}")));
+        if self.extent == Extent::Benchmark {
+            // The usual 20 requests a second would make slices the slowest part of it all.
+            manager.args(["--kube-api-qps=1000", "--kube-api-burst=2000"]);
+        }
         self.start("kube-controller-manager", manager)?;
 
         let mut scheduler = self.call("kube-scheduler");
@@ -262,13 +306,20 @@ impl ControlPlane {
     pub fn check(&mut self) -> anyhow::Result<()> {
         for (name, process) in &mut self.processes {
             if let Some(status) = process.status()? {
-                let output = process.output();
-                let lines: Vec<&str> = output.lines().collect();
-                let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+                let tail = tail(&process.output());
                 bail!("{name} has ended: {status}; its last words:\n{tail}");
             }
         }
         Ok(())
+    }
+
+    /// The last lines of each log.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for (name, process) in &self.processes {
+            text += &format!("--- {name}:\n{}\n", tail(&process.output()));
+        }
+        text
     }
 
     fn wait<T>(
@@ -305,6 +356,23 @@ pub fn keys() -> PathBuf {
     Path::new(SCRATCH).join("keys")
 }
 
+/// A line of JSON for each request of Herald's ServiceAccount, where it is recorded.
+pub fn audit_log() -> PathBuf {
+    Path::new(SCRATCH).join("audit.log")
+}
+
+fn tail(output: &str) -> String {
+    let lines: Vec<&str> = output.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+const AUDIT_POLICY: &str = r#"{
+    "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "Metadata", "users": ["system:serviceaccount:herald-system:herald"]},
+        {"level": "None"}
+    ]
+}"#;
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
 /// Prints `True` for each object that is ready.

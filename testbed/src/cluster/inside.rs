@@ -14,12 +14,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 
-use super::control_plane::{ControlPlane, HOST, PORT, keys};
+use super::control_plane::{Extent, HOST, PORT, keys};
 use super::inherited::{Inherited, KeepArgs};
-use super::speakers::Speakers;
+use super::whole::{Cluster, Plan};
 use super::{Change, relay};
-use crate::lab::Lab;
-use crate::lab::addresses::nodes;
 use crate::sandbox;
 
 /// What `up` says when it has all it wanted.
@@ -40,22 +38,18 @@ pub fn run(args: KeepArgs) -> anyhow::Result<ExitCode> {
     let log_directory = PathBuf::from(format!("/proc/self/fd/{}", logs.as_raw_fd()));
     end_with(up.try_clone().context("cannot watch over `up`")?);
 
-    let lab = Lab::build(&log_directory)?;
-    let nodes: Vec<String> = nodes().take(usize::from(args.shape.nodes)).collect();
     let outside = api.local_addr().context("cannot tell the port of the API server")?;
-    let mut cluster =
-        ControlPlane::prepare(&args.shape.kubernetes, &log_directory, &nodes, outside)?;
-    cluster.start_server()?;
-    cluster.put_pods(&nodes)?;
-    cluster.start_controllers()?;
-    for node in &nodes {
-        cluster.start_node(node, lab.netns(node)?)?;
-    }
-    relay::start(api, cluster.netns.clone(), SocketAddr::new(HOST.v4().into(), PORT));
-    cluster.wait_for_nodes(&nodes)?;
-    let mut speakers = Speakers::new(&args.shape.manifests, &log_directory, &nodes);
+    let mut cluster = Cluster::build(&Plan {
+        kubernetes: args.shape.kubernetes,
+        manifests: args.shape.manifests,
+        logs: log_directory,
+        nodes: args.shape.nodes,
+        outside,
+        extent: Extent::Usual,
+    })?;
+    relay::start(api, cluster.plane.netns.clone(), SocketAddr::new(HOST.v4().into(), PORT));
     if args.shape.speakers {
-        speakers.change(Change::Start, &lab, &cluster)?;
+        cluster.change(Change::Start)?;
     }
     let kubeconfig =
         std::fs::read(keys().join("admin.kubeconfig")).context("cannot read the kubeconfig")?;
@@ -64,7 +58,7 @@ pub fn run(args: KeepArgs) -> anyhow::Result<ExitCode> {
 
     let (sender, orders) = channel();
     std::thread::spawn(move || take_orders(&control, &sender));
-    obey(&orders, &lab, &mut cluster, &mut speakers)
+    obey(&orders, &mut cluster)
 }
 
 /// Until `up` has said that it got what it wanted, its end, by an interrupt or otherwise, is ours.
@@ -98,19 +92,14 @@ fn take_orders(control: &UnixListener, orders: &Sender<Order>) {
     }
 }
 
-fn obey(
-    orders: &Receiver<Order>,
-    lab: &Lab,
-    cluster: &mut ControlPlane,
-    speakers: &mut Speakers,
-) -> anyhow::Result<ExitCode> {
+fn obey(orders: &Receiver<Order>, cluster: &mut Cluster) -> anyhow::Result<ExitCode> {
     loop {
         match orders.recv_timeout(Duration::from_millis(500)) {
-            Ok((change, stream)) => match speakers.change(change, lab, cluster) {
+            Ok((change, stream)) => match cluster.change(change) {
                 Ok(()) => answer(&stream, DONE),
                 Err(error) => answer(&stream, &format!("{error:#}")),
             },
-            Err(RecvTimeoutError::Timeout) => cluster.check()?,
+            Err(RecvTimeoutError::Timeout) => cluster.plane.check()?,
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the control socket has gone"),
         }
     }

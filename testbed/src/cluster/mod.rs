@@ -6,9 +6,11 @@
 //! add an interface, a mount or a rule to the machine itself; the one thing seen from outside is a
 //! listening socket on 127.0.0.1 that the keeper's first process serves.
 //!
-//! A test that wants its hands on nodes and processes has all of it within its own process: [`rig`].
+//! A test that wants its hands on nodes and processes has all of it within its own process: [`rig`]
+//! and [`whole`].
 //!
-//! Read [`outside`] (up, speakers, down, the keeper), then [`inside`] (what the keeper holds).
+//! Read [`whole`] (what a cluster is), then [`outside`] (up, speakers, down, the keeper) and
+//! [`inside`] (what the keeper holds).
 
 pub mod control_plane;
 pub mod inherited;
@@ -19,6 +21,7 @@ pub mod relay;
 pub mod rig;
 pub mod speakers;
 pub mod state;
+pub mod whole;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

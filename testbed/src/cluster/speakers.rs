@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -15,6 +15,7 @@ use super::control_plane::{ControlPlane, HOST, PORT, keys};
 use crate::lab::Lab;
 use crate::lab::process::{Process, built};
 use crate::sandbox::{self, SCRATCH};
+use crate::status::Status;
 
 /// The namespace that the manifests make.
 const NAMESPACE: &str = "herald-system";
@@ -58,8 +59,17 @@ impl Speakers {
         }
     }
 
+    /// Applies the manifests and writes the kubeconfig of their ServiceAccount.
+    ///
+    /// # Errors
+    ///
+    /// If the manifests are refused.
+    pub fn install(&self, cluster: &ControlPlane) -> anyhow::Result<PathBuf> {
+        install(&self.manifests, cluster)
+    }
+
     fn start(&mut self, lab: &Lab, cluster: &ControlPlane) -> anyhow::Result<()> {
-        let kubeconfig = install(&self.manifests, cluster)?;
+        let kubeconfig = self.install(cluster)?;
         for node in self.nodes.clone() {
             if let Some(speaker) = self.running.get_mut(&node)
                 && speaker.status()?.is_none()
@@ -73,24 +83,76 @@ impl Speakers {
     }
 
     fn speaker(&self, node: &str, kubeconfig: &Path, lab: &Lab) -> anyhow::Result<Process> {
-        let herald = match std::env::var_os("HERALD_BIN") {
-            Some(path) => PathBuf::from(path),
-            None => built("herald")?,
-        };
         let directory = Path::new(SCRATCH).join(node);
         let pins = directory.join("bpf");
         if !pins.is_dir() {
             sandbox::mount_bpf(&pins)?;
         }
-        let mut command = Command::new(herald);
+        let mut command = Command::new(herald()?);
         command.args(["speaker", "--node-name", node]);
         command.arg("--kubeconfig").arg(kubeconfig);
         command.args(["--voters", &self.nodes.join(",")]);
         command.arg("--state-dir").arg(directory.join("state"));
-        command.arg("--run-dir").arg(directory.join("run"));
+        command.arg("--run-dir").arg(run_dir(node));
         command.arg("--pin-dir").arg(pins);
         let log = self.logs.join(format!("herald-{node}.log"));
         Process::start(&format!("herald on {node}"), command, lab.netns(node)?, &log)
+    }
+
+    /// A node's speaker.
+    ///
+    /// # Errors
+    ///
+    /// If none runs there.
+    pub fn on(&mut self, node: &str) -> anyhow::Result<&mut Process> {
+        self.running.get_mut(node).with_context(|| format!("no speaker runs on {node}"))
+    }
+
+    /// Fails if a speaker has ended by itself.
+    ///
+    /// # Errors
+    ///
+    /// Which one, and how.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        for (node, speaker) in &mut self.running {
+            if let Some(status) = speaker.status()? {
+                bail!("the speaker on {node} has ended: {status}");
+            }
+        }
+        Ok(())
+    }
+
+    /// What a node's speaker reports.
+    ///
+    /// # Errors
+    ///
+    /// If it does not.
+    pub fn status(&self, node: &str) -> anyhow::Result<Status> {
+        let mut command = Command::new(herald()?);
+        command.args(["status", "--output", "json", "--run-dir"]).arg(run_dir(node));
+        let output = command.stdin(Stdio::null()).output().context("cannot run herald status")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("cannot read the status of {node}"))
+    }
+
+    /// All that a node's speakers have logged.
+    pub fn log(&self, node: &str) -> String {
+        fs::read_to_string(self.logs.join(format!("herald-{node}.log"))).unwrap_or_default()
+    }
+
+    /// The last lines of each log.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            let log = self.log(node);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            text += &format!("--- the speaker on {node}, last {} lines:\n", tail.len());
+            text += &tail.join("\n");
+            text.push('\n');
+        }
+        text
     }
 
     fn stop(&mut self) -> anyhow::Result<()> {
@@ -135,10 +197,26 @@ pub fn kustomization(manifests: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn herald() -> anyhow::Result<PathBuf> {
+    match std::env::var_os("HERALD_BIN") {
+        Some(path) => Ok(path.into()),
+        None => built("herald"),
+    }
+}
+
+fn run_dir(node: &str) -> PathBuf {
+    Path::new(SCRATCH).join(node).join("run")
+}
+
 /// JSON is YAML, so any reader of kubeconfigs takes it.
+/// The kubeconfig of Herald's ServiceAccount, once speakers have been started.
+pub fn kubeconfig() -> PathBuf {
+    keys().join("herald.kubeconfig")
+}
+
 fn write_kubeconfig(token: &str) -> anyhow::Result<PathBuf> {
     let server = format!("https://{}:{PORT}", HOST.v4());
-    let kubeconfig = json!({
+    let contents = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "herald",
         "clusters": [{"name": "testbed", "cluster": {
             "server": server, "certificate-authority": keys().join("ca.crt"),
@@ -146,13 +224,15 @@ fn write_kubeconfig(token: &str) -> anyhow::Result<PathBuf> {
         "users": [{"name": "herald", "user": {"token": token}}],
         "contexts": [{"name": "herald", "context": {"cluster": "testbed", "user": "herald"}}],
     });
-    let path = keys().join("herald.kubeconfig");
-    fs::write(&path, kubeconfig.to_string())
+    let path = kubeconfig();
+    fs::write(&path, contents.to_string())
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
 /// A day, as long as the cluster's own keys last.
 const DURATION: &str = "--duration=24h";
+/// How much of a log is shown when something failed.
+const LOG_LINES: usize = 30;
 /// How long a speaker may take to give its VIPs away.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -1,0 +1,39 @@
+//! Measurements, each against a rival or a floor that is measured in the same run.
+//!
+//! A benchmark prints what it does while it does it, ends with a table that says which aims were
+//! met, and writes its values once, at the end. A missed aim is a result and no failure.
+
+pub mod allocation;
+pub mod report;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+/// Measure Herald against a rival or a floor in the same run.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Time until many new Services have addresses on a real API server, and what idling costs.
+    Allocation(allocation::AllocationArgs),
+    /// The same, inside its namespaces.
+    #[command(hide = true)]
+    AllocationInside(allocation::InsideArgs),
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// What could not be measured.
+pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    match args.action {
+        Action::Allocation(args) => allocation::run(&args),
+        Action::AllocationInside(args) => allocation::run_inside(args),
+    }
+}

@@ -1,0 +1,266 @@
+//! The manifests that Herald's first users have, unmodified, on a real API server: applied with
+//! kubectl, seen with kubectl, and used by a client on the LAN through XDP.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use herald_testbed::client::{self, Transport};
+use herald_testbed::cluster::Change;
+use herald_testbed::cluster::whole::Cluster;
+use herald_testbed::{clock, e2e};
+
+const METALLB: &str = include_str!("../../src/source/testdata/reference/metallb-homelab.yaml");
+const METALLB_KIND: &str = include_str!("../../src/source/testdata/reference/metallb-kind.yaml");
+const CILIUM: &str = include_str!("../../src/source/testdata/reference/cilium-homelab.yaml");
+const GRAFANA: &str = include_str!("../../src/source/testdata/reference/grafana-service.yaml");
+const K3S: &str = include_str!("../../src/source/testdata/reference/k3s-service.yaml");
+
+/// A Service in front of the lab's pods.
+const ECHO: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  type: LoadBalancer
+  selector: {app: echo}
+  ports: [{port: 80, targetPort: 8080}]
+";
+
+/// Where a pool of this MetalLB user lies, so that a K3s user's own choice can be granted. Nothing
+/// announces it: the address is a client's here.
+const CHOSEN: &str = "
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: chosen, namespace: metallb-system}
+spec: {addresses: [192.168.1.100/32], autoAssign: false}
+";
+
+const ADVERTISEMENT: &str = "
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata: {name: l2-advert, namespace: metallb-system}
+spec: {ipAddressPools: [first-pool]}
+";
+
+const EDITED: &str = "
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: first-pool, namespace: metallb-system}
+spec: {addresses: [192.168.1.230-192.168.1.250]}
+";
+
+const REVERSED: &str = "
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: first-pool, namespace: metallb-system}
+spec: {addresses: [192.168.1.250-192.168.1.230]}
+";
+
+const NO_ADDRESS: &str = "
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: first-pool, namespace: metallb-system}
+spec: {addresses: [192.168.1.0-nonsense]}
+";
+
+#[test]
+fn a_user_of_metallb_is_served_and_keeps_the_addresses() -> anyhow::Result<()> {
+    e2e::in_cluster("manifests", |cluster| {
+        for (node, host) in [("n1", 11), ("n2", 12), ("n3", 13), ("c1", 100)] {
+            let address = format!("addr add 172.18.0.{host}/16 dev eth0\n");
+            cluster.lab.netns(node)?.ip(&address)?;
+        }
+        cluster.change(Change::Start)?;
+        cluster.apply(METALLB)?;
+        cluster.apply(ECHO)?;
+        shown(cluster, "echo", "192.168.1.240")?;
+        cluster.apply(ADVERTISEMENT)?;
+        served(cluster, "192.168.1.240", "192.168.1.100", &["n1", "n2", "n3"])?;
+
+        cluster.apply(GRAFANA)?;
+        shown(cluster, "grafana", "192.168.1.241")?;
+        cluster.apply(CHOSEN)?;
+        cluster.apply(K3S)?;
+        shown(cluster, "nginx", "192.168.1.100")?;
+
+        // An edit that still contains an address does not change it, nor does what is wrong.
+        cluster.apply(EDITED)?;
+        cluster.apply(&ECHO.replace("name: echo", "name: after"))?;
+        shown(cluster, "after", "192.168.1.230")?;
+        let refused = cluster.apply(NO_ADDRESS);
+        let refused = refused.err().context("nonsense was not refused")?;
+        assert!(format!("{refused:#}").contains("expected CIDRs"), "{refused:#}");
+        cluster.apply(REVERSED)?;
+        let summary = cluster.wait("ConfigurationState says Invalid", LIMIT, |cluster| {
+            let what = ["configurationstates", "herald-controller", "-n", "herald-system"];
+            let status = cluster.get(&what).ok().map(|state| state["status"].clone());
+            let status = status.filter(|status| status["result"] == "Invalid");
+            Ok(status.map(|status| status["errorSummary"].to_string()))
+        })?;
+        assert!(summary.contains("first-pool") && summary.contains("reversed"), "{summary}");
+        let kept = addresses(cluster)?;
+        let wanted = [
+            ("after", "192.168.1.230"),
+            ("echo", "192.168.1.240"),
+            ("grafana", "192.168.1.241"),
+            ("nginx", "192.168.1.100"),
+        ];
+        assert_eq!(kept, wanted.map(|(name, ip)| (name.to_owned(), ip.to_owned())).into());
+        served(cluster, "192.168.1.240", "192.168.1.100", &["n1", "n2", "n3"])?;
+
+        // All speakers start again.
+        cluster.apply(EDITED)?;
+        cluster.change(Change::Restart)?;
+        let held = cluster.wait("a node announces again", LIMIT, |cluster| {
+            Ok(holder(cluster, "192.168.1.240"))
+        })?;
+        served(cluster, "192.168.1.240", "192.168.1.100", &["n1", "n2", "n3"])?;
+        assert_eq!(addresses(cluster)?, kept, "held by {held}");
+
+        // Another user's pool of the same name does not contain the addresses any more.
+        cluster.apply(METALLB_KIND)?;
+        shown(cluster, "echo", "172.18.255.201")
+            .or_else(|_| shown(cluster, "echo", "172.18.255.200"))
+            .or_else(|_| shown(cluster, "echo", "172.18.255.202"))?;
+        let vip = addresses(cluster)?.remove("echo").context("no echo")?;
+        served(cluster, &vip, "172.18.0.100", &["n1", "n2", "n3"])?;
+        nothing_was_forbidden(cluster)
+    })
+}
+
+#[test]
+fn a_user_of_cilium_is_served_also_when_the_holder_or_the_api_server_dies() -> anyhow::Result<()> {
+    e2e::in_cluster("manifests", |cluster| {
+        for (node, host) in [("n1", 11), ("n2", 12), ("n3", 13), ("c1", 100)] {
+            let address = format!("addr add 192.168.68.{host}/24 dev eth0\n");
+            cluster.lab.netns(node)?.ip(&address)?;
+        }
+        let (vip, client) = ("192.168.68.150", "192.168.68.100");
+        cluster.change(Change::Start)?;
+        cluster.apply(CILIUM)?;
+        cluster.apply(ECHO)?;
+        shown(cluster, "echo", vip)?;
+        served(cluster, vip, client, &["n1", "n2", "n3"])?;
+
+        // Without API server and etcd nothing moves, and everything is answered.
+        let before = claims(cluster)?;
+        cluster.plane.kill_server()?;
+        let end = clock::now() + OUTAGE;
+        while clock::now() < end {
+            let reply = request(cluster, vip)?;
+            assert_eq!(reply.answer.client.to_string(), client);
+            clock::pause(Duration::from_millis(100));
+        }
+        assert_eq!(claims(cluster)?, before);
+        cluster.plane.start_server()?;
+        cluster.apply(&ECHO.replace("name: echo", "name: after"))?;
+        shown(cluster, "after", "192.168.68.151")?;
+        assert_eq!(claims(cluster)?.get(&vip.parse()?), before.get(&vip.parse()?));
+
+        // The holder's node dies, its pods with it.
+        let dead = holder(cluster, vip).context("nobody holds the VIP")?;
+        cluster.lab.cut(&dead)?;
+        let next = cluster.wait("another node announces", LIMIT, |cluster| {
+            let mut others = cluster.nodes.iter().filter(|node| **node != dead);
+            Ok(others.find(|node| announces(cluster, node, vip)).cloned())
+        })?;
+        assert_ne!(next, dead);
+        let alive: Vec<&str> =
+            ["n1", "n2", "n3"].into_iter().filter(|node| *node != dead).collect();
+        served(cluster, vip, client, &alive)?;
+        cluster.lab.heal(&dead)?;
+        served(cluster, vip, client, &["n1", "n2", "n3"])?;
+        assert_eq!(holder(cluster, vip), Some(next), "a returning node takes nothing back");
+        nothing_was_forbidden(cluster)
+    })
+}
+
+/// `kubectl get service` shows this as the external address.
+fn shown(cluster: &mut Cluster, service: &str, address: &str) -> anyhow::Result<()> {
+    let mut last = String::new();
+    let result = cluster.wait("kubectl shows the address", LIMIT, |cluster| {
+        last = cluster.kubectl(&["get", "service", service])?;
+        let column = last.lines().nth(1).and_then(|line| line.split_whitespace().nth(3));
+        Ok((column == Some(address)).then_some(()))
+    });
+    result.with_context(|| format!("wanted {address}, last seen:\n{last}"))
+}
+
+/// All Services' addresses, as the API server has them.
+fn addresses(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, String>> {
+    let services = cluster.get(&["services", "-n", "default"])?;
+    let mut found = BTreeMap::new();
+    for service in services["items"].as_array().into_iter().flatten() {
+        let ip = &service["status"]["loadBalancer"]["ingress"][0]["ip"];
+        if let (Some(name), Some(ip)) = (service["metadata"]["name"].as_str(), ip.as_str()) {
+            found.insert(name.to_owned(), ip.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+fn request(cluster: &Cluster, vip: &str) -> anyhow::Result<client::Reply> {
+    let server = SocketAddr::new(vip.parse()?, 80);
+    cluster.lab.netns("c1")?.inside(|| client::who(Transport::Tcp, server))
+}
+
+/// The client on the LAN is answered by pods on exactly these nodes, which see its own address,
+/// and the traffic takes the way through XDP.
+fn served(cluster: &mut Cluster, vip: &str, client: &str, nodes: &[&str]) -> anyhow::Result<()> {
+    cluster.wait("the client is answered", LIMIT, |cluster| Ok(request(cluster, vip).ok()))?;
+    let wanted: BTreeSet<String> = nodes.iter().map(|node| (*node).to_owned()).collect();
+    let mut seen = BTreeSet::new();
+    let result = cluster.wait("pods on all these nodes answer", LIMIT, |cluster| {
+        seen.clear();
+        for _ in 0..REQUESTS {
+            let Ok(reply) = request(cluster, vip) else { return Ok(None) };
+            ensure!(reply.answer.client.to_string() == client, "seen as {}", reply.answer.client);
+            seen.insert(reply.answer.node);
+        }
+        Ok((seen == wanted).then_some(()))
+    });
+    result.with_context(|| format!("answered by pods on {seen:?}"))?;
+    for node in nodes {
+        let modes = cluster.status(node)?.datapath;
+        ensure!(modes.iter().any(|it| it.interface == "eth0" && it.mode == "native"), "{modes:?}");
+    }
+    Ok(())
+}
+
+fn announces(cluster: &Cluster, node: &str, vip: &str) -> bool {
+    let (Ok(status), Ok(vip)) = (cluster.status(node), vip.parse::<IpAddr>()) else { return false };
+    status.vip(vip).is_some_and(|vip| vip.announcing)
+}
+
+fn holder(cluster: &Cluster, vip: &str) -> Option<String> {
+    cluster.nodes.iter().find(|node| announces(cluster, node, vip)).cloned()
+}
+
+/// Who holds what in which term.
+fn claims(cluster: &Cluster) -> anyhow::Result<BTreeMap<IpAddr, (Option<String>, u64)>> {
+    let vips = cluster.status("n1")?.vips;
+    Ok(vips.into_iter().map(|vip| (vip.address, (vip.holder, vip.term))).collect())
+}
+
+/// The speakers had all the rights they needed, being no administrators.
+fn nothing_was_forbidden(cluster: &Cluster) -> anyhow::Result<()> {
+    let rights = cluster.kubectl(&["auth", "can-i", "*", "*", "--as", HERALD]);
+    ensure!(rights.is_err(), "Herald's ServiceAccount may do everything");
+    for node in &cluster.nodes {
+        let log = cluster.speakers.log(node);
+        ensure!(!log.is_empty(), "the speaker on {node} logged nothing at all");
+        let complaints: Vec<&str> =
+            log.lines().filter(|line| line.to_lowercase().contains("forbidden")).collect();
+        ensure!(complaints.is_empty(), "the speaker on {node}: {complaints:#?}");
+    }
+    Ok(())
+}
+
+const HERALD: &str = "system:serviceaccount:herald-system:herald";
+const LIMIT: Duration = Duration::from_secs(60);
+/// Longer than any session lasts and any request to the API server waits for a retry.
+const OUTAGE: Duration = Duration::from_secs(5);
+/// So many that each of six pods is chosen with near certainty.
+const REQUESTS: usize = 60;
