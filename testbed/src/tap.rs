@@ -17,7 +17,7 @@ use herald_announcer::MacAddr;
 use herald_announcer::wire::{Arp, Ethernet, Ndp, Operation, ethernet};
 
 use crate::clock;
-use crate::lab::{addresses, pass};
+use crate::lab::{addresses, bpf};
 
 mod socket;
 
@@ -85,7 +85,7 @@ impl Tap {
     ///
     /// If there is no such host.
     pub fn at(host: &str, vips: &[IpAddr]) -> anyhow::Result<Self> {
-        let socket = PacketSocket::open(pass::index(&addresses::port(host))?, libc::ETH_P_ALL)
+        let socket = PacketSocket::open(bpf::index(&addresses::port(host))?, libc::ETH_P_ALL)
             .with_context(|| format!("cannot listen at the port of {host}"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

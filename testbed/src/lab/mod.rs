@@ -11,6 +11,8 @@
 //! Everything ends with the value, or with the process. Names and addresses are in [`addresses`].
 
 pub mod addresses;
+pub(crate) mod bpf;
+pub mod fault;
 pub mod netns;
 pub mod pass;
 pub mod process;
@@ -23,7 +25,8 @@ use anyhow::Context;
 
 use self::addresses::{Host, LAN, NODES, POD_PORT, PODS};
 use self::netns::Netns;
-use self::pass::{Attached, Pass};
+use self::bpf::Attached;
+use self::pass::Pass;
 use self::process::Process;
 
 /// The running network, with a server in each pod.
