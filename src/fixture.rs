@@ -91,6 +91,9 @@ pub fn endpoint(n: u8) -> Endpoint {
         address: [10, 244, n, 2].into(),
         node: Some(format!("n{n}")),
         ready: true,
+        serving: true,
+        terminating: false,
+        kept: false,
         ports: vec![port("ask", Protocol::Udp), port("web", Protocol::Tcp)],
     }
 }

@@ -15,6 +15,7 @@ pub mod facts;
 #[cfg(test)]
 mod fixture;
 pub mod kubernetes;
+pub mod metrics;
 pub mod observed;
 pub mod problem;
 pub mod source;

@@ -17,6 +17,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use advertisement::{Advertisement, PreferredNodes};
@@ -115,6 +116,13 @@ pub struct Endpoint {
     pub node: Option<String>,
     /// Whether it takes new connections.
     pub ready: bool,
+    /// Whether it answers those it has; also true of a pod that ends and is ready otherwise.
+    pub serving: bool,
+    /// Whether the pod is about to end: on purpose, whatever else it says.
+    pub terminating: bool,
+    /// Whether it counts as ready although it does not say so: everything stopped being ready at
+    /// once (see `source/steady.rs`).
+    pub kept: bool,
     /// The ports it listens on, sorted.
     pub ports: Vec<EndpointPort>,
 }
@@ -143,4 +151,10 @@ pub struct Node {
     pub excluded: bool,
     /// Whether its condition NetworkUnavailable is true.
     pub network_unavailable: bool,
+    /// Whether it has a condition Ready that is not true.
+    pub not_ready: bool,
+    /// Whether it is cordoned (spec.unschedulable).
+    pub cordoned: bool,
+    /// The networks of its pods (spec.podCIDRs), where Kubernetes assigns them.
+    pub pod_networks: Vec<IpNetwork>,
 }

@@ -27,6 +27,8 @@ pub struct Report {
     pub vips: Vec<Vip>,
     /// All Services that want an address.
     pub services: Vec<Service>,
+    /// All pools, and how full they are.
+    pub pools: Vec<Pool>,
     /// Packets by the programs' reasons, and frames by the announcer's.
     pub counters: BTreeMap<String, u64>,
     /// What is wrong with the configuration, or not supported.
@@ -53,6 +55,8 @@ pub struct Election {
     pub leader: Option<String>,
     /// Raft's term; not the term of any claim.
     pub term: u64,
+    /// Nodes that hold nothing because somebody drained them.
+    pub drained: Vec<String>,
     /// The sessions of all nodes that ever had one.
     pub sessions: Vec<Session>,
     /// Milliseconds for which this node may still speak, if it may.
@@ -155,6 +159,32 @@ pub struct Service {
     pub reason: Option<String>,
     /// The same in words.
     pub message: Option<String>,
+}
+
+/// One pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Whose rules it follows: `metallb` or `cilium`.
+    pub kind: &'static str,
+    /// Services with an address from it.
+    pub services: usize,
+    /// Its IPv4 addresses.
+    pub ipv4: Addresses,
+    /// Its IPv6 addresses.
+    pub ipv6: Addresses,
+    /// The pool it shares addresses with, for which reason it gives none away.
+    pub conflict: Option<String>,
+}
+
+/// How many addresses; numbers beyond 64 bits are cut there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Addresses {
+    /// All of them.
+    pub total: u64,
+    /// Those that a Service has.
+    pub used: u64,
 }
 
 /// A report as it comes out of the speaker's socket, for printing as a table.

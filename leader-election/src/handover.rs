@@ -106,7 +106,7 @@ pub fn check_known(view: &View, node: &NodeName) -> Result<(), MoveRefusal> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use super::*;
@@ -143,8 +143,7 @@ mod tests {
             raft_term: 1,
             applied: 1,
         };
-        let eligible: BTreeSet<NodeName> =
-            ["a", "b", "c", "d", "e"].into_iter().map(NodeName::from).collect();
+        let eligible = ["a", "b", "c", "d", "e"].map(NodeName::from).into();
         (view, Wanted { claims: [(KEY, eligible)].into() })
     }
 

@@ -23,7 +23,8 @@ mod timing;
 pub use error::Error;
 pub use handover::MoveRefusal;
 pub use model::{
-    BootTime, Claim, ClaimKey, Fence, Guard, NodeName, Session, SessionState, View, Wanted,
+    BootTime, Claim, ClaimKey, Eligible, Fence, Guard, NodeName, Session, SessionState, View,
+    Wanted,
 };
 pub use raft::{Handle, Key, KeyError, RaftConfig, start, start_with_key};
 pub use timing::{Timing, TimingError};

@@ -146,7 +146,55 @@ pub struct Guard {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Eligible nodes of every key that wants a holder.
-    pub claims: BTreeMap<ClaimKey, BTreeSet<NodeName>>,
+    pub claims: BTreeMap<ClaimKey, Eligible>,
+}
+
+/// The nodes that may hold a key, each with how much it is preferred: 0 unless somebody prefers it.
+///
+/// A preference decides who gets a key that is to be placed. It takes nothing from a living holder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Eligible(BTreeMap<NodeName, u32>);
+
+impl Eligible {
+    /// Whether the node may hold the key.
+    pub fn contains(&self, node: &NodeName) -> bool {
+        self.0.contains_key(node)
+    }
+
+    /// How much the node is preferred; the more the better.
+    pub fn preference(&self, node: &NodeName) -> u32 {
+        self.0.get(node).copied().unwrap_or(0)
+    }
+
+    /// The nodes, in the order of their names.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeName> {
+        self.0.keys()
+    }
+}
+
+impl FromIterator<(NodeName, u32)> for Eligible {
+    fn from_iter<I: IntoIterator<Item = (NodeName, u32)>>(nodes: I) -> Self {
+        Self(nodes.into_iter().collect())
+    }
+}
+
+/// Nodes of which none is preferred.
+impl FromIterator<NodeName> for Eligible {
+    fn from_iter<I: IntoIterator<Item = NodeName>>(nodes: I) -> Self {
+        nodes.into_iter().map(|node| (node, 0)).collect()
+    }
+}
+
+impl From<BTreeSet<NodeName>> for Eligible {
+    fn from(nodes: BTreeSet<NodeName>) -> Self {
+        nodes.into_iter().collect()
+    }
+}
+
+impl<const N: usize> From<[NodeName; N]> for Eligible {
+    fn from(nodes: [NodeName; N]) -> Self {
+        nodes.into_iter().collect()
+    }
 }
 
 /// Everything this node knows, at one applied log position.

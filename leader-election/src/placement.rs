@@ -1,8 +1,12 @@
 //! Who takes a key that nobody living holds.
 //!
-//! A pure function, the same on every node for the same input. It must never move a claim that a
-//! living session holds: a returning node takes nothing back by itself.
+//! A pure function, the same on every node for the same input, and the same for both back ends. It
+//! must never move a claim that a living session holds: a returning node takes nothing back by
+//! itself, however much it is preferred. A preferred node gets a key only when the key is placed
+//! anyway, because it is new, its holder died or its holder gives it away; otherwise a preferred
+//! node that flaps would take its VIPs along each time.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Claim, ClaimKey, NodeName, Wanted};
@@ -11,8 +15,9 @@ use crate::model::{Claim, ClaimKey, NodeName, Wanted};
 ///
 /// `living` maps every node with an open session to its epoch; `candidates` are those of them that
 /// may take something (not draining, and lately heard). Keys are handed out in order, each to the
-/// eligible candidate with the fewest VIPs so far; equals are told apart by a hash of key and node,
-/// so that ties do not all fall to the same node. A key without an eligible candidate is left out.
+/// most preferred of its eligible candidates, among equals to the one with the fewest VIPs so far;
+/// what is equal still is told apart by a hash of key and node, so that ties do not all fall to the
+/// same node. A key without an eligible candidate is left out.
 pub fn place(
     wanted: &Wanted,
     claims: &BTreeMap<ClaimKey, Claim>,
@@ -34,8 +39,10 @@ pub fn place(
         if holder(key).is_some() {
             continue;
         }
-        let chosen = eligible.intersection(candidates).min_by_key(|node| {
-            (load.get(node).copied().unwrap_or(0), affinity(key, node), (*node).clone())
+        let takers = eligible.nodes().filter(|node| candidates.contains(*node));
+        let chosen = takers.min_by_key(|node| {
+            let load = load.get(node).copied().unwrap_or(0);
+            (Reverse(eligible.preference(node)), load, affinity(key, node), *node)
         });
         let Some(node) = chosen else { continue };
         if matches!(key, ClaimKey::Vip(_)) {
@@ -65,6 +72,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
+    use crate::model::Eligible;
 
     fn vip(last: u8) -> ClaimKey {
         ClaimKey::Vip(IpAddr::V4(Ipv4Addr::new(192, 168, 1, last)))
@@ -79,7 +87,7 @@ mod tests {
     }
 
     fn wanted(keys: impl IntoIterator<Item = ClaimKey>, on: &[&str]) -> Wanted {
-        Wanted { claims: keys.into_iter().map(|key| (key, nodes(on))).collect() }
+        Wanted { claims: keys.into_iter().map(|key| (key, nodes(on).into())).collect() }
     }
 
     fn held(key: ClaimKey, node: &str, epoch: u64) -> (ClaimKey, Claim) {
@@ -120,6 +128,37 @@ mod tests {
         let wanted = wanted([vip(1), vip(2)], &["a", "b"]);
         let placed = place(&wanted, &claims, &living(&["a", "b"]), &nodes(&["b"]));
         assert_eq!(placed, [(vip(2), NodeName::from("b"))]);
+    }
+
+    fn preferring(key: ClaimKey, nodes: &[(&str, u32)]) -> (ClaimKey, Eligible) {
+        (key, nodes.iter().map(|(node, preference)| ((*node).into(), *preference)).collect())
+    }
+
+    #[test]
+    fn the_most_preferred_candidate_wins_then_the_least_loaded() {
+        let all = ["a", "b", "c"];
+        // Whoever has more already: b has two, c has one, a has none.
+        let claims = [held(vip(1), "b", 1), held(vip(2), "b", 1), held(vip(3), "c", 1)].into();
+        let chosen = |preferred: &[(&str, u32)], candidates: &[&str]| {
+            let wanted = Wanted { claims: [preferring(vip(9), preferred)].into() };
+            let placed = place(&wanted, &claims, &living(&all), &nodes(candidates));
+            placed.into_iter().map(|(_, node)| node.0).collect::<String>()
+        };
+        assert_eq!(chosen(&[("a", 10), ("b", 30), ("c", 30)], &all), "c");
+        assert_eq!(chosen(&[("a", 10), ("b", 31), ("c", 30)], &all), "b");
+        assert_eq!(chosen(&[("a", 10), ("b", 31), ("c", 30)], &["a", "c"]), "c");
+        assert_eq!(chosen(&[("a", 10), ("b", 31)], &["a", "c"]), "a");
+        assert_eq!(chosen(&[("a", 0), ("b", 0), ("c", 0)], &["a", "b"]), "a");
+    }
+
+    #[test]
+    fn a_preferred_node_that_returns_takes_nothing_from_a_living_holder() {
+        let all = ["a", "b"];
+        let wanted = Wanted { claims: [preferring(vip(1), &[("a", 100), ("b", 0)])].into() };
+        let on_b = [held(vip(1), "b", 1)].into();
+        assert_eq!(place(&wanted, &on_b, &living(&all), &nodes(&all)), []);
+        let b_died = place(&wanted, &on_b, &living(&["a"]), &nodes(&["a"]));
+        assert_eq!(b_died, [(vip(1), "a".into())]);
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl World {
         });
         let nodes = nodes.collect();
         let keys = (0..6).map(vip).chain([ClaimKey::Allocator]);
-        let wanted = Wanted { claims: keys.map(|key| (key, names.clone())).collect() };
+        let wanted = Wanted { claims: keys.map(|key| (key, names.clone().into())).collect() };
         let mut world = Self {
             seed,
             rng,
@@ -462,6 +462,26 @@ fn a_claim_moves_and_a_drained_node_is_emptied() {
     let emptied = world
         .run_while(3000 * MS, |world| world.all_spoken_for() && world.nodes[to].keys.is_empty());
     assert!(emptied.is_some());
+}
+
+#[test]
+fn a_drained_node_is_emptied_to_the_node_that_is_preferred() {
+    let mut world = settled(6);
+    let from = world.speaker(&vip(0)).unwrap();
+    let (rather, other) = ((from + 1) % 3, (from + 2) % 3);
+    let names: Vec<NodeName> = world.nodes.iter().map(|node| node.name.clone()).collect();
+    let eligible = || names.iter().map(|name| (name.clone(), u32::from(*name == names[rather])));
+    world.wanted.claims.values_mut().for_each(|it| *it = eligible().collect());
+    for node in 0..3 {
+        let wanted = world.wanted.clone();
+        world.input(node, LeaseInput::Wanted(wanted));
+    }
+    let others = world.nodes[other].keys.clone();
+    world.input(other, LeaseInput::SetDrained(names[from].clone(), true));
+    let emptied = world
+        .run_while(3000 * MS, |world| world.all_spoken_for() && world.nodes[from].keys.is_empty());
+    assert!(emptied.is_some());
+    assert_eq!(world.nodes[other].keys, others, "nothing fell to the one that is not preferred");
 }
 
 #[test]

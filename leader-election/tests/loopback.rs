@@ -109,7 +109,7 @@ impl Lan {
         let (handle, task) = start_with_key(config, self.key.clone(), fence_of_task).unwrap();
         let nodes: BTreeSet<NodeName> = self.voters.keys().cloned().collect();
         let keys = (0..6).map(vip).chain([ClaimKey::Allocator]);
-        handle.set_wanted(Wanted { claims: keys.map(|key| (key, nodes.clone())).collect() });
+        handle.set_wanted(Wanted { claims: keys.map(|key| (key, nodes.clone().into())).collect() });
         self.speakers.insert(node.clone(), Speaker { handle, task, fence });
     }
 

@@ -387,7 +387,7 @@ fn a_drained_node_hands_everything_over_until_it_is_used_again() {
 fn a_drained_node_keeps_what_nobody_else_can_hold() {
     let mut world = settled(3);
     let only: BTreeSet<_> = [world.nodes[1].name.clone()].into();
-    world.wanted.claims.insert(vip(99), only);
+    world.wanted.claims.insert(vip(99), only.into());
     for node in 0..3 {
         let wanted = world.wanted.clone();
         world.input(node, Input::Wanted(wanted));
@@ -484,7 +484,7 @@ fn a_node_that_missed_a_compaction_catches_up() {
 fn a_key_is_only_given_to_an_eligible_node() {
     let mut world = settled(3);
     let only: BTreeSet<_> = [world.nodes[1].name.clone()].into();
-    world.wanted.claims.insert(vip(99), only);
+    world.wanted.claims.insert(vip(99), only.into());
     for node in 0..3 {
         let wanted = world.wanted.clone();
         world.input(node, Input::Wanted(wanted));

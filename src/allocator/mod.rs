@@ -12,6 +12,7 @@
 //! whose edit asks for something impossible, or whose pool closes or no longer selects it, keeps
 //! what it has, with a refusal.
 
+mod count;
 mod plan;
 mod request;
 mod share;
@@ -22,6 +23,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+pub use count::Count;
 pub use plan::{Assignment, Change, ChangeReason, Plan, Refusal, RefusalReason};
 
 use crate::observed::{
@@ -204,10 +206,6 @@ impl<'a> Planner<'a> {
     /// Whether the Service has what it wants; if not, there is a refusal.
     fn adjust(&mut self, service: &'a Service) -> bool {
         self.refusals.remove(&service.name);
-        if let Err(refusal) = request::is_carried(service) {
-            self.refusals.insert(&service.name, refusal);
-            return false;
-        }
         let Some(held) = self.assignments.get(&service.name).cloned() else { return true };
         let is_elsewhere = service.requested_pool.as_ref().is_some_and(|pool| *pool != held.pool);
         let (wanted, reason) = if !service.requested.is_empty() || service.contradiction.is_some() {
@@ -325,14 +323,8 @@ impl<'a> Planner<'a> {
     /// Serves those without addresses: first who asks for certain ones, so that nobody else is
     /// given them by chance.
     fn serve_pending(&mut self, served: &[&'a Service]) {
-        let mut pending = Vec::new();
-        for service in served.iter().copied() {
-            match request::is_carried(service) {
-                _ if self.assignments.contains_key(&service.name) => {}
-                Ok(()) => pending.push(service),
-                Err(refusal) => drop(self.refusals.insert(&service.name, refusal)),
-            }
-        }
+        let is_pending = |service: &&Service| !self.assignments.contains_key(&service.name);
+        let pending: Vec<_> = served.iter().copied().filter(is_pending).collect();
         let is_asking =
             |service: &Service| !service.requested.is_empty() || service.contradiction.is_some();
         let (asking, mut any): (Vec<_>, Vec<_>) =

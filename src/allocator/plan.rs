@@ -102,8 +102,6 @@ pub enum RefusalReason {
     PoolNotForService,
     /// The pool is disabled, or in conflict with another.
     PoolClosed,
-    /// The Service admits only some clients, which is not enforced yet.
-    SourceRangesNotEnforced,
     /// Its pool, or the Service itself, may be in an invalid manifest; what it has is kept.
     InputIncomplete,
 }
@@ -126,7 +124,6 @@ impl RefusalReason {
         Self::UnknownPool,
         Self::PoolNotForService,
         Self::PoolClosed,
-        Self::SourceRangesNotEnforced,
         Self::InputIncomplete,
     ];
 
@@ -148,7 +145,6 @@ impl RefusalReason {
             Self::UnknownPool => "unknown_pool",
             Self::PoolNotForService => "pool_not_for_service",
             Self::PoolClosed => "pool_closed",
-            Self::SourceRangesNotEnforced => "source_ranges_not_enforced",
             Self::InputIncomplete => "input_incomplete",
         }
     }

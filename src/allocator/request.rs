@@ -17,15 +17,6 @@ pub(super) fn admits(pool: &Pool, service: &Service, observed: &Observed) -> boo
     pool.admits(service, namespace)
 }
 
-/// Whether Herald can do what the Service's author means at all.
-pub(super) fn is_carried(service: &Service) -> Result<(), Refusal> {
-    if !service.has_source_ranges {
-        return Ok(());
-    }
-    let message = "admits only some clients (loadBalancerSourceRanges), which is not enforced yet";
-    Err(Refusal::new(RefusalReason::SourceRangesNotEnforced, message))
-}
-
 /// Exactly the addresses that the Service asks for; `held` is what it has already.
 pub(super) fn requested(
     service: &Service,

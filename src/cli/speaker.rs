@@ -1,5 +1,6 @@
 //! `herald speaker`: the process that runs on every node.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -58,10 +59,10 @@ pub struct SpeakerArgs {
     #[arg(long, value_name = "CLASS")]
     load_balancer_class: Option<String>,
     /// How often a session is renewed.
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = super::duration)]
     heartbeat: Duration,
     /// How long a session lasts without renewal: the time after which a dead node's VIPs move.
-    #[arg(long, value_name = "TIME", default_value = "600ms", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "600ms", value_parser = super::duration)]
     ttl: Duration,
     /// File with the key that all speakers of the cluster share: hexadecimal, base64 or any secret
     /// text. Their traffic is authenticated and encrypted with it; without it, it is neither.
@@ -70,6 +71,10 @@ pub struct SpeakerArgs {
     /// TCP port on which speakers talk to each other.
     #[arg(long, value_name = "PORT", default_value_t = 7946)]
     raft_port: u16,
+    /// Address and port of an HTTP server with /metrics (Prometheus), /healthz and /readyz, such as
+    /// 0.0.0.0:7947; none by default.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
 }
 
 /// Runs the command until the speaker ends.
@@ -94,6 +99,7 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         timing: Timing { heartbeat: args.heartbeat, ttl: args.ttl },
         key_file: args.key_file,
         raft_port: args.raft_port,
+        metrics_listen: args.metrics_listen,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -102,8 +108,4 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the runtime")?;
     runtime.block_on(speaker::run(config))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 100ms or 2s"))
 }

@@ -7,7 +7,6 @@
 //! says about itself.
 
 mod conditions;
-mod count;
 mod node;
 #[cfg(test)]
 mod tests;
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 pub use node::{Component, Held, announced, configuration};
 
 use super::write::{Severity, Target, Write};
-use crate::allocator::{Assignment, Change, ChangeReason, Plan};
+use crate::allocator::{Assignment, Change, ChangeReason, Count, Plan};
 use crate::observed::{ALLOCATED_FROM, Observed, PREVIOUS, Pool, PoolKind, Service, ServiceName};
 
 /// Everything the allocator wants written. The plan must have been made from what is reported in
@@ -141,7 +140,7 @@ impl Reporter<'_> {
 }
 
 fn pool_status(plan: &Plan, pool: &Pool, now: &str) -> Option<Write> {
-    let count = count::Count::of(pool, plan);
+    let count = Count::of(pool, plan);
     let status = match pool.kind {
         PoolKind::MetalLb => count.metallb(),
         PoolKind::Cilium => json!({"conditions": conditions::of_pool(pool, &count, now)}),

@@ -62,6 +62,14 @@ impl Advertisement {
         }
     }
 
+    /// Whether the Service's externalIPs are announced.
+    pub fn covers_external_ips(&self, service: &Service) -> bool {
+        self.kind == PoolKind::Cilium
+            && self.external_ips
+            && service.may_announce_external_ips()
+            && self.covers_service(service)
+    }
+
     /// Whether the Service is announced.
     pub fn covers_service(&self, service: &Service) -> bool {
         // BGP's class is allocated for, and announced by somebody else.
@@ -167,6 +175,22 @@ mod tests {
         let preferred_nodes = vec![prefer(10, "a"), prefer(5, "a"), prefer(70, "b")];
         let ad = Advertisement { preferred_nodes, ..Advertisement::default() };
         assert_eq!(ad.preference(&[("zone".to_owned(), "a".to_owned())].into()), 15);
+    }
+
+    #[test]
+    fn only_a_policy_that_says_so_covers_external_ips() {
+        let policy = Advertisement { kind: PoolKind::Cilium, ..Advertisement::default() };
+        let service = Service::default();
+        assert!(!policy.covers_external_ips(&service), "externalIPs is false by default");
+        let policy = Advertisement { external_ips: true, ..policy };
+        assert!(policy.covers_external_ips(&service));
+        assert!(!policy.covers(&pool(PoolKind::Cilium)), "and says nothing about pools");
+        let metallb = Advertisement { external_ips: true, ..Advertisement::default() };
+        assert!(!metallb.covers_external_ips(&service));
+        let of_others = Service { class: Some("example.com/lb".into()), ..Service::default() };
+        assert!(!policy.covers_external_ips(&of_others));
+        let picky = Advertisement { service_selectors: vec![selector("app", "web")], ..policy };
+        assert!(!picky.covers_external_ips(&service));
     }
 
     #[test]

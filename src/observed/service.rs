@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 use super::{IpFamily, ServiceName};
@@ -42,8 +43,11 @@ pub struct Service {
     pub sharing_key: Option<String>,
     /// Cilium's sharing.
     pub cilium_sharing: Option<CiliumSharing>,
-    /// Whether only some clients may reach it (loadBalancerSourceRanges).
-    pub has_source_ranges: bool,
+    /// The only clients that may reach it (loadBalancerSourceRanges); empty means all. Where nothing
+    /// of what its author wrote can be read, these are networks that no client is in.
+    pub source_ranges: BTreeSet<IpNetwork>,
+    /// What its author wrote among them that is no network.
+    pub bad_source_ranges: Vec<String>,
     /// Addresses of its author's own, which are not assigned but may be announced.
     pub external_ips: Vec<IpAddr>,
     /// Old spellings of annotations that its author uses.
@@ -98,6 +102,12 @@ pub struct Reported {
 }
 
 impl Service {
+    /// Whether its externalIPs may be announced: Services of another load balancer's class are
+    /// that one's. Those without a class include every type but LoadBalancer.
+    pub fn may_announce_external_ips(&self) -> bool {
+        matches!(self.class.as_deref(), None | Some(HERALD | L2_ANNOUNCER))
+    }
+
     /// Whether its class is one of Cilium's.
     pub fn is_of_cilium_class(&self) -> bool {
         matches!(self.class.as_deref(), Some(L2_ANNOUNCER | BGP))

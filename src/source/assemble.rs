@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use super::conflicts::Index;
 use super::file::{self, Content, of_whole_file};
-use super::object::{Kind, Object, ObjectKey, Placed, location};
+use super::object::{Kind, Object, Placed, location};
 use super::soft;
+use super::steady::Steady;
 use super::tree::Tree;
 use crate::observed::{Endpoint, Observed, ServiceName};
 use crate::problem::{Level, Problem, Reason};
@@ -59,6 +60,7 @@ pub struct Snapshot {
 pub struct Assembler {
     files: BTreeMap<String, Tracked>,
     index: Index,
+    steady: Steady,
     /// Whether an object came from an API server, which never says that there is no pool yet.
     is_served: bool,
     /// Whether there was a pool since the start.
@@ -165,7 +167,7 @@ impl Assembler {
         };
         let state = (!matches!(state, FileState::Served(_))).then_some(state);
         let in_force = known.and_then(|tracked| tracked.in_force.clone());
-        let newest = newest.map(|content| Arc::new(keep_refused(content, in_force.as_deref())));
+        let newest = newest.map(Arc::new);
         self.files.insert(
             name,
             Tracked { state, kind, reported, newest, in_force, conflicts: Vec::new() },
@@ -244,6 +246,7 @@ impl Assembler {
         for endpoints in snapshot.observed.endpoints.values_mut() {
             merge(endpoints);
         }
+        self.steady.keep(&mut snapshot.observed);
         snapshot.problems.extend(soft::mark(&mut snapshot.observed.pools));
         self.had_pool |= !snapshot.observed.pools.is_empty();
         // In a cluster that has no pool yet, what Services have is somebody else's.
@@ -255,15 +258,6 @@ impl Assembler {
         snapshot.problems.sort_by(|a, b| (&a.location, a.level).cmp(&(&b.location, b.level)));
         snapshot
     }
-}
-
-/// An object that used to be supported and was edited so that it no longer is stays as it was.
-fn keep_refused(mut content: Content, in_force: Option<&Content>) -> Content {
-    let is_refused = |placed: &&Placed| content.refused.contains(&placed.key);
-    let before = in_force.map_or(&[][..], |content| &content.objects);
-    let kept: Vec<_> = before.iter().filter(is_refused).cloned().collect();
-    content.objects.extend(kept);
-    content
 }
 
 fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
@@ -288,25 +282,12 @@ fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
 
 /// Whether the file may hold a Service that is not in force.
 fn may_hide_a_service(tracked: &Tracked) -> bool {
-    match &tracked.in_force {
-        None => tracked.kind.is_none_or(|kind| kind == Kind::Service),
-        Some(in_force) => in_force.refused.iter().any(|key| {
-            key.kind == Kind::Service
-                && !tracked.objects_in_force().iter().any(|placed| placed.key == *key)
-        }),
-    }
+    tracked.in_force.is_none() && tracked.kind.is_none_or(|kind| kind == Kind::Service)
 }
 
 /// Whether the file may hold a pool that is not in force in any version.
 fn may_hide_a_pool(tracked: &Tracked) -> bool {
-    let is_in_force =
-        |key: &ObjectKey| tracked.objects_in_force().iter().any(|placed| placed.key == *key);
-    match &tracked.in_force {
-        None => tracked.kind.is_none_or(Kind::is_pool),
-        Some(in_force) => {
-            in_force.refused.iter().any(|key| key.kind.is_pool() && !is_in_force(key))
-        }
-    }
+    tracked.in_force.is_none() && tracked.kind.is_none_or(Kind::is_pool)
 }
 
 fn insert(observed: &mut Observed, object: &Object) {
@@ -340,18 +321,20 @@ fn extend(
     all.entry(service.clone()).or_default().extend_from_slice(endpoints);
 }
 
-/// Joins endpoints of the same address. While a pod moves between slices it may briefly be in two
-/// (EndpointSlice concepts, "Duplicate endpoints"), and slices may differ in their ports.
+/// Joins endpoints of the same address and ports. While a pod moves between slices it may briefly be
+/// in two (EndpointSlice concepts, "Duplicate endpoints"). Slices that differ in their ports are
+/// different places on the same pod, each ready or not by itself: so it is while a Service's
+/// `targetPort` changes.
 fn merge(endpoints: &mut Vec<Endpoint>) {
-    endpoints.sort_by_key(|endpoint| endpoint.address);
+    endpoints.iter_mut().for_each(|endpoint| endpoint.ports.sort());
+    endpoints.sort_by(|a, b| (a.address, &a.ports).cmp(&(b.address, &b.ports)));
     endpoints.dedup_by(|next, kept| {
-        let same = next.address == kept.address;
+        let same = (next.address, &next.ports) == (kept.address, &kept.ports);
         if same {
             kept.ready |= next.ready;
+            kept.serving |= next.serving;
+            kept.terminating &= next.terminating;
             kept.node = kept.node.take().or_else(|| next.node.take());
-            kept.ports.append(&mut next.ports);
-            kept.ports.sort();
-            kept.ports.dedup();
         }
         same
     });

@@ -1,7 +1,7 @@
 //! One YAML document into objects: dispatch by apiVersion and kind.
 //!
 //! Unknown kinds are no error, because people keep pools beside Deployments. A `List` is taken
-//! apart. What a refused or wrong object leads to for its file is decided in `file`.
+//! apart. What a wrong object leads to for its file is decided in `file`.
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -19,11 +19,9 @@ use crate::problem::{Level, Problem, Reason};
 pub struct Reading {
     /// Objects that can take effect.
     pub objects: Vec<Placed>,
-    /// Objects that are valid but use a field that must not be ignored and is not supported yet.
-    pub refused: Vec<ObjectKey>,
     /// Everything that is wrong.
     pub problems: Vec<Problem>,
-    /// Whether something is wrong beyond objects that are refused.
+    /// Whether something is wrong that keeps the file from taking effect.
     pub invalid: bool,
     /// Whether an API server has handed the objects out. It has checked its own kinds then, so that
     /// what is wrong with a part of such an object does not keep the rest from taking effect.
@@ -159,7 +157,7 @@ impl Reading {
                 message,
             });
         };
-        let (mut invalid, mut refused) = (false, false);
+        let mut invalid = false;
         let unknown = unknown.into_iter().filter(|it| !is_checked && is_worth_saying(it));
         for Unknown { path, position } in unknown {
             let level = reader.kind.level_of_unknown(&path);
@@ -174,11 +172,7 @@ impl Reading {
             if is_checked && finding.level == Level::Error {
                 finding.level = Level::Warning;
             }
-            match (finding.level, finding.reason) {
-                (Level::Error, Reason::NotSupportedYet) => refused = true,
-                (Level::Error, _) => invalid = true,
-                _ => {}
-            }
+            invalid |= finding.level == Level::Error;
             let position = reader.tree.locate(&finding.path);
             // These messages name the field in the middle of the sentence.
             let message = match finding.reason {
@@ -190,9 +184,7 @@ impl Reading {
             problem(finding.level, position, finding.reason, message);
         }
         self.invalid |= invalid;
-        if refused {
-            self.refused.push(key);
-        } else if let (false, Some(object)) = (invalid, object) {
+        if let (false, Some(object)) = (invalid, object) {
             self.objects.push(Placed { key, position: reader.tree.position, object });
         }
     }

@@ -1,11 +1,10 @@
 //! One manifest file: all of its documents, or why it cannot take effect.
 //!
-//! A file takes effect as a whole or not at all, so that an edit is never half applied. Only an
-//! object that is valid but not supported yet is left out alone; the others of its file stay.
+//! A file takes effect as a whole or not at all, so that an edit is never half applied.
 
 use super::conflicts::Index;
 use super::document::Reading;
-use super::object::{Object, ObjectKey, Placed, location};
+use super::object::{Object, Placed, location};
 use super::tree::Tree;
 use super::yaml;
 use crate::problem::{Level, Problem, Reason};
@@ -18,8 +17,6 @@ pub const MAX_FILE_BYTES: usize = 4 << 20;
 pub struct Content {
     /// Its objects.
     pub objects: Vec<Placed>,
-    /// Objects that are left out because they are not supported yet.
-    pub refused: Vec<ObjectKey>,
     /// What is wrong without keeping the file from taking effect.
     pub problems: Vec<Problem>,
 }
@@ -58,11 +55,11 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Content, Vec<Problem>> {
     for document in &documents {
         reading.document(name, document);
     }
-    let Reading { objects, refused, mut problems, invalid, .. } = reading;
+    let Reading { objects, mut problems, invalid, .. } = reading;
     let conflicts = Index::default().add(name, &objects).err().unwrap_or_default();
     let invalid = invalid || !conflicts.is_empty();
     problems.extend(conflicts);
-    if invalid { Err(problems) } else { Ok(Content { objects, refused, problems }) }
+    if invalid { Err(problems) } else { Ok(Content { objects, problems }) }
 }
 
 /// Reads an object that an API server has handed out; the name is for problems.
@@ -73,8 +70,8 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Content, Vec<Problem>> {
 pub fn served(name: &str, tree: &Tree) -> Result<Content, Vec<Problem>> {
     let mut reading = Reading { is_served: true, ..Reading::default() };
     reading.document(name, tree);
-    let Reading { objects, refused, problems, invalid, .. } = reading;
-    if invalid { Err(problems) } else { Ok(Content { objects, refused, problems }) }
+    let Reading { objects, problems, invalid, .. } = reading;
+    if invalid { Err(problems) } else { Ok(Content { objects, problems }) }
 }
 
 /// An error about a file as a whole.

@@ -6,7 +6,8 @@
 //! its own here, so that both go the same way and keep the last good state alike.
 //!
 //! bytes -> `yaml` -> located tree -> `document` (dispatch by kind) -> `deserialize` -> `convert`
-//! -> objects of one `file` -> `assemble` (all files, last good state) -> `Snapshot`.
+//! -> objects of one `file` -> `assemble` (all files, last good state)
+//! -> `steady` (what counts while the control plane fails) -> `Snapshot`.
 //!
 //! objects of an API server -> `gather` (complete lists only) -> the same from `document` on.
 
@@ -22,6 +23,7 @@ pub mod kubernetes;
 mod object;
 pub mod overlay;
 mod soft;
+mod steady;
 mod tree;
 mod yaml;
 

@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::allocator;
 use crate::facts::Facts;
+use crate::metrics;
 use crate::observed::Observed;
 use crate::source::{self, Snapshot};
 use crate::speaker::carriers::{Carriers, Choice};
@@ -65,6 +66,8 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// The port on which speakers talk to each other.
     pub raft_port: u16,
+    /// Where metrics and probes are served.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Where the cluster is read from.
@@ -122,6 +125,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let userspace = Arc::new(AtomicU64::new(0));
     let (announcer, announcer_task) =
         Announcer::start(links.clone(), Answering::Userspace, Arc::clone(&userspace));
+    let (roll_call, roll_call_task) = herald_announcer::roll_caller::start(links.clone());
     let listener = socket::listen(&config.run_dir)
         .with_context(|| format!("cannot listen at {}", socket::path(&config.run_dir).display()))?;
     let me = NodeName(config.node.clone());
@@ -142,7 +146,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             .context("cannot start the election")?;
     fences.follow(election.view());
     let (requests, report_requests) = mpsc::channel(4);
-    let status_task = tokio::spawn(socket::serve(listener, requests));
+    let metrics = metrics::server::bind(config.metrics_listen).await?;
+    let status_task = tokio::spawn(async move {
+        tokio::select! {
+            () = socket::serve(listener, requests.clone()) => {}
+            () = metrics::server::serve(metrics, requests.clone()) => {}
+        }
+    });
     tracing::info!(node = %me, interfaces = interfaces.join(","), "speaking");
     let (cluster, writer_task) = match client {
         Some(client) => {
@@ -151,8 +161,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         None => (None, tokio::spawn(std::future::pending())),
     };
-    let tasks =
-        Tasks { writer_task, links_task, source_task, announcer_task, election_task, status_task };
+    let tasks = Tasks {
+        writer_task,
+        links_task,
+        source_task,
+        announcer_task,
+        roll_call_task,
+        election_task,
+        status_task,
+    };
     let parts = Parts {
         me,
         allocator: config.allocator,
@@ -160,6 +177,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         snapshots,
         carriers,
         announcer,
+        roll_call,
         election,
         fences,
         cluster,

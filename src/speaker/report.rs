@@ -7,9 +7,10 @@ use std::time::Duration;
 use herald_announcer::Conflict;
 use herald_leader_election::{BootTime, ClaimKey, NodeName, SessionState, View};
 
+use crate::allocator::Count;
 use crate::desired::{Backend, Vip};
 use crate::facts::Facts;
-use crate::observed::Protocol;
+use crate::observed::{IpFamily, Observed, Pool, PoolKind, Protocol};
 use crate::problem::Problem;
 use crate::speaker::decide::Decision;
 use crate::status;
@@ -20,6 +21,8 @@ pub struct Material<'a> {
     pub me: &'a NodeName,
     /// The election's view.
     pub view: &'a View,
+    /// The picture it was decided on.
+    pub observed: &'a Observed,
     /// The last decision.
     pub decision: &'a Decision,
     /// Until when this node may speak, if it may.
@@ -46,6 +49,7 @@ pub fn report(material: Material<'_>) -> status::Report {
         election: election(material.view, left),
         vips: material.decision.vips.iter().map(|(ip, vip)| material.vip(*ip, vip, left)).collect(),
         services: material.services(),
+        pools: material.observed.pools.values().map(|pool| material.pool(pool)).collect(),
         datapath: material.datapath,
         counters: material.counters,
         problems: material.problems,
@@ -67,6 +71,7 @@ fn election(view: &View, left: Option<Duration>) -> status::Election {
         backend: "raft",
         leader: view.leader.as_ref().map(ToString::to_string),
         term: view.raft_term,
+        drained: view.drained.iter().map(ToString::to_string).collect(),
         sessions: sessions.collect(),
         deadline_ms: left.map(milliseconds),
     }
@@ -96,6 +101,22 @@ impl Material<'_> {
             conflict: self.conflicts.get(&address).map(|found| self.conflict(found)),
             ineligible: ineligible.collect(),
             backends: vip.backends.iter().map(backend).collect(),
+        }
+    }
+
+    fn pool(&self, pool: &Pool) -> status::Pool {
+        let count = Count::of(pool, &self.decision.plan);
+        let assignments = self.decision.plan.assignments.values();
+        status::Pool {
+            name: pool.name.clone(),
+            kind: match pool.kind {
+                PoolKind::MetalLb => "metallb",
+                PoolKind::Cilium => "cilium",
+            },
+            services: assignments.filter(|it| it.pool == pool.name).count(),
+            ipv4: addresses(&count, IpFamily::V4),
+            ipv6: addresses(&count, IpFamily::V6),
+            conflict: pool.conflict.clone(),
         }
     }
 
@@ -138,6 +159,12 @@ impl Material<'_> {
         }
         services.into_values().collect()
     }
+}
+
+fn addresses(count: &Count, family: IpFamily) -> status::Addresses {
+    let cut = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
+    let (total, used) = count.of_family(family);
+    status::Addresses { total: cut(total), used: cut(used) }
 }
 
 fn backend(backend: &Backend) -> status::Backend {

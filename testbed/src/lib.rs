@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cluster;
 pub mod demo;
 pub mod e2e;
+pub mod flows;
 pub mod lab;
 pub mod pod;
 pub mod probe;

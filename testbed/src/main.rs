@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use herald_testbed::scenario::Scenario;
-use herald_testbed::{cluster, demo, pod, sandbox};
+use herald_testbed::{cluster, demo, flows, pod, sandbox};
 
 /// A LAN of network namespaces with Herald in it. Needs root; leaves nothing behind.
 #[derive(Debug, Parser)]
@@ -38,6 +38,9 @@ enum Action {
     /// Serve in a pod.
     #[command(hide = true)]
     Pod(pod::PodArgs),
+    /// Serve many connections in a pod.
+    #[command(hide = true)]
+    FlowsServer(flows::FlowsArgs),
     /// The demo, inside its namespaces.
     #[command(hide = true)]
     DemoInside { report: i32 },
@@ -89,6 +92,7 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
         Action::ShellInside { command } => shell(&command),
         Action::Cluster(args) => cluster::run(args),
         Action::Pod(args) => pod::serve(args).map(|()| ExitCode::SUCCESS),
+        Action::FlowsServer(args) => flows::serve(args).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Datapath {
 pub struct Election {
     /// Raft's leader.
     pub leader: Option<String>,
+    /// Nodes drained by somebody.
+    pub drained: Vec<String>,
     /// All sessions.
     pub sessions: Vec<Session>,
 }

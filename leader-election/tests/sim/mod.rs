@@ -139,9 +139,9 @@ impl World {
             })
             .collect();
         let mut wanted = Wanted::default();
-        wanted.claims.insert(ClaimKey::Allocator, names.clone());
+        wanted.claims.insert(ClaimKey::Allocator, names.clone().into());
         for n in 0..vips {
-            wanted.claims.insert(vip(n), names.clone());
+            wanted.claims.insert(vip(n), names.clone().into());
         }
         let mut world = Self {
             seed,

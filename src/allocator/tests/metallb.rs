@@ -210,16 +210,12 @@ fn serves_services_in_the_order_of_their_creation() {
 }
 
 #[test]
-fn does_not_serve_a_new_service_that_admits_only_some_clients() {
+fn serves_a_service_that_admits_only_some_clients() {
     let pools = [pool("p", &["192.0.2.1-192.0.2.9"])];
-    let limited = |name: &str| Service { has_source_ranges: true, ..service(name) };
-    let before = current(&[("live", held("p", &["192.0.2.3"]))]);
+    let source_ranges = ["198.51.100.0/24".parse().unwrap()].into();
+    let limited = Service { source_ranges, ..service("limited") };
     assert_eq!(
-        show(&plan(&pools, &[limited("live"), limited("new")], &before)),
-        [
-            "live 192.0.2.3 from pool p",
-            "live: source_ranges_not_enforced",
-            "new: source_ranges_not_enforced",
-        ]
+        show(&plan(&pools, &[limited], &NOBODY)),
+        ["limited 192.0.2.1 from pool p", "limited! pending"]
     );
 }

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::count::Count;
-use crate::allocator::{Plan, RefusalReason};
+use crate::allocator::{Count, Plan, RefusalReason};
 use crate::observed::{Observed, Pool, PoolKind, Service};
 
 const SATISFIED: &str = "cilium.io/IPAMRequestSatisfied";
@@ -62,8 +61,7 @@ const fn reason(reason: RefusalReason) -> &'static str {
         RefusalReason::PoolsExhausted => "out_of_ips",
         RefusalReason::AddressesInDifferentPools
         | RefusalReason::RequestedWrongFamily
-        | RefusalReason::RequestContradictory
-        | RefusalReason::SourceRangesNotEnforced => "invalid_request",
+        | RefusalReason::RequestContradictory => "invalid_request",
     }
 }
 

@@ -210,19 +210,52 @@ fn knows_pools_by_name_whatever_their_namespace() {
     assert_eq!(reasons(&snapshot), ["duplicate_object"]);
 }
 
+fn limited(ranges: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: x}}, spec: {{type: LoadBalancer, \
+         loadBalancerSourceRanges: [{ranges}]}}}}\n"
+    )
+}
+
 #[test]
-fn keeps_a_service_as_it_was_when_an_edit_uses_what_is_not_supported_yet() {
+fn reads_the_clients_that_may_reach_a_service() {
+    let text = limited("192.0.2.77/24, ' 2001:db8::/32 '");
+    let snapshot = Directory::default().with("a.yaml", &text).look();
+    let service = snapshot.observed.services.values().next().unwrap();
+    let ranges: Vec<_> = service.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!((ranges, snapshot.problems), (strings(&["192.0.2.0/24", "2001:db8::/32"]), vec![]));
+}
+
+#[test]
+fn refuses_an_edit_whose_clients_cannot_be_read() {
     let mut directory = Directory::default().with("a.yaml", &service("x"));
     let good = directory.look();
-    let limited = "{apiVersion: v1, kind: Service, metadata: {name: x}, spec: {type: LoadBalancer, \
-                   loadBalancerSourceRanges: [192.0.2.0/24]}}\n";
-    let snapshot = directory.with("a.yaml", limited).look();
+    let text = limited("192.0.2.0/24, everybody");
+    let snapshot = directory.with("a.yaml", &text).look();
     assert_eq!(snapshot.observed, good.observed);
-    assert_eq!(reasons(&snapshot), ["not_supported_yet"]);
-    let snapshot = Directory::default().with("a.yaml", limited).look();
+    assert_eq!(reasons(&snapshot), ["last_good_kept", "bad_address"]);
+    let snapshot = Directory::default().with("a.yaml", &text).look();
     assert!(snapshot.observed.services.is_empty());
     assert!(snapshot.observed.services_incomplete, "so that nobody else gets its address");
-    assert!(!snapshot.observed.pools_incomplete);
+}
+
+#[test]
+fn a_served_service_whose_clients_cannot_be_read_admits_nobody() {
+    let object = serde_json::json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "x", "namespace": "default"},
+        "spec": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["everybody"]},
+    });
+    let served = Served { kind: Kind::Service, tree: Tree::from_json(&object) };
+    let files = [("x".to_owned(), FileState::Served(Box::new(served)))].into();
+    let snapshot = Assembler::default().update(files);
+    let service = snapshot.observed.services.values().next().unwrap();
+    let ranges: Vec<_> = service.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["0.0.0.0/32", "::/128"], "the addresses that no client has");
+    assert_eq!(service.bad_source_ranges, ["everybody"]);
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
 #[test]
@@ -237,18 +270,28 @@ fn joins_the_slices_of_a_service() {
     };
     let snapshot = Directory::default()
         .with("a.yaml", &slice("web-a", "{name: http, port: 80}", false))
-        .with("b.yaml", &slice("web-b", "{name: dns, protocol: UDP, port: 53}", true))
+        .with("b.yaml", &slice("web-b", "{name: http, port: 80}", true))
+        .with("c.yaml", &slice("web-c", "{name: http, port: 81}", false))
         .look();
     let endpoints = &snapshot.observed.endpoints[&ServiceName::new("default", "web")];
-    let port = |name: &str, protocol, port| EndpointPort { name: name.into(), protocol, port };
-    let ports = vec![port("dns", Protocol::Udp, 53), port("http", Protocol::Tcp, 80)];
-    let endpoint = |address: &str, node: Option<&str>| Endpoint {
+    let endpoint = |address: &str, node: Option<&str>, port, ready| Endpoint {
         address: address.parse().unwrap(),
         node: node.map(str::to_owned),
-        ready: true,
-        ports: ports.clone(),
+        ready,
+        serving: ready,
+        terminating: false,
+        kept: false,
+        ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port }],
     };
-    assert_eq!(*endpoints, [endpoint("10.0.0.1", None), endpoint("10.0.0.2", Some("n"))]);
+    assert_eq!(
+        *endpoints,
+        [
+            endpoint("10.0.0.1", None, 80, true),
+            endpoint("10.0.0.1", None, 81, true),
+            endpoint("10.0.0.2", Some("n"), 80, true),
+            endpoint("10.0.0.2", Some("n"), 81, false),
+        ]
+    );
 }
 
 proptest! {

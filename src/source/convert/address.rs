@@ -64,6 +64,28 @@ pub fn range(text: &str) -> Result<AddressRange, Wrong> {
     Ok(range)
 }
 
+/// A network of clients, in CIDR notation; its host bits are ignored.
+pub fn source_range(text: &str) -> Result<IpNetwork, Wrong> {
+    let wrong = || {
+        let message = format!(
+            "{}: not a network; expected a CIDR such as 192.0.2.0/24 or 2001:db8::/32",
+            quoted(text)
+        );
+        (Reason::BadAddress, message)
+    };
+    let (base, prefix) = text.split_once('/').ok_or_else(wrong)?;
+    let base = address(base).map_err(|_| wrong())?;
+    let network = IpNetwork::new(base, prefix.parse().map_err(|_| wrong())?);
+    let network = network.map_err(|_| wrong())?;
+    IpNetwork::new(network.network(), network.prefix()).map_err(|_| wrong())
+}
+
+/// Networks that no client is in: the unspecified addresses are nobody's source (RFC 1122 section
+/// 3.2.1.3, RFC 4291 section 2.5.2).
+pub fn nobody() -> [IpNetwork; 2] {
+    [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].map(|ip: IpAddr| ip.into())
+}
+
 fn end(text: &str, end: &str) -> Result<IpAddr, Wrong> {
     address(end).map_err(|(reason, _)| (reason, expected_range(text)))
 }

@@ -32,12 +32,17 @@ pub fn endpoints(
     let endpoints = listed
         .filter_map(|(index, listed)| {
             let address = first_address(index, listed, family, findings)?;
-            let conditions = listed.conditions.as_ref();
+            let conditions = listed.conditions.clone().unwrap_or_default();
+            // Absent means ready (EndpointSlice API: "nil should be interpreted as true"), and
+            // that it serves if it is ready ("consumers should defer to the ready condition").
+            let ready = conditions.ready.unwrap_or(true);
             Some(Endpoint {
                 address,
-                node: listed.node_name.clone(),
-                // Absent means ready (EndpointSlice API: "nil should be interpreted as true").
-                ready: conditions.and_then(|conditions| conditions.ready).unwrap_or(true),
+                node: listed.node_name.clone().filter(|node| !node.is_empty()),
+                ready,
+                serving: conditions.serving.unwrap_or(ready),
+                terminating: conditions.terminating.unwrap_or(false),
+                kept: false,
                 ports: ports.clone(),
             })
         })

@@ -3,8 +3,7 @@
 //! One file for each kind, all of the same form: metadata and spec in, the typed value out, and
 //! whatever is wrong as findings that name the field. Nothing here knows whether the object came
 //! from a file or from an API server. A field that is accepted but has no effect yet must leave a
-//! finding: a warning when ignoring it only loses a preference, a refusal when ignoring it would
-//! widen what its author restricted.
+//! finding, and one that restricts something must have an effect.
 
 mod address;
 mod advertisement;
@@ -59,15 +58,6 @@ impl Findings {
     /// The object takes effect, but not as its author may expect.
     pub fn warning(&mut self, path: FieldPath, reason: Reason, message: impl Into<String>) {
         self.0.push(Finding { level: Level::Warning, path, reason, message: message.into() });
-    }
-
-    /// The field restricts something and its effect does not exist yet: the object is refused.
-    pub fn refuse(&mut self, path: FieldPath) {
-        let message = format!(
-            "not supported yet: {path}; the object is refused, since ignoring the field would \
-             widen what it restricts"
-        );
-        self.error(path, Reason::NotSupportedYet, message);
     }
 
     /// The field has no effect yet, and ignoring it restricts nothing less.

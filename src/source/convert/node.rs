@@ -1,10 +1,12 @@
 //! Node.
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1 as core;
 
-use super::super::tree::FieldPath;
+use super::super::tree::{FieldPath, quoted};
 use super::{Findings, address};
 use crate::observed::Node;
+use crate::problem::Reason;
 
 /// The label that keeps a node from carrying load balancer traffic, whatever its value
 /// (Kubernetes, "well-known labels").
@@ -24,17 +26,41 @@ pub fn node(node: &core::Node, findings: &mut Findings) -> Node {
             }
         }
     }
+    let spec = node.spec.as_ref();
     Node {
         name: node.metadata.name.clone().unwrap_or_default(),
         addresses,
-        network_unavailable: is_network_unavailable(node),
+        network_unavailable: condition(node, "NetworkUnavailable").is_some_and(|it| it == "True"),
+        // Unknown is what the control plane says of a node it hears nothing of.
+        not_ready: condition(node, "Ready").is_some_and(|it| it != "True"),
+        cordoned: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+        pod_networks: pod_networks(node, findings),
         excluded: labels.contains_key(EXCLUDE_LABEL),
         labels,
     }
 }
 
-/// What a node says of itself before its network is set up, and what MetalLB leaves out for.
-fn is_network_unavailable(node: &core::Node) -> bool {
+/// The status of a condition, if the node has it.
+fn condition<'a>(node: &'a core::Node, kind: &str) -> Option<&'a str> {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|it| it.type_ == "NetworkUnavailable" && it.status == "True")
+    conditions.into_iter().find(|it| it.type_ == kind).map(|it| it.status.as_str())
+}
+
+/// The networks of its pods; podCIDR repeats the first of podCIDRs (Node API), and is alone in
+/// objects written by hand.
+fn pod_networks(node: &core::Node, findings: &mut Findings) -> Vec<IpNetwork> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let listed = spec.pod_cidrs.as_deref().unwrap_or(spec.pod_cidr.as_slice());
+    let mut networks = Vec::new();
+    for (index, text) in listed.iter().enumerate() {
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(_) => {
+                let path = FieldPath::spec("podCIDRs").index(index);
+                let message = format!("{}: expected a network such as 10.244.1.0/24", quoted(text));
+                findings.error(path, Reason::BadAddress, message);
+            }
+        }
+    }
+    networks
 }

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::super::tree::{FieldPath, quoted};
 use super::request::{reported, requests};
-use super::{Findings, created};
+use super::{Findings, address, created};
 use crate::observed::{
     ALLOCATED_FROM, FamilyPolicy, IpFamily, Protocol, Service, ServiceName, ServicePort,
     SessionAffinity, TargetPort, TrafficPolicy,
@@ -35,7 +35,7 @@ pub fn service(service: &core::Service, findings: &mut Findings) -> Service {
         ports: ports(spec, findings),
         external_traffic_policy: traffic_policy(spec, findings),
         session_affinity,
-        external_ips: reported(spec.external_ips.iter().flatten().cloned()),
+        external_ips: external_ips(spec),
         created: created(&service.metadata),
         uid: service.metadata.uid.clone().unwrap_or_default(),
         resource_version: service.metadata.resource_version.clone().unwrap_or_default(),
@@ -60,15 +60,36 @@ fn status(service: &core::Service, typed: &mut Service) {
     typed.reported.conditions = conditions.filter_map(|it| serde_json::to_value(it).ok()).collect();
 }
 
-/// What a Service may ask for and does not get yet.
+/// Who may reach the Service, and what it may ask for and does not get yet.
 fn limits(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
-    if spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()) {
-        typed.has_source_ranges = true;
-        findings.refuse(FieldPath::spec("loadBalancerSourceRanges"));
-    }
+    source_ranges(spec, typed, findings);
     if typed.session_affinity == SessionAffinity::ClientIp {
         findings.ignore(FieldPath::spec("sessionAffinity"));
     }
+}
+
+/// The clients that may reach the Service. What cannot be read admits nobody, and never everybody.
+fn source_ranges(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
+    for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        // The API server and kube-proxy trim blanks too.
+        match address::source_range(text.trim()) {
+            Ok(range) => drop(typed.source_ranges.insert(range)),
+            Err((reason, message)) => {
+                let path = FieldPath::spec("loadBalancerSourceRanges").index(index);
+                findings.error(path, reason, message);
+                typed.bad_source_ranges.push(text.clone());
+            }
+        }
+    }
+    if typed.source_ranges.is_empty() && !typed.bad_source_ranges.is_empty() {
+        typed.source_ranges.extend(address::nobody());
+    }
+}
+
+/// Those that a host on a network can have; the API server admits no others.
+fn external_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
+    let listed = spec.external_ips.iter().flatten();
+    listed.filter_map(|text| address::service_address(text).ok()).collect()
 }
 
 /// Families in order of preference. Where the API server has decided, cluster addresses say so;

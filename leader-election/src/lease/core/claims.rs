@@ -149,18 +149,23 @@ impl LeaseCore {
         claims: &BTreeMap<ClaimKey, Claim>,
         drained: &BTreeSet<NodeName>,
     ) -> BTreeMap<ClaimKey, NodeName> {
-        let empty = drained.contains(&self.me);
+        let is_mine = |claim: &Claim| claim.holder.as_ref().is_some_and(|(it, _)| *it == self.me);
+        let mine: BTreeSet<ClaimKey> =
+            claims.values().filter(|claim| is_mine(claim)).map(|claim| claim.key).collect();
+        let mut others: BTreeSet<NodeName> =
+            self.sessions.keys().filter(|node| self.takes(node)).cloned().collect();
+        others.remove(&self.me);
         let mut handovers = BTreeMap::new();
-        for (key, claim) in claims {
-            if claim.holder.as_ref().is_none_or(|(node, _)| *node != self.me) {
-                continue;
-            }
-            let asked = self.claims.get(key).and_then(|known| known.object.move_to.clone());
-            let eligible = self.wanted.as_ref().and_then(|wanted| wanted.claims.get(key));
-            let may = |node: &&NodeName| **node != self.me && self.takes(node);
-            let other = eligible.into_iter().flatten().find(may).filter(|_| empty).cloned();
-            let to = asked.filter(|to| may(&to)).or(other);
-            handovers.extend(to.map(|to| (*key, to)));
+        if let Some(wanted) = self.wanted.as_ref().filter(|_| drained.contains(&self.me)) {
+            let mut orphans = wanted.clone();
+            orphans.claims.retain(|key, _| mine.contains(key));
+            let mut rest = claims.clone();
+            rest.retain(|key, _| !mine.contains(key));
+            handovers.extend(placement::place(&orphans, &rest, &self.living(), &others));
+        }
+        for key in mine {
+            let asked = self.claims.get(&key).and_then(|known| known.object.move_to.clone());
+            handovers.extend(asked.filter(|to| others.contains(to)).map(|to| (key, to)));
         }
         handovers
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::allocator::Plan;
+use super::Plan;
 use crate::observed::{AddressRange, IpFamily, Pool};
 
 /// Addresses of a pool, by family: IPv4, IPv6.
@@ -43,6 +43,11 @@ impl Count {
             "availableIPv4": free(0),
             "availableIPv6": free(1),
         })
+    }
+
+    /// All addresses of a family, and those in use.
+    pub const fn of_family(&self, family: IpFamily) -> (u128, u128) {
+        (self.total[index(family)], self.used[index(family)])
     }
 
     /// All addresses, and those in use.

@@ -1,0 +1,73 @@
+//! The endpoints behind a VIP, and the MAC at which each is reached or why it is not (pure).
+
+use std::net::{IpAddr, SocketAddr};
+
+use herald_leader_election::NodeName;
+
+use super::{Backend, Context, Unused};
+use crate::facts::Facts;
+use crate::observed::{Endpoint, Protocol, Service, ServicePort};
+
+impl Context<'_> {
+    pub(super) fn backends(&self, vip: IpAddr, service: &Service) -> Vec<Backend> {
+        let endpoints =
+            self.observed.endpoints.get(&service.name).map(|e| &e[..]).unwrap_or_default();
+        let of_family = endpoints.iter().filter(|e| e.address.is_ipv4() == vip.is_ipv4());
+        let mut backends = Vec::new();
+        for endpoint in of_family {
+            for port in &service.ports {
+                backends.extend(self.backend(service, endpoint, port));
+            }
+        }
+        backends
+    }
+
+    /// The endpoint at a Service port, if it serves it: EndpointSlice ports carry the Service
+    /// port's name.
+    fn backend(
+        &self,
+        service: &Service,
+        endpoint: &Endpoint,
+        port: &ServicePort,
+    ) -> Option<Backend> {
+        let serving = endpoint
+            .ports
+            .iter()
+            .find(|serving| serving.name == port.name && serving.protocol == port.protocol)?;
+        let reached = match service.source_ranges.is_empty() {
+            false => Err(Unused::SourceRanges),
+            true => self.reach(endpoint, port, serving.port),
+        };
+        Some(Backend {
+            service: service.name.clone(),
+            port: port.port,
+            protocol: port.protocol,
+            address: SocketAddr::new(endpoint.address, serving.port),
+            node: endpoint.node.clone().map(NodeName),
+            target: if endpoint.ready { reached } else { Err(Unused::NotReady) },
+            draining: reached.ok().filter(|_| !endpoint.ready),
+        })
+    }
+
+    /// The MAC of the endpoint's node, whether or not it is ready.
+    fn reach(
+        &self,
+        endpoint: &Endpoint,
+        port: &ServicePort,
+        serving: u16,
+    ) -> Result<[u8; 6], Unused> {
+        if port.protocol == Protocol::Sctp && serving != port.port {
+            return Err(Unused::SctpPortDiffers);
+        }
+        let node = endpoint.node.clone().map(NodeName).ok_or(Unused::NoNode)?;
+        // Without a living speaker the programs are still in the kernel: the node delivers on, as
+        // long as it is there.
+        if !self.view.sessions.contains_key(&node) || self.gone.contains(&node) {
+            return Err(Unused::NodeSessionLost);
+        }
+        let none = Facts::default();
+        let ours = self.facts.get(self.me).unwrap_or(&none);
+        let facts = self.facts.get(&node).unwrap_or(&none);
+        facts.mac_towards(ours).ok_or(Unused::NoInterface)
+    }
+}

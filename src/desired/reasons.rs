@@ -1,0 +1,78 @@
+//! The named reasons for every "no" about nodes and endpoints (pure).
+
+/// Why a node may not hold a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ineligible {
+    /// No L2Advertisement or policy selects the VIP's pool and Services.
+    NoAdvertisement,
+    /// L2Advertisements select the pool, but not this node.
+    NotSelected,
+    /// The node is labelled out of external load balancing.
+    Excluded,
+    /// The node says that its network is not set up.
+    NetworkUnavailable,
+    /// The address is shared, and every L2Advertisement for its pool picks out Services: it would
+    /// be announced for one that is not meant.
+    SharedAddress,
+    /// No speaker on the node has a living session.
+    NoSession,
+    /// The node is giving its VIPs away.
+    Draining,
+    /// externalTrafficPolicy is Local and no endpoint on the node is ready.
+    NoLocalEndpoint,
+    /// No usable interface of the node is named by an L2Advertisement.
+    NoSuchInterface,
+    /// No usable interface of the node is in a network that contains the VIP.
+    NotInSubnet,
+}
+
+impl Ineligible {
+    /// The name in metrics, logs and status.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NoAdvertisement => "no_advertisement",
+            Self::NotSelected => "node_not_selected",
+            Self::Excluded => "node_excluded_by_label",
+            Self::NetworkUnavailable => "node_network_unavailable",
+            Self::SharedAddress => "shared_ip_with_service_selector",
+            Self::NoSession => "no_session",
+            Self::Draining => "draining",
+            Self::NoLocalEndpoint => "no_local_endpoint",
+            Self::NoSuchInterface => "no_such_interface",
+            Self::NotInSubnet => "not_in_subnet",
+        }
+    }
+}
+
+/// Why an endpoint gets no traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unused {
+    /// The endpoint is not ready.
+    NotReady,
+    /// The endpoint names no node.
+    NoNode,
+    /// The endpoint's node never had a speaker, or has no living one and does not answer on the link:
+    /// nothing delivers to its pods.
+    NodeSessionLost,
+    /// The endpoint's node has no usable interface.
+    NoInterface,
+    /// Only some clients may reach the Service, which kube-proxy sees to: its packets go to the stack.
+    SourceRanges,
+    /// SCTP to another port than the Service's: its checksum (CRC32c over the whole packet,
+    /// RFC 9260 6.8) cannot follow the change, and the data plane passes it to the stack.
+    SctpPortDiffers,
+}
+
+impl Unused {
+    /// The name in metrics, logs and status.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotReady => "not_ready",
+            Self::NoNode => "no_node",
+            Self::NodeSessionLost => "node_session_lost",
+            Self::NoInterface => "node_without_interface",
+            Self::SourceRanges => "source_ranges_left_to_kube_proxy",
+            Self::SctpPortDiffers => "sctp_port_differs",
+        }
+    }
+}
