@@ -7,6 +7,7 @@
 //!
 //! Read [`lab`] for the network, then [`scenario`] for Herald in it, then [`demo`].
 
+pub mod asker;
 pub mod client;
 pub mod clock;
 pub mod cluster;
@@ -21,3 +22,5 @@ pub mod sandbox;
 pub mod scenario;
 pub mod status;
 pub mod tap;
+pub mod trial;
+pub mod watch;

@@ -41,7 +41,8 @@ pub fn who_has(lab: &Lab, address: IpAddr) -> anyhow::Result<Vec<MacAddr>> {
     })
 }
 
-fn question(asker: Host, address: IpAddr) -> Vec<u8> {
+/// The frame that asks for an address, by ARP or neighbour solicitation.
+pub(crate) fn question(asker: Host, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(target) => Arp {
             operation: Operation::Request,

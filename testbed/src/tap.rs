@@ -19,7 +19,9 @@ use herald_announcer::wire::{Arp, Ethernet, Ndp, Operation, ethernet};
 use crate::clock;
 use crate::lab::{addresses, bpf};
 
+pub mod ports;
 mod socket;
+pub mod turns;
 
 pub(crate) use socket::PacketSocket;
 
@@ -54,6 +56,8 @@ pub enum Kind {
     Answer,
     /// An ARP announcement (RFC 5227 1.1) or unsolicited neighbour advertisement.
     Announcement,
+    /// A question about another address that says where the one who asks is.
+    Question,
 }
 
 /// A flow whose packets carry a VIP as source, by direction, VIP and the client's end.

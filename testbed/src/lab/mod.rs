@@ -24,8 +24,8 @@ use std::process::Command;
 use anyhow::Context;
 
 use self::addresses::{Host, LAN, NODES, POD_PORT, PODS};
-use self::netns::Netns;
 use self::bpf::Attached;
+use self::netns::Netns;
 use self::pass::Pass;
 use self::process::Process;
 
