@@ -8,6 +8,7 @@
 //! Read [`lab`] for the network, then [`scenario`] for Herald in it, then [`demo`].
 
 pub mod asker;
+pub mod bench;
 pub mod client;
 pub mod clock;
 pub mod cluster;
@@ -20,6 +21,7 @@ pub mod probe;
 pub mod resolve;
 pub mod sandbox;
 pub mod scenario;
+pub mod services;
 pub mod status;
 pub mod tap;
 pub mod trial;

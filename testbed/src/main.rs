@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use herald_testbed::scenario::Scenario;
-use herald_testbed::{cluster, demo, flows, pod, sandbox};
+use herald_testbed::{bench, cluster, demo, flows, pod, sandbox};
 
 /// A LAN of network namespaces with Herald in it. Needs root; leaves nothing behind.
 #[derive(Debug, Parser)]
@@ -33,6 +33,8 @@ enum Action {
         #[arg(trailing_var_arg = true)]
         command: Vec<OsString>,
     },
+    /// Measure Herald against a rival or a floor: testbed/bench.
+    Bench(bench::BenchArgs),
     /// A Kubernetes cluster in the lab: up, speakers, down.
     Cluster(cluster::ClusterArgs),
     /// Serve in a pod.
@@ -90,6 +92,7 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(code))
         }
         Action::ShellInside { command } => shell(&command),
+        Action::Bench(args) => bench::run(args),
         Action::Cluster(args) => cluster::run(args),
         Action::Pod(args) => pod::serve(args).map(|()| ExitCode::SUCCESS),
         Action::FlowsServer(args) => flows::serve(args).map(|()| ExitCode::SUCCESS),

@@ -1,0 +1,39 @@
+//! Measurements, each against a rival or a floor that is measured in the same run.
+//!
+//! A benchmark prints what it does while it does it, ends with a table that says which aims were
+//! met, and writes its values once, at the end. A missed aim is a result and no failure.
+
+pub mod failover;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+/// Measure Herald against a rival or a floor in the same run.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// How long clients are not served, or not answered, when a node fails, moves its VIPs, or comes
+    /// back, and how often two nodes answer; beside keepalived.
+    Failover(failover::FailoverArgs),
+    /// The same, inside its namespaces.
+    #[command(hide = true)]
+    FailoverInside(failover::InsideArgs),
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// What could not be measured.
+pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    match args.action {
+        Action::Failover(args) => failover::run(&args),
+        Action::FailoverInside(args) => failover::run_inside(&args),
+    }
+}
