@@ -16,11 +16,11 @@ const PACE: Duration = Duration::from_millis(100);
 fn a_hundred_vips_at_once() -> anyhow::Result<()> {
     in_lab(|scenario| {
         let vips: Vec<IpAddr> = (0..100).map(vip).collect();
+        scenario.start_all(&[])?;
         scenario.put_manifest("pool.yaml", POOL)?;
         scenario.put_manifest(MANIFESTS[2].0, MANIFESTS[2].1)?;
         scenario.put_manifest("services.yaml", &manifests("echo", &vips))?;
-        scenario.start_all(&[])?;
-        scenario.wait("all VIPs are held", 30, |scenario| {
+        scenario.wait("all VIPs are held", 60, |scenario| {
             let holders = scenario.status("n1").map(|status| status.holders());
             Ok(holders.is_ok_and(|holders| holders.len() == vips.len()).then_some(()))
         })?;

@@ -113,6 +113,11 @@ impl<'s> Keepalived<'s> {
         self.signal_child(node, libc::SIGKILL)?;
         self.daemon(node)?.kill()?;
         self.daemons.remove(node);
+        let directory = directory(node)?;
+        for file in ["pid", "vrrp.pid"] {
+            // A number that nobody has any more.
+            let _ = fs::remove_file(directory.join(file));
+        }
         Ok(())
     }
 
@@ -154,8 +159,21 @@ impl Product for Keepalived<'_> {
         SocketAddr::new(self.vips[0], UDP_PORT)
     }
 
-    /// One answer, the same for a second and a half, which is longer than any election here.
+    /// From the beginning: a daemon that was killed leaves its addresses behind, and with them two
+    /// nodes answer for ever. Then one answer, the same for a second and a half, which is longer
+    /// than any election here.
     fn ready(&mut self) -> anyhow::Result<String> {
+        for node in nodes() {
+            self.kill(&node)?;
+            self.unbind(&node)?;
+            self.start_daemon(&node)?;
+        }
+        for node in nodes() {
+            let pid = directory(&node)?.join("vrrp.pid");
+            clock::await_for("keepalived speaks VRRP", Duration::from_secs(10), || {
+                Ok(fs::read_to_string(&pid).is_ok_and(|text| !text.is_empty()).then_some(()))
+            })?;
+        }
         let client = self.scenario.lab.netns("c1")?;
         let vip = self.vips[0];
         clock::await_for("one node has the VIP", Duration::from_secs(60), || {
