@@ -10,6 +10,12 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// The time of day since 1970, which is what the kernel stamps frames with.
+#[expect(clippy::disallowed_methods, reason = "edge: compared with the kernel's time stamps")]
+pub fn wall() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
 /// Lets time pass.
 #[expect(clippy::disallowed_methods, reason = "edge: the lab waits for other processes")]
 pub fn pause(time: Duration) {

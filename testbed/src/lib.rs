@@ -7,6 +7,7 @@
 //!
 //! Read [`lab`] for the network, then [`scenario`] for Herald in it, then [`demo`].
 
+pub mod asker;
 pub mod bench;
 pub mod client;
 pub mod clock;
@@ -21,5 +22,8 @@ pub mod probe;
 pub mod resolve;
 pub mod sandbox;
 pub mod scenario;
+pub mod services;
 pub mod status;
 pub mod tap;
+pub mod trial;
+pub mod watch;

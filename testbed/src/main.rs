@@ -33,6 +33,8 @@ enum Action {
         #[arg(trailing_var_arg = true)]
         command: Vec<OsString>,
     },
+    /// Measure Herald against a rival or a floor: testbed/bench.
+    Bench(bench::BenchArgs),
     /// A Kubernetes cluster in the lab: up, speakers, down.
     Cluster(cluster::ClusterArgs),
     /// Measure Herald against a rival or a floor: testbed/bench.
@@ -92,6 +94,7 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(code))
         }
         Action::ShellInside { command } => shell(&command),
+        Action::Bench(args) => bench::run(args),
         Action::Cluster(args) => cluster::run(args),
         Action::Bench(args) => bench::run(args),
         Action::Pod(args) => pod::serve(args).map(|()| ExitCode::SUCCESS),

@@ -45,6 +45,9 @@ pub struct PodArgs {
     /// TCP and UDP port.
     #[arg(long)]
     port: u16,
+    /// The address it serves at; all of its own by default.
+    #[arg(long, default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
+    address: IpAddr,
 }
 
 /// No transfer is larger; a request for more ends the connection.
@@ -57,7 +60,7 @@ const LIMIT: usize = 256 << 20;
 /// If the port cannot be had.
 pub fn serve(args: PodArgs) -> anyhow::Result<()> {
     // An IPv6 socket takes IPv4 as well (net.ipv6.bindv6only is 0 unless somebody set it).
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, args.port));
+    let any = SocketAddr::new(args.address, args.port);
     let listener = TcpListener::bind(any).with_context(|| format!("cannot listen on TCP {any}"))?;
     let socket = UdpSocket::bind(any).with_context(|| format!("cannot listen on UDP {any}"))?;
     let datagrams = args.clone();

@@ -126,7 +126,8 @@ fn receive_until(
     }
 }
 
-fn readable_within(socket: &UdpSocket, left: Duration) -> io::Result<()> {
+/// Waits until there is something to read, or the time is over; tells which.
+pub(crate) fn readable_within(socket: &impl AsRawFd, left: Duration) -> io::Result<bool> {
     let mut wanted = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let limit = libc::timespec {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -136,7 +137,7 @@ fn readable_within(socket: &UdpSocket, left: Duration) -> io::Result<()> {
     let result = unsafe { libc::ppoll(&raw mut wanted, 1, &raw const limit, std::ptr::null()) };
     match result {
         -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+        readable => Ok(readable > 0),
     }
 }
 

@@ -10,7 +10,7 @@ use herald_announcer::wire::{Arp, NeighbourSolicitation, Operation, solicited_no
 
 use crate::clock;
 use crate::lab::addresses::{Host, host};
-use crate::lab::{Lab, pass};
+use crate::lab::{Lab, bpf};
 use crate::tap::{Kind, PacketSocket, voice};
 
 /// How long answers are listened for; a second voice may be slower than the first.
@@ -24,7 +24,7 @@ const WINDOW: Duration = Duration::from_millis(300);
 pub fn who_has(lab: &Lab, address: IpAddr) -> anyhow::Result<Vec<MacAddr>> {
     let asker = host("c1").context("the lab has no c1")?;
     lab.netns(asker.name)?.inside(|| {
-        let socket = PacketSocket::open(pass::index("eth0")?, libc::ETH_P_ALL)?;
+        let socket = PacketSocket::open(bpf::index("eth0")?, libc::ETH_P_ALL)?;
         socket.send(&question(asker, address))?;
         let mut answers = Vec::new();
         let mut buffer = [0; 512];
@@ -41,7 +41,8 @@ pub fn who_has(lab: &Lab, address: IpAddr) -> anyhow::Result<Vec<MacAddr>> {
     })
 }
 
-fn question(asker: Host, address: IpAddr) -> Vec<u8> {
+/// The frame that asks for an address, by ARP or neighbour solicitation.
+pub(crate) fn question(asker: Host, address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(target) => Arp {
             operation: Operation::Request,

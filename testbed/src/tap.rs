@@ -17,9 +17,11 @@ use herald_announcer::MacAddr;
 use herald_announcer::wire::{Arp, Ethernet, Ndp, Operation, ethernet};
 
 use crate::clock;
-use crate::lab::{addresses, pass};
+use crate::lab::{addresses, bpf};
 
+pub mod ports;
 mod socket;
+pub mod turns;
 
 pub(crate) use socket::PacketSocket;
 
@@ -54,6 +56,8 @@ pub enum Kind {
     Answer,
     /// An ARP announcement (RFC 5227 1.1) or unsolicited neighbour advertisement.
     Announcement,
+    /// A question about another address that says where the one who asks is.
+    Question,
 }
 
 /// A flow whose packets carry a VIP as source, by direction, VIP and the client's end.
@@ -85,7 +89,7 @@ impl Tap {
     ///
     /// If there is no such host.
     pub fn at(host: &str, vips: &[IpAddr]) -> anyhow::Result<Self> {
-        let socket = PacketSocket::open(pass::index(&addresses::port(host))?, libc::ETH_P_ALL)
+        let socket = PacketSocket::open(bpf::index(&addresses::port(host))?, libc::ETH_P_ALL)
             .with_context(|| format!("cannot listen at the port of {host}"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

@@ -5,6 +5,7 @@
 
 pub mod allocation;
 pub mod report;
+pub mod failover;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,12 @@ enum Action {
     /// The same, inside its namespaces.
     #[command(hide = true)]
     AllocationInside(allocation::InsideArgs),
+    /// How long clients are not served, or not answered, when a node fails, moves its VIPs, or comes
+    /// back, and how often two nodes answer; beside keepalived.
+    Failover(failover::FailoverArgs),
+    /// The same, inside its namespaces.
+    #[command(hide = true)]
+    FailoverInside(failover::InsideArgs),
 }
 
 /// Runs the command.
@@ -35,5 +42,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     match args.action {
         Action::Allocation(args) => allocation::run(&args),
         Action::AllocationInside(args) => allocation::run_inside(args),
+        Action::Failover(args) => failover::run(&args),
+        Action::FailoverInside(args) => failover::run_inside(&args),
     }
 }

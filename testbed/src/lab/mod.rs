@@ -12,6 +12,8 @@
 
 pub mod addresses;
 pub mod backbone;
+pub(crate) mod bpf;
+pub mod fault;
 pub mod netns;
 pub mod pass;
 pub mod process;
@@ -23,8 +25,9 @@ use std::process::Command;
 use anyhow::Context;
 
 use self::addresses::{Host, LAN, NODES, POD_PORT, PODS};
+use self::bpf::Attached;
 use self::netns::Netns;
-use self::pass::{Attached, Pass};
+use self::pass::Pass;
 use self::process::Process;
 
 /// The running network, with a server in each pod.

@@ -1,0 +1,203 @@
+//! A host that keeps asking the LAN who has some addresses: what a client sees that has not been
+//! there before.
+//!
+//! A thread of its own asks and listens (edge); the judgement, [`Asked::unanswered`] and
+//! [`Asked::answered_twice`], is pure. It asks as the router, so that the clients under test learn
+//! nothing from the answers.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use herald_announcer::MacAddr;
+
+use crate::lab::addresses::{Host, host};
+use crate::lab::{Lab, bpf};
+use crate::resolve::question;
+use crate::tap::{Kind, PacketSocket, voice};
+use crate::{clock, probe};
+
+/// Who asks.
+const ASKER: &str = "r1";
+/// How long answers to the last questions are waited for.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// A running asker.
+#[derive(Debug)]
+pub struct Asker {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<anyhow::Result<BTreeMap<IpAddr, Asked>>>,
+}
+
+/// All questions about one address, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    questions: Vec<Question>,
+}
+
+#[derive(Clone, Debug)]
+struct Question {
+    at: Duration,
+    answers: Vec<MacAddr>,
+}
+
+impl Asker {
+    /// Starts to ask for each address, once in so much time. To be called in the bridge's namespace.
+    ///
+    /// # Errors
+    ///
+    /// If the asker has no socket.
+    pub fn start(lab: &Lab, addresses: &[IpAddr], pace: Duration) -> anyhow::Result<Self> {
+        let asker = host(ASKER).context("the lab has no asker")?;
+        let socket = lab
+            .netns(ASKER)?
+            .inside(|| Ok(PacketSocket::open(bpf::index("eth0")?, libc::ETH_P_ALL)?))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let addresses = addresses.to_vec();
+        let thread = std::thread::spawn(move || ask(&socket, asker, &addresses, pace, &stopped));
+        Ok(Self { stop, thread })
+    }
+
+    /// Stops, and tells what became of the questions about each address.
+    ///
+    /// # Errors
+    ///
+    /// If the socket failed.
+    pub fn finish(self) -> anyhow::Result<BTreeMap<IpAddr, Asked>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the asker crashed"))?
+    }
+}
+
+fn ask(
+    socket: &PacketSocket,
+    asker: Host,
+    addresses: &[IpAddr],
+    pace: Duration,
+    stop: &AtomicBool,
+) -> anyhow::Result<BTreeMap<IpAddr, Asked>> {
+    let frames: Vec<_> = addresses.iter().map(|a| (*a, question(asker, *a))).collect();
+    let mut asked: BTreeMap<IpAddr, Asked> = BTreeMap::new();
+    let begin = clock::now();
+    let mut next = begin;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            hear_until(socket, clock::now() + DRAIN, &mut asked)?;
+            return Ok(asked);
+        }
+        for (address, frame) in &frames {
+            let question = Question { at: clock::now() - begin, answers: Vec::new() };
+            asked.entry(*address).or_default().questions.push(question);
+            socket.send(frame).context("cannot ask")?;
+        }
+        // On the beat, but no burst after a pause of this thread.
+        next = (next + pace).max(clock::now());
+        hear_until(socket, next, &mut asked)?;
+    }
+}
+
+/// An answer counts for the last question about its address.
+fn hear_until(
+    socket: &PacketSocket,
+    due: Instant,
+    asked: &mut BTreeMap<IpAddr, Asked>,
+) -> anyhow::Result<()> {
+    let mut buffer = [0; 512];
+    loop {
+        let left = due.saturating_duration_since(clock::now());
+        if left.is_zero() || !probe::readable_within(socket, left)? {
+            return Ok(());
+        }
+        if let Some((frame, false)) = socket.receive(&mut buffer)?
+            && let Some((address, mac, Kind::Answer)) = voice(frame)
+            && let Some(question) = asked.get_mut(&address).and_then(|a| a.questions.last_mut())
+        {
+            question.answers.push(mac);
+        }
+    }
+}
+
+impl Asked {
+    /// How many questions were asked.
+    pub fn count(&self) -> usize {
+        self.questions.len()
+    }
+
+    /// The longest time without an answer: from the first of several questions in a row that nobody
+    /// answered to the next that somebody did, or to the last one.
+    pub fn unanswered(&self) -> Duration {
+        let mut longest = Duration::ZERO;
+        let mut since = None;
+        for question in &self.questions {
+            let begin = match question.answers.is_empty() {
+                true => Some(*since.get_or_insert(question.at)),
+                false => since.take(),
+            };
+            longest = longest.max(begin.map_or(Duration::ZERO, |begin| question.at - begin));
+        }
+        longest
+    }
+
+    /// Whether the last questions of so many were answered.
+    pub fn ends_answered(&self, last: usize) -> bool {
+        let first = self.questions.len().saturating_sub(last);
+        self.questions.len() >= last
+            && self.questions[first..].iter().all(|q| !q.answers.is_empty())
+    }
+
+    /// How many questions were answered with two MACs.
+    pub fn answered_twice(&self) -> usize {
+        let twice = |question: &&Question| {
+            question.answers.iter().any(|mac| Some(mac) != question.answers.first())
+        };
+        self.questions.iter().filter(twice).count()
+    }
+
+    /// Whether nobody answered from so long after the first question on.
+    pub fn is_silent_since(&self, after: Duration) -> bool {
+        self.questions.iter().all(|question| question.at < after || question.answers.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A question each 5 ms; each letter those who answered, `2` both, `x` nobody.
+    fn asked(picture: &str) -> Asked {
+        let (a, b) = (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]));
+        let question = |(at, letter): (u64, char)| Question {
+            at: Duration::from_millis(5 * at),
+            answers: match letter {
+                'x' => vec![],
+                '2' => vec![a, b],
+                _ => vec![a],
+            },
+        };
+        Asked { questions: (0..).zip(picture.chars()).map(question).collect() }
+    }
+
+    #[test]
+    fn the_longest_silence_counts() {
+        for (picture, milliseconds) in
+            [("", 0), ("...", 0), (".x..", 5), (".xx.xxx.", 15), ("..xxx", 10), ("x.", 5)]
+        {
+            let expected = Duration::from_millis(milliseconds);
+            assert_eq!(asked(picture).unanswered(), expected, "{picture}");
+        }
+    }
+
+    #[test]
+    fn two_answers_to_one_question_are_seen() {
+        assert_eq!(asked("..2.2x").answered_twice(), 2);
+        assert!(asked("x..").ends_answered(2) && !asked("x..").ends_answered(3));
+        let silent = asked("..xx");
+        assert!(silent.is_silent_since(Duration::from_millis(10)));
+        assert!(!silent.is_silent_since(Duration::from_millis(5)));
+    }
+}

@@ -1,0 +1,63 @@
+//! Watches VIPs while faults happen (edge): all bridge ports are tapped, a host keeps asking for
+//! the addresses, and afterwards [`Seen`] judges. The order of the holders is written down by
+//! whoever causes the faults, from what the speakers report.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::asker::{Asked, Asker};
+use crate::lab::Lab;
+use crate::tap::ports::{Heard, PortsTap};
+
+/// How often each address is asked for.
+pub const PACE: Duration = Duration::from_millis(10);
+
+/// A running watch.
+#[derive(Debug)]
+pub struct Watch {
+    tap: PortsTap,
+    asker: Asker,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Seen {
+    /// What was said at all ports.
+    pub heard: Heard,
+    asked: BTreeMap<IpAddr, Asked>,
+}
+
+impl Watch {
+    /// Starts. To be called in the bridge's namespace.
+    ///
+    /// # Errors
+    ///
+    /// If the tap or the asker cannot listen.
+    pub fn start(lab: &Lab, vips: &[IpAddr], pace: Duration) -> anyhow::Result<Self> {
+        Ok(Self { tap: PortsTap::start()?, asker: Asker::start(lab, vips, pace)? })
+    }
+
+    /// Ends.
+    ///
+    /// # Errors
+    ///
+    /// If something could not be watched; frames that were missed included.
+    pub fn finish(self) -> anyhow::Result<Seen> {
+        let asked = self.asker.finish()?;
+        Ok(Seen { heard: self.tap.finish()?, asked })
+    }
+}
+
+impl Seen {
+    /// The questions about an address.
+    ///
+    /// # Errors
+    ///
+    /// If it was not asked for.
+    pub fn asked(&self, vip: IpAddr) -> anyhow::Result<&Asked> {
+        self.asked.get(&vip).with_context(|| format!("nobody asked for {vip}"))
+    }
+}

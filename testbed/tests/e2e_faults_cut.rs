@@ -1,0 +1,64 @@
+//! A holder's link is cut, in both directions and in each, and heals: one voice at every instant,
+//! seen at every bridge port, and the clients are served again.
+
+use std::net::IpAddr;
+
+use herald_testbed::e2e::in_lab;
+use herald_testbed::scenario::Scenario;
+use herald_testbed::trial::{Trial, other, rejoined};
+use herald_testbed::watch::PACE;
+
+/// Brings a fault upon the holder of the IPv4 VIP; its VIPs move; the fault goes; nothing moves back.
+fn takes_over_and_stays<F>(
+    fault: impl FnOnce(&Scenario, &str) -> anyhow::Result<F>,
+    heal: impl FnOnce(&Scenario, &str, F) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        scenario.start_all(&[])?;
+        scenario.put_all_manifests()?;
+        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
+        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let old = trial.holder(vips[0])?.to_owned();
+        let witness = other(&[&old])?;
+        let fault = fault(scenario, &old)?;
+        trial.held(scenario, &witness, |holder| holder != old)?;
+        trial.served(scenario)?;
+        heal(scenario, &old, fault)?;
+        rejoined(scenario, &witness, &old)?;
+        trial.held(scenario, &witness, |_| true)?;
+        trial.served(scenario)?;
+        trial.end(scenario, &witness).map(drop)
+    })
+}
+
+#[test]
+fn power_cut() -> anyhow::Result<()> {
+    takes_over_and_stays(
+        |scenario, holder| scenario.lab.cut(holder),
+        |scenario, holder, ()| scenario.lab.heal(holder),
+    )
+}
+
+/// It hears everybody and nobody hears it.
+#[test]
+fn a_holder_that_is_not_heard() -> anyhow::Result<()> {
+    takes_over_and_stays(
+        |scenario, holder| scenario.lab.mute(holder),
+        |_, _, fault| {
+            drop(fault);
+            Ok(())
+        },
+    )
+}
+
+/// Everybody hears it and it hears nobody.
+#[test]
+fn a_holder_that_hears_nobody() -> anyhow::Result<()> {
+    takes_over_and_stays(
+        |scenario, holder| scenario.lab.deafen(holder),
+        |_, _, fault| {
+            drop(fault);
+            Ok(())
+        },
+    )
+}

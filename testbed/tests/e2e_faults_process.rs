@@ -1,0 +1,100 @@
+//! Speakers are killed, frozen and replaced, and a whole node is frozen: one voice at every instant,
+//! seen at every bridge port, and the clients are served again.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use herald_testbed::clock;
+use herald_testbed::e2e::in_lab;
+use herald_testbed::trial::{Trial, other, rejoined};
+use herald_testbed::watch::PACE;
+
+/// Longer than any ttl: whoever believes its old clock then would speak.
+const FROZEN: Duration = Duration::from_secs(10);
+
+#[test]
+fn killed_and_restarted() -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        scenario.start_all(&[])?;
+        scenario.put_all_manifests()?;
+        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
+        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        // Dead for longer than its session lasts.
+        let old = trial.holder(vips[0])?.to_owned();
+        let witness = other(&[&old])?;
+        scenario.speaker(&old)?.kill()?;
+        scenario.forget(&old);
+        trial.held(scenario, &witness, |holder| holder != old)?;
+        trial.served(scenario)?;
+        scenario.start(&old, &[])?;
+        rejoined(scenario, &witness, &old)?;
+        // Dead for a moment only: it may or may not keep its VIPs.
+        let old = trial.holder(vips[0])?.to_owned();
+        let witness = other(&[&old])?;
+        scenario.speaker(&old)?.kill()?;
+        scenario.start(&old, &[])?;
+        rejoined(scenario, &witness, &old)?;
+        trial.held(scenario, &witness, |_| true)?;
+        trial.served(scenario)?;
+        // Asked to end, and replaced, as in an upgrade.
+        let old = trial.holder(vips[0])?.to_owned();
+        let witness = other(&[&old])?;
+        let ended = scenario.speaker(&old)?.terminate(Duration::from_secs(10))?;
+        assert!(ended.success(), "{ended}");
+        scenario.forget(&old);
+        trial.held(scenario, &witness, |holder| holder != old)?;
+        scenario.start(&old, &[])?;
+        rejoined(scenario, &witness, &old)?;
+        trial.served(scenario)?;
+        trial.end(scenario, &witness).map(drop)
+    })
+}
+
+#[test]
+fn frozen_for_ten_seconds_and_thawed() -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        scenario.start_all(&[])?;
+        scenario.put_all_manifests()?;
+        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
+        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let old = trial.holder(vips[0])?.to_owned();
+        let witness = other(&[&old])?;
+        scenario.speaker(&old)?.signal(libc::SIGSTOP)?;
+        let stopped = clock::now();
+        trial.held(scenario, &witness, |holder| holder != old)?;
+        trial.served(scenario)?;
+        // Who still sends to the frozen node is forwarded by its kernel; it only must not speak.
+        clock::pause(FROZEN.saturating_sub(clock::now() - stopped));
+        scenario.speaker(&old)?.signal(libc::SIGCONT)?;
+        rejoined(scenario, &witness, &old)?;
+        trial.held(scenario, &witness, |_| true)?;
+        trial.served(scenario)?;
+        trial.end(scenario, &witness).map(drop)
+    })
+}
+
+/// A virtual machine that is paused: no process runs and no frame comes or goes. What runs first
+/// when it goes on is the kernel, which answers while the speaker does not know yet.
+#[test]
+fn a_node_frozen_as_a_whole_and_thawed() -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        scenario.start_all(&[])?;
+        scenario.put_all_manifests()?;
+        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
+        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let old = trial.holder(vips[0])?.to_owned();
+        let witness = other(&[&old])?;
+        scenario.lab.cut(&old)?;
+        scenario.speaker(&old)?.signal(libc::SIGSTOP)?;
+        trial.held(scenario, &witness, |holder| holder != old)?;
+        trial.served(scenario)?;
+        scenario.lab.heal(&old)?;
+        // A hundred questions reach the thawed kernel first.
+        clock::pause(PACE * 100);
+        scenario.speaker(&old)?.signal(libc::SIGCONT)?;
+        rejoined(scenario, &witness, &old)?;
+        trial.held(scenario, &witness, |_| true)?;
+        trial.served(scenario)?;
+        trial.end(scenario, &witness).map(drop)
+    })
+}
