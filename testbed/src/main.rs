@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use herald_testbed::scenario::Scenario;
-use herald_testbed::{cluster, demo, pod, sandbox};
+use herald_testbed::{bench, cluster, demo, pod, sandbox};
 
 /// A LAN of network namespaces with Herald in it. Needs root; leaves nothing behind.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ enum Action {
     },
     /// A Kubernetes cluster in the lab: up, speakers, down.
     Cluster(cluster::ClusterArgs),
+    /// Measure.
+    Bench(bench::BenchArgs),
     /// Serve in a pod.
     #[command(hide = true)]
     Pod(pod::PodArgs),
@@ -88,6 +90,7 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
         }
         Action::ShellInside { command } => shell(&command),
         Action::Cluster(args) => cluster::run(args),
+        Action::Bench(args) => bench::run(args),
         Action::Pod(args) => pod::serve(args).map(|()| ExitCode::SUCCESS),
     }
 }
