@@ -2,7 +2,8 @@
 //! object that calls memcpy and its kin: BPF has none, and the byte loops that stand in for them
 //! cost more than the rest of the program.
 //!
-//! The order: `HERALD_EBPF_OBJECT` (a ready object), a rustup nightly with rust-src, Debian's
+//! The order: `HERALD_EBPF_OBJECT` (a ready object, the benchmark's `herald-ebpf-bench` beside
+//! it), a rustup nightly with rust-src, Debian's
 //! rustc-web with rust-web-src. `testbed/lib/toolchain.sh` installs the last.
 
 use std::ffi::OsString;
@@ -25,12 +26,18 @@ fn main() {
         Some(ready) => PathBuf::from(ready),
         None => build(&programs, &out.join("programs")),
     };
-    let bytes = fs::read(&object).unwrap_or_else(|error| {
+    keep(&object, &out.join("herald-ebpf.o"));
+    keep(&object.with_file_name("herald-ebpf-bench"), &out.join("herald-ebpf-bench.o"));
+}
+
+/// Copies an object that calls nothing BPF has not.
+fn keep(object: &Path, to: &Path) {
+    let bytes = fs::read(object).unwrap_or_else(|error| {
         panic!("cannot read the eBPF object {}: {error}", object.display())
     });
     refuse_mem_calls(&bytes);
-    fs::write(out.join("herald-ebpf.o"), bytes).unwrap_or_else(|error| {
-        panic!("cannot write the eBPF object to {}: {error}", out.display())
+    fs::write(to, bytes).unwrap_or_else(|error| {
+        panic!("cannot write the eBPF object to {}: {error}", to.display())
     });
 }
 

@@ -4,7 +4,9 @@
 //! adopts the maps and replaces the programs in the pinned links without a packet in between.
 
 mod attach;
+mod digest;
 pub mod held_back;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,6 +20,8 @@ use aya::{Ebpf, EbpfLoader};
 use herald_ebpf_common as common;
 use herald_ebpf_common::{Reason, WHILE_SESSION};
 
+use self::digest::Digest;
+use self::services::Services;
 use crate::fence::SessionFence;
 use crate::picture::Picture;
 use crate::tables::{Tables, Update, Write};
@@ -80,7 +84,8 @@ pub struct Datapath {
     fenced: HashMap<MapData, common::Address, common::VipState>,
     links: HashMap<MapData, u32, common::Link>,
     peers: HashMap<MapData, common::PeerKey, common::Peer>,
-    services: HashMap<MapData, common::ServiceKey, common::ServiceTable>,
+    services: Services,
+    digest: Digest,
     backends: Array<MapData, common::Backend>,
     chunks: HashMap<MapData, u32, common::Chunk>,
     sources: LpmTrie<MapData, [u32; 5], u32>,
@@ -119,13 +124,21 @@ impl Datapath {
         xdp(&mut ebpf)?.load().map_err(|source| load(XDP, source))?;
         egress(&mut ebpf)?.load().map_err(|source| load(EGRESS, source))?;
         let session = take(&mut ebpf, "SESSION", Array::try_from)?;
-        let services = take(&mut ebpf, "SERVICES", HashMap::try_from)?;
+        let services = Services::new(
+            take(&mut ebpf, "SERVICES", HashMap::try_from)?,
+            take(&mut ebpf, "SERVICES4", HashMap::try_from)?,
+        );
+        let digest = Digest::new(
+            take(&mut ebpf, "NODE", Array::try_from)?,
+            take(&mut ebpf, "VIP_FILTER", Array::try_from)?,
+        );
         let mut datapath = Self {
             vips: take(&mut ebpf, "VIPS", HashMap::try_from)?,
             fenced: take(&mut ebpf, "FENCED", HashMap::try_from)?,
             links: take(&mut ebpf, "LINKS", HashMap::try_from)?,
             peers: take(&mut ebpf, "PEERS", HashMap::try_from)?,
             services,
+            digest,
             backends: take(&mut ebpf, "BACKENDS", Array::try_from)?,
             chunks: take(&mut ebpf, "CHUNKS", HashMap::try_from)?,
             sources: take(&mut ebpf, "SOURCES", LpmTrie::try_from)?,
@@ -245,9 +258,11 @@ impl Datapath {
         for key in sources.difference(&listed) {
             self.sources.insert(&trie_key(key), 0, 0).map_err(failed("write", "SOURCES"))?;
         }
+        self.digest.admit(picture.services.keys())?;
         for write in &update.writes {
             self.write(write)?;
         }
+        self.digest.admit_only(picture.services.keys())?;
         for key in listed.difference(&sources) {
             self.sources.remove(&trie_key(key)).map_err(failed("remove from", "SOURCES"))?;
         }
@@ -275,7 +290,8 @@ impl Datapath {
             let key = common::PeerKey { mac: common::mac(*mac), reserved: 0 };
             (key, peer(*v4, *v6))
         });
-        reconcile("PEERS", &mut self.peers, peers.collect())
+        reconcile("PEERS", &mut self.peers, peers.collect())?;
+        self.digest.meet(picture)
     }
 
     fn speak(&mut self, picture: &Picture) -> Result<(), Error> {
@@ -289,7 +305,7 @@ impl Datapath {
 
     /// Takes what is in the maps for what was written.
     fn adopt(&mut self, now: Duration) -> Result<(), Error> {
-        let services = entries("SERVICES", &self.services)?;
+        let services = self.services.entries()?;
         let chunk = |number| self.chunks.get(&number, 0).ok();
         let backend = |number| self.backends.get(&u32::from(number), 0).ok();
         self.tables = Tables::adopt(self.drain, now, services, chunk, backend);
@@ -375,10 +391,8 @@ impl Datapath {
             Write::Chunk(number, chunk) => {
                 self.chunks.insert(number, chunk.as_ref(), 0).map_err(failed("CHUNKS"))
             }
-            Write::Service(key, table) => {
-                self.services.insert(key, table.as_ref(), 0).map_err(failed("SERVICES"))
-            }
-            Write::NoService(key) => remove("SERVICES", &mut self.services, key),
+            Write::Service(key, table) => self.services.insert(key, table),
+            Write::NoService(key) => self.services.remove(key),
             Write::NoChunk(number) => remove("CHUNKS", &mut self.chunks, number),
         }
     }

@@ -28,3 +28,7 @@ pub use picture::{
 
 /// The programs, as built by `build.rs`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/herald-ebpf.o"));
+
+/// The benchmark's programs; see `herald_ebpf_common::bench`.
+pub static BENCH_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/herald-ebpf-bench.o"));

@@ -37,8 +37,6 @@ enum Action {
     Bench(bench::BenchArgs),
     /// A Kubernetes cluster in the lab: up, speakers, down.
     Cluster(cluster::ClusterArgs),
-    /// Measure Herald against a rival or a floor: testbed/bench.
-    Bench(bench::BenchArgs),
     /// Serve in a pod.
     #[command(hide = true)]
     Pod(pod::PodArgs),
@@ -94,7 +92,6 @@ fn run(action: Action) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(code))
         }
         Action::ShellInside { command } => shell(&command),
-        Action::Bench(args) => bench::run(args),
         Action::Cluster(args) => cluster::run(args),
         Action::Bench(args) => bench::run(args),
         Action::Pod(args) => pod::serve(args).map(|()| ExitCode::SUCCESS),

@@ -14,7 +14,7 @@ use herald_announcer::wire::{Arp, Ethernet, Ndp, ethernet};
 
 use crate::clock;
 use crate::lab::netns::Netns;
-use crate::lab::{addresses, pass};
+use crate::lab::{addresses, bpf};
 use crate::tap::PacketSocket;
 
 /// How long answers are listened for; a second voice may be slower than the first.
@@ -128,7 +128,7 @@ fn listen(socket: &PacketSocket, stop: &AtomicBool) -> anyhow::Result<Vec<(IpAdd
 }
 
 fn open(interface: &str) -> anyhow::Result<PacketSocket> {
-    PacketSocket::open(pass::index(interface)?, libc::ETH_P_ALL)
+    PacketSocket::open(bpf::index(interface)?, libc::ETH_P_ALL)
         .with_context(|| format!("cannot listen on {interface}"))
 }
 

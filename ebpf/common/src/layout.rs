@@ -50,6 +50,12 @@ pub const fn mapped(v4_be: u32) -> Address {
     [0, 0, V4_MAPPED, v4_be]
 }
 
+/// Whether an address is an IPv4 address in the common form.
+#[inline(always)]
+pub const fn is_mapped(address: &Address) -> bool {
+    address[2] == V4_MAPPED && address[0] | address[1] == 0
+}
+
 /// The common form of any address.
 pub const fn address(ip: IpAddr) -> Address {
     let octets = match ip {
@@ -121,6 +127,55 @@ pub struct Link {
     pub reserved: u16,
 }
 
+/// Our interfaces that [`Node`] has room for.
+pub const NODE_LINKS: usize = 64;
+/// Bits of [`Node::peers`].
+pub const PEER_BITS: u32 = 2048;
+/// Bits of the map `VIP_FILTER`.
+pub const VIP_BITS: u32 = 65_536;
+
+/// The one value of the array `NODE`: the maps `LINKS` and `PEERS` in a form that takes no hash
+/// look-up, for the usual packet. What it does not answer, those maps do.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// By the low bits of the interface's index; another interface may be in the place.
+    pub links: [NodeLink; NODE_LINKS],
+    /// A Bloom filter of one hash: a MAC whose bit ([`peer_bit`]) is not set is no peer's.
+    pub peers: [u64; PEER_BITS as usize / 64],
+}
+
+/// An entry of [`Node::links`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeLink {
+    /// The interface's own MAC, see [`mac_number`].
+    pub mac: u64,
+    /// The interface; 0 is none.
+    pub ifindex: u32,
+    /// No meaning; keeps the size explicit.
+    pub reserved: u32,
+}
+
+/// A MAC as one number: its octets as they lie in a packet, the first lowest.
+#[inline(always)]
+pub const fn mac_number(mac: &Mac) -> u64 {
+    mac[0] as u64 | (mac[1] as u64) << 16 | (mac[2] as u64) << 32
+}
+
+/// The bit of a peer's MAC in [`Node::peers`].
+#[inline(always)]
+pub const fn peer_bit(mac: u64) -> u32 {
+    crate::flow::fmix32(mac as u32 ^ (mac >> 16) as u32) & (PEER_BITS - 1)
+}
+
+/// The bit of a VIP in the map `VIP_FILTER`, by the last word of its address: an address whose bit
+/// is not set is no Service's.
+#[inline(always)]
+pub const fn vip_bit(last_word: u32) -> u32 {
+    crate::flow::fmix32(last_word) & (VIP_BITS - 1)
+}
+
 /// Key of the map `PEERS`: the MAC another speaker forwards with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -154,6 +209,61 @@ pub struct ServiceKey {
     pub protocol: u8,
     /// No meaning; keeps the size explicit.
     pub reserved: u8,
+}
+
+/// Key of the map `SERVICES4`: as [`ServiceKey`], of an IPv4 VIP. A short key of its own is hashed
+/// and compared in a fraction of the time; one number, because a key that is stored in parts and
+/// hashed as words stalls until the parts have reached the cache.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey4(u64);
+
+impl ServiceKey4 {
+    /// The key of a port of a VIP.
+    #[inline(always)]
+    pub const fn new(vip: u32, port_be: u16, protocol: u8) -> Self {
+        Self(vip as u64 | (port_be as u64) << 32 | (protocol as u64) << 48)
+    }
+
+    /// The VIP.
+    #[inline(always)]
+    pub const fn vip(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The Service's port.
+    #[inline(always)]
+    pub const fn port_be(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// TCP, UDP or SCTP, see [`protocol`].
+    #[inline(always)]
+    pub const fn protocol(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
+
+    /// The common form.
+    #[inline(always)]
+    pub const fn long(self) -> ServiceKey {
+        ServiceKey {
+            vip: mapped(self.vip()),
+            port_be: self.port_be(),
+            protocol: self.protocol(),
+            reserved: 0,
+        }
+    }
+}
+
+impl ServiceKey {
+    /// The short form of an IPv4 VIP's key.
+    #[inline(always)]
+    pub const fn short(&self) -> Option<ServiceKey4> {
+        if !is_mapped(&self.vip) {
+            return None;
+        }
+        Some(ServiceKey4::new(self.vip[3], self.port_be, self.protocol))
+    }
 }
 
 /// One slot: where its flows go.
@@ -305,6 +415,56 @@ pub struct ReverseKey {
     pub protocol: u32,
 }
 
+/// Key of the map `REVERSE4`: as [`ReverseKey`], over IPv4. The map holds a quarter of a million
+/// flows, so a short key is also less memory to miss the cache on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReverseKey4 {
+    addresses: u64,
+    ports_and_protocol: u64,
+}
+
+impl ReverseKey4 {
+    /// The key of a flow.
+    #[inline(always)]
+    pub const fn new(
+        (pod, pod_port_be): (u32, u16),
+        (client, client_port_be): (u32, u16),
+        protocol: u8,
+    ) -> Self {
+        let ports = pod_port_be as u64 | (client_port_be as u64) << 16;
+        Self {
+            addresses: pod as u64 | (client as u64) << 32,
+            ports_and_protocol: ports | (protocol as u64) << 32,
+        }
+    }
+}
+
+/// Value of the map `REVERSE4`.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReverseValue4(u64);
+
+impl ReverseValue4 {
+    /// What the client knows the pod as.
+    #[inline(always)]
+    pub const fn new(vip: u32, port_be: u16) -> Self {
+        Self(vip as u64 | (port_be as u64) << 32)
+    }
+
+    /// The VIP.
+    #[inline(always)]
+    pub const fn vip(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The Service's port.
+    #[inline(always)]
+    pub const fn port_be(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+}
+
 /// Value of the map `REVERSE`: what the client knows the pod as.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,8 +480,9 @@ pub struct ReverseValue {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Backend, Chunk, FlowKey, FragmentKey, HeldBackKey, Link, Peer, PeerKey, Remembered,
-        ReverseKey, ReverseValue, ServiceKey, ServiceTable, SourceKey, VipKey, VipState,
+        Backend, Chunk, FlowKey, FragmentKey, HeldBackKey, Link, Node, Peer, PeerKey, Remembered,
+        ReverseKey, ReverseKey4, ReverseValue, ReverseValue4, ServiceKey, ServiceKey4,
+        ServiceTable, SourceKey, VipKey, VipState,
     };
 
     macro_rules! plain {
@@ -331,6 +492,7 @@ mod user {
         )*};
     }
     plain!(VipKey VipState Link PeerKey Peer ServiceKey ServiceTable Chunk Backend);
+    plain!(Node ServiceKey4 ReverseKey4 ReverseValue4);
     plain!(ReverseKey ReverseValue FlowKey FragmentKey Remembered SourceKey HeldBackKey);
 }
 
@@ -339,6 +501,11 @@ const _: () = {
     assert!(size_of::<VipKey>() == 16 + 4);
     assert!(size_of::<HeldBackKey>() == 4 + 4);
     assert!(size_of::<Link>() == 8);
+    assert!(size_of::<NodeLink>() == 16);
+    assert!(size_of::<Node>() == 16 * NODE_LINKS + PEER_BITS as usize / 8);
+    assert!(size_of::<ServiceKey4>() == 8);
+    assert!(size_of::<ReverseKey4>() == 16);
+    assert!(size_of::<ReverseValue4>() == 8);
     assert!(size_of::<PeerKey>() == 8);
     assert!(size_of::<Peer>() == 32);
     assert!(size_of::<ServiceKey>() == 16 + 4);
@@ -349,6 +516,8 @@ const _: () = {
     assert!(size_of::<FragmentKey>() == 16 + 16 + 4 + 4);
     assert!(size_of::<Remembered>() == 8);
     assert!(size_of::<Backend>() == 16 + 6 + 2 + 4 + 4);
+    // The usual packet's MAC and port are read as one word.
+    assert!(core::mem::offset_of!(Backend, node_mac) == 16);
     assert!(size_of::<ReverseKey>() == 16 + 16 + 2 + 2 + 4);
     assert!(size_of::<ReverseValue>() == 16 + 4);
 };

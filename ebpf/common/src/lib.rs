@@ -9,6 +9,7 @@
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+pub mod bench;
 pub mod checksum;
 pub mod flow;
 pub mod layout;

@@ -38,6 +38,25 @@ pub struct Choice {
     hash: u32,
 }
 
+/// The hash of a flow of a table.
+#[inline(always)]
+pub fn hash(table: &ServiceTable, flow: Flow) -> u32 {
+    match table.flags & CLIENT_AFFINITY {
+        0 => flow.hash(),
+        _ => flow.of_client().hash(),
+    }
+}
+
+/// The backend of a clean slot; none if the slot is dirty.
+#[inline(always)]
+pub fn clean(table: &ServiceTable, hash: u32) -> Option<&'static Backend> {
+    let slot = slot(table, hash)?;
+    if slot.current != slot.previous {
+        return None;
+    }
+    BACKENDS.get(u32::from(slot.current))
+}
+
 /// The flow's backend. `l4` is where a packet of the flow itself has its transport header.
 #[inline(always)]
 pub fn backend(
@@ -51,8 +70,7 @@ pub fn backend(
         client_port_be: asked.client_port_be,
         port_be: asked.key.port_be,
     };
-    let flow = if table.flags & CLIENT_AFFINITY == 0 { flow } else { flow.of_client() };
-    let hash = flow.hash();
+    let hash = hash(table, flow);
     let slot = slot(table, hash)?;
     let index = match slot.current == slot.previous {
         true => u32::from(slot.current),

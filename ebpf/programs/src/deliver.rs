@@ -7,8 +7,10 @@ use herald_ebpf_common::{
 };
 
 use crate::forward::Request;
-use crate::maps::REVERSE;
-use crate::packet::{Ipv4, Ipv6, Ports, TCP_CHECKSUM, UDP_CHECKSUM, Verdict, at, pass, words};
+use crate::maps;
+use crate::packet::{
+    Ipv4, Ipv6, Ports, TCP_CHECKSUM, UDP_CHECKSUM, Verdict, at, at_variable, pass, words,
+};
 
 /// Gives a request to a pod; the reply's way back is remembered first.
 #[inline(always)]
@@ -27,10 +29,8 @@ pub fn deliver(ctx: &XdpContext, request: &Request, backend: &Backend, reason: R
     };
     let value =
         ReverseValue { vip: words(&asked.key.vip), port_be: asked.key.port_be, reserved: 0 };
-    let known = REVERSE.get_ptr(&reverse);
-    // SAFETY: an LRU element may be recycled while we read it; the worst is one needless insert.
-    let is_current = known.is_some_and(|known| unsafe { *known == value });
-    if !is_current && REVERSE.insert(&reverse, &value, 0).is_err() {
+    let is_current = maps::reverse(&reverse).is_some_and(|known| known == value);
+    if !is_current && !maps::set_reverse(&reverse, &value) {
         // The reply could not be given the VIP: the client would see a stranger.
         return pass(Reason::NoBackend);
     }
@@ -70,7 +70,7 @@ fn rewrite(ctx: &XdpContext, request: &Request, backend: &Backend) -> Option<()>
 #[inline(always)]
 pub fn address(ctx: &XdpContext, l3: usize, is_v4: bool, to: &Address) -> Option<Change> {
     if is_v4 {
-        let ip = at::<Ipv4>(ctx, l3)?;
+        let ip = at_variable::<Ipv4>(ctx, l3)?;
         // SAFETY: within the packet, see `at`; no other reference lives.
         let ip = unsafe { &mut *ip };
         let change = Change::none().word(ip.destination, to[3]);

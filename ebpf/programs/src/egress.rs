@@ -15,7 +15,7 @@ use herald_ebpf_common::{
     mapped, protocol,
 };
 
-use crate::maps::{self, FALLBACK, REPLY_FRAGMENTS, REVERSE, SOURCES};
+use crate::maps::{self, FALLBACK, REPLY_FRAGMENTS, SOURCES};
 use crate::packet::{
     ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, FRAGMENT, Fragment, Ipv4, Ipv6, Ports,
     TCP_CHECKSUM, UDP_CHECKSUM, tc_read, words,
@@ -79,10 +79,8 @@ pub fn restore(ctx: &TcContext) -> Restore {
         // leave within microseconds of each other.
         let vip = unsafe { words(&*vip) };
         (ReverseValue { vip, port_be: 0, reserved: 0 }, Reason::Restored)
-    } else if let Some(known) = REVERSE.get_ptr(&reply.key) {
-        // SAFETY: the element may be recycled by the LRU while we read it; it is copied at once,
-        // and an active flow is the last to be evicted.
-        (unsafe { *known }, Reason::Restored)
+    } else if let Some(known) = maps::reverse(&reply.key) {
+        (known, Reason::Restored)
     } else {
         let Some(known) = by_port(ctx, &reply) else {
             return Restore::Untouched;
@@ -134,7 +132,7 @@ fn by_port(ctx: &TcContext, reply: &Reply) -> Option<ReverseValue> {
     if flags & SYN != 0 {
         let port_be = reply.key.pod_port_be;
         let own = ReverseValue { vip: words(&reply.key.pod), port_be, reserved: 0 };
-        let _ = REVERSE.insert(&reply.key, &own, 0);
+        let _ = maps::set_reverse(&reply.key, &own);
         return None;
     }
     Some(ReverseValue { vip: words(&known.vip), port_be: known.port_be, reserved: 0 })

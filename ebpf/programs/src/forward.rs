@@ -14,7 +14,7 @@ use herald_ebpf_common::{
 
 use crate::choose::{self, Asked};
 use crate::deliver::{self, deliver};
-use crate::maps::{self, BACKENDS, FRAGMENTS, LINKS, PEERS, SERVICES, SOURCES};
+use crate::maps::{self, BACKENDS, FRAGMENTS, LINKS, PEERS, SOURCES};
 use crate::packet::{Ethernet, Ipv4, Ipv6, Verdict, at, drop, pass, set_mac, transmit, words};
 use crate::reject;
 
@@ -53,7 +53,7 @@ impl Pieces {
 #[inline(always)]
 pub fn request(ctx: &XdpContext, request: &Request) -> Verdict {
     let asked = &request.asked;
-    let Some(table) = maps::lookup(&SERVICES, &asked.key) else {
+    let Some(table) = maps::service(&asked.key) else {
         return pass(Reason::NotForVip);
     };
     let Some((ethernet, own)) = addressed(ctx) else {

@@ -8,7 +8,7 @@ use herald_ebpf_common::{Backend, IS_LOCAL, Reason, ServiceKey, mapped, protocol
 use crate::choose::{self, Asked};
 use crate::deliver::{self, changed};
 use crate::forward::{addressed, from_peer, send};
-use crate::maps::{self, SERVICES};
+use crate::maps;
 use crate::neighbour::{self, Voice, is_group};
 use crate::packet::{
     ETH_LEN, Ipv4, Ipv6, Ports, Verdict, at, at_variable, is_host, pass, read, read_variable,
@@ -127,7 +127,7 @@ fn is_one_of(kind: u8, kinds: &[u8; 4]) -> bool {
 
 #[inline(always)]
 fn error(ctx: &XdpContext, quote: &Quote) -> Verdict {
-    let Some(table) = maps::lookup(&SERVICES, &quote.asked.key) else {
+    let Some(table) = maps::service(&quote.asked.key) else {
         return pass(Reason::NotForVip);
     };
     let Some((ethernet, own)) = addressed(ctx) else {

@@ -1,7 +1,7 @@
 //! Herald's programs in the kernel: `herald_xdp` on each announced interface's ingress and
 //! `herald_egress` on its tc egress. Compiled for `bpfel-unknown-none`; loaded by `herald-ebpf`.
 //!
-//! The path of a packet: [`ingress`] tells what it is; [`neighbour`] answers ARP and neighbour
+//! The path of a packet: [`usual`] handles most of them in a few steps; of the others [`ingress`] tells what it is; [`neighbour`] answers ARP and neighbour
 //! solicitations for held VIPs; [`forward`] sends a request to a pod's node or to a pod here, as
 //! [`choose`] says; [`icmp`] does so for errors and answers echo requests;
 //! [`fence`] keeps this node from claiming what it does not hold;
@@ -24,6 +24,7 @@ mod maps;
 mod neighbour;
 mod packet;
 mod reject;
+mod usual;
 
 use aya_ebpf::bindings::{TC_ACT_PIPE, TC_ACT_SHOT};
 use aya_ebpf::macros::{classifier, xdp};
@@ -33,7 +34,10 @@ use crate::egress::Restore;
 
 #[xdp]
 fn herald_xdp(ctx: XdpContext) -> u32 {
-    let verdict = ingress::ingress(&ctx);
+    let verdict = match usual::usual(&ctx) {
+        Some(verdict) => verdict,
+        None => ingress::ingress(&ctx),
+    };
     maps::count(verdict.reason);
     verdict.action
 }

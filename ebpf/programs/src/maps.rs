@@ -1,6 +1,7 @@
 //! The maps, pinned by name, and how the programs read them. Keys and values are in
 //! `herald_ebpf_common::layout`; the loader alone writes them, except `REVERSE`,
-//! `FLOWS`, `FRAGMENTS`, `REPLY_FRAGMENTS`, `REASONS` and `HELD_BACK`.
+//! `REVERSE4`, `FLOWS`, `FRAGMENTS`, `REPLY_FRAGMENTS`, `REASONS` and
+//! `HELD_BACK`.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
@@ -9,8 +10,9 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use herald_ebpf_common::reason::REASONS as REASON_COUNT;
 use herald_ebpf_common::{
     Address, BACKENDS as BACKEND_COUNT, Backend, Chunk, FlowKey, FragmentKey, HeldBackKey, Link,
-    Peer, PeerKey, Reason, Remembered, ReverseKey, ReverseValue, ServiceKey, ServiceTable,
-    SourceKey, VipKey, VipState,
+    Node, Peer, PeerKey, Reason, Remembered, ReverseKey, ReverseKey4, ReverseValue, ReverseValue4,
+    ServiceKey, ServiceKey4, ServiceTable, SourceKey, VIP_BITS, VipKey, VipState, is_mapped,
+    mapped, vip_bit,
 };
 
 #[map]
@@ -31,8 +33,21 @@ pub static LINKS: HashMap<u32, Link> = HashMap::pinned(64, BPF_F_NO_PREALLOC);
 #[map]
 pub static PEERS: HashMap<PeerKey, Peer> = HashMap::pinned(8_192, BPF_F_NO_PREALLOC);
 
+/// One entry, see [`Node`].
+#[map]
+pub static NODE: Array<Node> = Array::pinned(1, 0);
+
+/// A Bloom filter of one hash, see [`vip_bit`].
+#[map]
+pub static VIP_FILTER: Array<u64> = Array::pinned(VIP_BITS / 64, 0);
+
+/// Of IPv6 VIPs.
 #[map]
 pub static SERVICES: HashMap<ServiceKey, ServiceTable> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static SERVICES4: HashMap<ServiceKey4, ServiceTable> =
+    HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static CHUNKS: HashMap<u32, Chunk> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
@@ -61,7 +76,10 @@ pub static SOURCES: LpmTrie<[u32; 5], u32> = LpmTrie::pinned(65_536, BPF_F_NO_PR
 pub static BACKENDS: Array<Backend> = Array::pinned(BACKEND_COUNT, 0);
 
 #[map]
-pub static REVERSE: LruHashMap<ReverseKey, ReverseValue> = LruHashMap::pinned(262_144, 0);
+pub static REVERSE: LruHashMap<ReverseKey, ReverseValue> = LruHashMap::pinned(65_536, 0);
+
+#[map]
+pub static REVERSE4: LruHashMap<ReverseKey4, ReverseValue4> = LruHashMap::pinned(262_144, 0);
 
 #[map]
 pub static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_COUNT, 0);
@@ -106,6 +124,51 @@ pub fn lookup<K, V>(map: &HashMap<K, V>, key: &K) -> Option<&'static V> {
     // SAFETY: all hash maps here are BPF_F_NO_PREALLOC, so a removed element is freed only after
     // the programs that see it have ended, and is never recycled under them.
     map.get_ptr(key).map(|value| unsafe { &*value })
+}
+
+/// The table of a service port.
+#[inline(always)]
+pub fn service(key: &ServiceKey) -> Option<&'static ServiceTable> {
+    match key.short() {
+        Some(short) => lookup(&SERVICES4, &short),
+        None => lookup(&SERVICES, key),
+    }
+}
+
+/// Whether the address may be a Service's; if not, it is none's.
+#[inline(always)]
+pub fn may_be_vip(last_word: u32) -> bool {
+    let bit = vip_bit(last_word);
+    VIP_FILTER.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
+}
+
+/// What a client knows a pod as. Copied at once: an LRU element may be recycled while it is read,
+/// and an active flow is the last to be.
+#[inline(always)]
+pub fn reverse(key: &ReverseKey) -> Option<ReverseValue> {
+    if !is_mapped(&key.pod) {
+        // SAFETY: a map's value; see above.
+        return REVERSE.get_ptr(key).map(|value| unsafe { *value });
+    }
+    // SAFETY: as above.
+    let known = REVERSE4.get_ptr(&short(key)).map(|value| unsafe { *value })?;
+    Some(ReverseValue { vip: mapped(known.vip()), port_be: known.port_be(), reserved: 0 })
+}
+
+/// Remembers what a client knows a pod as; false if there is no room.
+#[inline(always)]
+pub fn set_reverse(key: &ReverseKey, value: &ReverseValue) -> bool {
+    if !is_mapped(&key.pod) {
+        return REVERSE.insert(key, value, 0).is_ok();
+    }
+    let known = ReverseValue4::new(value.vip[3], value.port_be);
+    REVERSE4.insert(&short(key), &known, 0).is_ok()
+}
+
+#[inline(always)]
+fn short(key: &ReverseKey) -> ReverseKey4 {
+    let (pod, client) = (key.pod[3], key.client[3]);
+    ReverseKey4::new((pod, key.pod_port_be), (client, key.client_port_be), key.protocol as u8)
 }
 
 /// Whether a prefix of `key` is in the trie.

@@ -3,6 +3,7 @@
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::{TcContext, XdpContext};
+pub use herald_ebpf_common::mac_number;
 use herald_ebpf_common::{Address, Mac, Reason};
 
 /// Ethernet header (IEEE 802.3): destination, source, type.
@@ -136,12 +137,6 @@ pub fn set_mac(to: &mut Mac, from: &Mac) {
     to[0] = first;
     to[1] = second;
     to[2] = third;
-}
-
-/// A MAC as one number, for keeping it in a register.
-#[inline(always)]
-pub fn mac_number(mac: &Mac) -> u64 {
-    u64::from(mac[0]) | u64::from(mac[1]) << 16 | u64::from(mac[2]) << 32
 }
 
 /// Writes the MAC that [`mac_number`] read.

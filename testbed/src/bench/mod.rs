@@ -4,8 +4,9 @@
 //! met, and writes its values once, at the end. A missed aim is a result and no failure.
 
 pub mod allocation;
-pub mod report;
+pub mod datapath;
 pub mod failover;
+pub mod report;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,12 @@ enum Action {
     /// The same, inside its namespaces.
     #[command(hide = true)]
     FailoverInside(failover::InsideArgs),
+    /// Nanoseconds a packet, packets and connections a second, map writes and map memory; against
+    /// XDP_TX, nftables and iptables.
+    Datapath(datapath::DatapathArgs),
+    /// The same, inside its namespaces.
+    #[command(hide = true)]
+    DatapathInside(datapath::InsideArgs),
 }
 
 /// Runs the command.
@@ -44,5 +51,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         Action::AllocationInside(args) => allocation::run_inside(args),
         Action::Failover(args) => failover::run(&args),
         Action::FailoverInside(args) => failover::run_inside(&args),
+        Action::Datapath(args) => datapath::run(&args),
+        Action::DatapathInside(args) => datapath::run_inside(args),
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
-use super::control_plane::{ControlPlane, PORT};
+use super::control_plane::{ControlPlane, Extent, PORT};
 use super::speakers;
 use crate::clock;
 use crate::lab::Lab;
@@ -65,7 +65,7 @@ impl Rig {
         let nodes: Vec<String> = nodes().collect();
         // Nobody comes from outside.
         let outside = SocketAddr::from(([127, 0, 0, 1], PORT));
-        let mut cluster = ControlPlane::prepare(kubernetes, &logs, &nodes, outside)?;
+        let mut cluster = ControlPlane::prepare(kubernetes, &logs, &nodes, outside, Extent::Usual)?;
         cluster.start_server()?;
         cluster.put_pods(&nodes)?;
         cluster.start_controllers()?;

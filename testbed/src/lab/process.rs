@@ -100,11 +100,6 @@ impl Process {
         clock::await_for(&what, limit, || Ok(self.child.try_wait()?))
     }
 
-    /// Its process number.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Its exit status, if it has ended.
     ///
     /// # Errors

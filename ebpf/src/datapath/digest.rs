@@ -1,0 +1,100 @@
+//! The maps `NODE` and `VIP_FILTER`: what other maps hold, in a form the usual packet reads
+//! without hashing. Both may say "perhaps" where the answer is no, never "no" where it is yes.
+
+use aya::maps::{Array, MapData};
+use herald_ebpf_common::{
+    self as common, NODE_LINKS, Node, NodeLink, PEER_BITS, VIP_BITS, mac_number, peer_bit, vip_bit,
+};
+
+use super::failed;
+use crate::Error;
+use crate::picture::{Picture, ServicePort};
+
+pub(super) struct Digest {
+    node: Array<MapData, Node>,
+    filter: Array<MapData, u64>,
+    /// What `VIP_FILTER` holds, if that is certain.
+    admitted: Option<Vec<u64>>,
+}
+
+impl Digest {
+    pub(super) const fn new(node: Array<MapData, Node>, filter: Array<MapData, u64>) -> Self {
+        Self { node, filter, admitted: None }
+    }
+
+    /// Writes our interfaces and peers.
+    pub(super) fn meet(&mut self, picture: &Picture) -> Result<(), Error> {
+        self.node.set(0, node(picture), 0).map_err(failed("write", "NODE"))
+    }
+
+    /// Lets packets for these ports' VIPs be looked up, before there is something to find.
+    pub(super) fn admit<'a>(
+        &mut self,
+        ports: impl Iterator<Item = &'a ServicePort>,
+    ) -> Result<(), Error> {
+        let mut wanted = filter(ports);
+        for (word, old) in wanted.iter_mut().zip(self.admitted()?) {
+            *word |= old;
+        }
+        self.write(wanted)
+    }
+
+    /// Lets only those be, after there is nothing else to find.
+    pub(super) fn admit_only<'a>(
+        &mut self,
+        ports: impl Iterator<Item = &'a ServicePort>,
+    ) -> Result<(), Error> {
+        self.write(filter(ports))
+    }
+
+    fn admitted(&self) -> Result<Vec<u64>, Error> {
+        match &self.admitted {
+            Some(admitted) => Ok(admitted.clone()),
+            None => {
+                let words = self.filter.iter().collect::<Result<_, _>>();
+                words.map_err(failed("read", "VIP_FILTER"))
+            }
+        }
+    }
+
+    fn write(&mut self, wanted: Vec<u64>) -> Result<(), Error> {
+        let old = self.admitted()?;
+        self.admitted = None;
+        for (index, (word, _)) in
+            (0..).zip(wanted.iter().zip(old)).filter(|(_, (word, old))| **word != *old)
+        {
+            self.filter.set(index, word, 0).map_err(failed("write", "VIP_FILTER"))?;
+        }
+        self.admitted = Some(wanted);
+        Ok(())
+    }
+}
+
+fn node(picture: &Picture) -> Node {
+    let none = NodeLink { mac: 0, ifindex: 0, reserved: 0 };
+    let mut node = Node { links: [none; NODE_LINKS], peers: [0; PEER_BITS as usize / 64] };
+    for (ifindex, mac) in &picture.links {
+        let place = &mut node.links[*ifindex as usize % NODE_LINKS];
+        // Who comes second is served by the map `LINKS`.
+        if place.ifindex == 0 {
+            *place =
+                NodeLink { mac: mac_number(&common::mac(*mac)), ifindex: *ifindex, reserved: 0 };
+        }
+    }
+    for mac in picture.peers.keys() {
+        set(&mut node.peers, peer_bit(mac_number(&common::mac(*mac))));
+    }
+    node
+}
+
+fn filter<'a>(ports: impl Iterator<Item = &'a ServicePort>) -> Vec<u64> {
+    let mut filter = vec![0; VIP_BITS as usize / 64];
+    for port in ports {
+        set(&mut filter, vip_bit(common::address(port.vip)[3]));
+    }
+    filter
+}
+
+fn set(words: &mut [u64], bit: u32) {
+    words[bit as usize / 64] |= 1 << (bit % 64);
+}
