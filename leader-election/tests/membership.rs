@@ -212,6 +212,29 @@ fn founders_that_do_not_agree_found_nothing() {
 }
 
 #[test]
+fn a_source_that_grows_before_the_founders_are_up_wedges_nothing() {
+    for seed in 0..20 {
+        let mut world = automatic(seed, 5);
+        // The first two founders by the list so far are there, the third is not; then nodes come
+        // whose names are in front of theirs.
+        world.listed = names([2, 3, 4]);
+        for late in [0, 1, 4] {
+            world.isolate(late);
+        }
+        world.run_for(1000 * MS);
+        world.list(names(0..5));
+        let time = world.rng.range(0, 400 * MS);
+        world.run_for(time);
+        world.cut.retain(|(from, to)| ![0, 1].contains(from) && ![0, 1].contains(to));
+        world.cut.extend([(0, 4), (1, 4), (4, 0), (4, 1)]);
+        let time = world.rng.range(0, 2000 * MS);
+        world.run_for(time);
+        world.cut.clear();
+        settled(&mut world);
+    }
+}
+
+#[test]
 fn a_founder_that_returns_empty_and_alone_founds_nothing() {
     let mut world = automatic(10, 3);
     settled(&mut world);

@@ -102,3 +102,87 @@ impl Driver {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::raft::core::{CoreConfig, Patience};
+    use crate::raft::store::Image;
+    use crate::raft::{RaftConfig, Voters};
+    use crate::timing::Timing;
+
+    #[derive(Clone, Default)]
+    struct Remembered(Arc<AtomicU64>);
+
+    impl Fence for Remembered {
+        fn set_deadline(&mut self, until: BootTime) {
+            self.0.store(until.as_nanos(), Ordering::SeqCst);
+        }
+    }
+
+    /// The only voter could lead and speak within a moment, if its vote for itself were on disk.
+    #[tokio::test]
+    async fn a_full_disk_ends_the_node_with_its_reason_before_it_votes_or_speaks() {
+        let directory = TempDir::new().unwrap();
+        let me = NodeName::from("a");
+        let (mut wal, _) = Wal::open(directory.path(), "lan", &me).unwrap();
+        let image = Image { id: 1, founders: [(me.clone(), 1)].into(), ..Image::default() };
+        wal.rewrite(&image).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = RaftConfig {
+            cluster: "lan".to_owned(),
+            node: me.clone(),
+            nodes: [(me.clone(), address)].into(),
+            voters: Voters::Automatic,
+            patience: Patience::default(),
+            listen: address,
+            state_dir: directory.path().to_owned(),
+            timing: Timing::default(),
+            facts: Vec::new(),
+        };
+        let core_config = CoreConfig {
+            node: me.clone(),
+            nodes: [me.clone()].into(),
+            voters: Voters::Automatic,
+            timing: config.timing,
+            patience: config.patience,
+            facts: Vec::new(),
+            seed: 1,
+        };
+        let core = Core::new(core_config, &image, boot_now()).unwrap();
+        let refusals = Refusals::default();
+        let peers = Peers::start(&config, None, refusals.clone()).unwrap();
+        let (_ask, inputs) = mpsc::unbounded_channel();
+        let (publish, _view) = watch::channel(core.view().into());
+        let (announce, _deadline) = watch::channel(None);
+        let (count, _members) = watch::channel(core.members());
+        let fence = Remembered::default();
+        wal.fill_up();
+        let nodes = config.nodes;
+        let of_driver = Box::new(fence.clone());
+        let driver = Driver {
+            core,
+            wal,
+            peers,
+            nodes,
+            fence: of_driver,
+            inputs,
+            publish,
+            announce,
+            count,
+            refusals,
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(20), driver.run()).await.unwrap();
+        let reason = ended.unwrap_err().to_string();
+        assert!(reason.contains("herald.raft") && reason.contains("No space left"), "{reason}");
+        assert_eq!(fence.0.load(Ordering::SeqCst), 0);
+        // The process after it finds no vote and no term.
+        let (_, found) = Wal::open(directory.path(), "lan", &me).unwrap();
+        assert_eq!(found, image);
+    }
+}

@@ -253,23 +253,32 @@ impl Frame {
 
 impl Knock {
     fn write(&self, to: &mut Writer) {
-        to.u64(self.id).count(self.founders.len());
-        for founder in &self.founders {
-            to.node(founder);
-        }
+        to.u64(self.id);
+        write_names(&self.founders, to);
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let (id, mut founders) = (from.u64()?, BTreeSet::new());
-        for _ in 0..from.count(MAX_VOTERS)? {
-            let node = from.node()?;
-            if founders.last().is_some_and(|last| *last >= node) {
-                return Err(CodecError::Impossible);
-            }
-            founders.insert(node);
-        }
-        Ok(Self { id, founders })
+        Ok(Self { id: from.u64()?, founders: read_names(from)? })
     }
+}
+
+pub(crate) fn write_names(names: &BTreeSet<NodeName>, to: &mut Writer) {
+    to.count(names.len());
+    for name in names {
+        to.node(name);
+    }
+}
+
+pub(crate) fn read_names(from: &mut Reader<'_>) -> Result<BTreeSet<NodeName>, CodecError> {
+    let mut names = BTreeSet::new();
+    for _ in 0..from.count(MAX_VOTERS)? {
+        let name = from.node()?;
+        if names.last().is_some_and(|last| *last >= name) {
+            return Err(CodecError::Impossible);
+        }
+        names.insert(name);
+    }
+    Ok(names)
 }
 
 pub(crate) fn write_founders(founders: &Founders, to: &mut Writer) {

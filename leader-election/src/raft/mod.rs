@@ -60,11 +60,57 @@
 //! Terms of claims grow by one with each holder; a released claim stays as a tombstone. The points
 //! above are searched exhaustively in `tests/model_raft.rs`, with each of them left out once.
 //!
-//! # What is not there yet
+//! # Why that holds while members come and go
 //!
-//! The voters are fixed for the life of the state directory. A node that lost its state directory
-//! must not simply rejoin under its old name (raft could elect two leaders); it is refused as far as
-//! it is noticed ([`sanity`]).
+//! A member is a state directory, known to raft by an id of 64 random bits: a node that lost its
+//! directory forgot its votes and promises, and comes back as another member. Who is one stands in the
+//! log ([`command::Command::Member`]), and `membership` says what the leader changes, one at a time.
+//! Learners have sessions, claims and grants like any node; they only do not vote. 3 to 6 above never
+//! used that a session's node votes; 1 and 2 are about voters and need more:
+//!
+//! 8. *Quorums meet across changes.* Configurations that follow each other differ in one voter, so
+//!    their quorums meet. One takes effect where it is applied. The leader proposes the next only
+//!    after the last was applied by it, so whoever has the next one in its log was told that the last
+//!    is decided, has applied it, and has it on disk: applying a change rewrites the log
+//!    (`core::ready`) before anything else is said. Hence a node that can still win by the
+//!    configuration before the last lacks what a quorum of the last one stored, and one of that
+//!    quorum refuses it.
+//! 9. *A quorum lease across changes.* A lease from a question asked at `s` rests on promises of a
+//!    quorum of the configuration of that time. It meets the quorums of the configurations right
+//!    before and after, not of those further on. So the leader proposes a further change of voters
+//!    only after a quorum of the present ones answered a question asked after the last change took
+//!    effect (`core::tending`): its lease then rests on that answer. Configurations further back can
+//!    elect nobody (8). A new voter has promised nothing, and needs not: what counts is that the
+//!    quorums meet, in a node that did promise.
+//! 10. *A node under its second id* (its disk was lost) becomes a member only once its session has
+//!     ended, which the leader sees to by 3 and the state machine insists on. So it takes nothing over
+//!     while its kernel, or another machine of the same name, may speak by the old session's grant. Of
+//!     one name only the member that came last is granted anything or speaks.
+//! 11. *A removed member* is told so by a leader whose `Lead` is applied, so beyond doubt; it forgets
+//!     everything but its epoch and comes again under another id. Until it hears of it, it has no
+//!     vote that counts, and its grant runs out.
+//!
+//! # Why there are never two clusters
+//!
+//! A directory founds or joins once ([`store::Image`]), durably before it says anything as a member.
+//! The first of the founders by name decides who they are, with all their ids, after each has
+//! answered it, in its lifetime, that it is new, and promised, durably, to found with these and
+//! nobody else (`core::joining`); who has promised decides nothing else itself. They are asked one
+//! after the other by name, so that nobody waits for promises in a circle. Nobody new votes.
+//!
+//! - *The same founders, two decisions.* The one that decides lost its directory in between. Both
+//!   clusters need a majority of the same names; two majorities that live at one time meet in a living
+//!   directory, and that one entered one cluster. So never two at one time. One after the other: only
+//!   after a majority of the voters lost their directories, which ends any raft cluster.
+//! - *Named voters* are the founders and part of the cluster's name, so lists that differ do not even
+//!   greet each other, and voters stay these names for good. The case above is the only one.
+//! - *Automatic voters*: lists of nodes may differ between starts. Two sets of founders that share a
+//!   node share its promise, so at most one of them founds while that directory lives. Sets that share
+//!   none: besides the founders, more than half of all listed nodes must answer that they are new,
+//!   and no one that there is a cluster; leaders tell every listed node that is no member, at each
+//!   heartbeat. What is left needs all of: a list without the old founders, most of its nodes never
+//!   in the old cluster or emptied, and no connection to any old member. Whoever plans that names the
+//!   voters.
 
 pub(crate) mod codec;
 pub mod command;

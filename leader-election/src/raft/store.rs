@@ -4,6 +4,8 @@
 //! something to persist in the same batch. It must never touch a file itself. Also the image of it
 //! that the disk gives back at the start.
 
+use std::collections::BTreeSet;
+
 use ::raft::eraftpb::{ConfState, Entry, HardState, Snapshot as RaftSnapshot};
 use ::raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
@@ -30,8 +32,9 @@ pub struct Image {
     pub id: u64,
     /// Who founded the cluster, if this node was one of them.
     pub founders: Founders,
-    /// The node that this one promised to found a cluster with, and with nobody else.
-    pub promised: Option<NodeName>,
+    /// The founders, the first of whom decides, that this node promised to found a cluster with, and
+    /// with nobody else.
+    pub promised: Option<BTreeSet<NodeName>>,
     /// Epoch of this node's latest session.
     pub epoch: u64,
     /// Raft's numbers.
@@ -76,12 +79,12 @@ impl Store {
         }
     }
 
-    /// This node founds a cluster with that one or with none.
-    pub(crate) fn promise(&mut self, to: NodeName) {
-        self.identity.promised = Some(to);
+    /// This node founds a cluster with these or with none.
+    pub(crate) fn promise(&mut self, founders: BTreeSet<NodeName>) {
+        self.identity.promised = Some(founders);
     }
 
-    pub(crate) fn promised(&self) -> Option<&NodeName> {
+    pub(crate) fn promised(&self) -> Option<&BTreeSet<NodeName>> {
         self.identity.promised.as_ref()
     }
 

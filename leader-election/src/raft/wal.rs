@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use super::codec::{CodecError, Reader, Writer};
 use super::core::Batch;
-use super::frame::{LogEntry, MAX_CLUSTER_NAME, Snapshot, read_founders, write_founders};
+use super::frame::{
+    LogEntry, MAX_CLUSTER_NAME, Snapshot, read_founders, read_names, write_founders, write_names,
+};
 use super::store::{Hard, Image};
 use crate::error::Error;
 use crate::model::NodeName;
@@ -136,6 +138,14 @@ impl Wal {
 
     fn path(&self) -> PathBuf {
         self.directory.join(FILE)
+    }
+
+    /// Lets every further write fail as on a full disk: Linux's /dev/full (full(4)).
+    #[cfg(test)]
+    pub(crate) fn fill_up(&mut self) {
+        if let Ok(full) = OpenOptions::new().read(true).write(true).open("/dev/full") {
+            self.file = full;
+        }
     }
 
     fn check_identity(&self, record: &[u8]) -> Result<(), Error> {
@@ -268,7 +278,7 @@ fn write_parts(
         write_founders(founders, &mut to);
         to.flag(promised.is_some());
         if let Some(promised) = promised {
-            to.node(promised);
+            write_names(promised, &mut to);
         }
     }
     to.flag(snapshot.is_some());
@@ -303,7 +313,7 @@ fn replay_record(image: &mut Image, record: &[u8]) -> Result<(), CodecError> {
     if from.flag()? {
         image.id = from.u64()?;
         image.founders = read_founders(&mut from)?;
-        image.promised = if from.flag()? { Some(from.node()?) } else { None };
+        image.promised = if from.flag()? { Some(read_names(&mut from)?) } else { None };
     }
     if from.flag()? {
         image.snapshot = Some(Snapshot::read(&mut from)?);
@@ -474,7 +484,7 @@ mod tests {
         let image = Image {
             id: 12,
             founders: [("a".into(), 1), ("b".into(), 2)].into(),
-            promised: Some("b".into()),
+            promised: Some(["a".into(), "b".into()].into()),
             epoch: 4,
             hard: Hard { term: 3, vote: 0, commit: 8 },
             snapshot: Some(snapshot),
@@ -503,8 +513,7 @@ mod tests {
     fn a_full_disk_names_the_file() {
         let (directory, _) = filled();
         let (mut wal, _) = open(&directory).unwrap();
-        // Linux: every write to /dev/full fails with ENOSPC (full(4)).
-        wal.file = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+        wal.fill_up();
         let error = wal.append(&batch(&[(4, 2)], 2)).unwrap_err().to_string();
         assert!(error.contains("herald.raft") && error.contains("No space left"), "{error}");
     }

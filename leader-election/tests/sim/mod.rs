@@ -435,8 +435,10 @@ impl World {
                 }
                 Action::Send(to, frame) => self.send(index, &to, &frame),
                 Action::Publish(view) => self.publish(index, view),
-                // Whoever is out of the source is a stranger to those that do not know it yet.
-                Action::Refused(from, Refusal::UnknownSender) if !self.listed_throughout => {
+                // Nodes may be of different opinion about who is in the source.
+                Action::Refused(from, Refusal::UnknownSender | Refusal::OtherFounders)
+                    if !self.listed_throughout =>
+                {
                     assert_ne!(from, self.nodes[index].name, "seed {}", self.seed);
                 }
                 Action::Refused(from, reason) => {

@@ -15,7 +15,7 @@ use super::config::raft_config;
 use super::{Action, Core, Out};
 use crate::model::{BootTime, NodeName};
 use crate::placement::fnv1a;
-use crate::raft::frame::{Founders, Frame, Knock};
+use crate::raft::frame::{Founders, Frame, Knock, Renewal};
 use crate::raft::machine::Machine;
 use crate::raft::sanity::Refusal;
 use crate::raft::store::{Image, Store};
@@ -37,14 +37,14 @@ impl Core {
 
     /// Asks around, and founds the cluster if it is this node's turn.
     pub(super) fn join(&mut self, beat: bool, out: &mut Out) {
-        if self.is_member() || self.member.closing.is_some() {
+        let Some(joining) = &self.joining else { return };
+        if self.member.closing.is_some() {
             return;
         }
         let founders = self.founders();
-        let decides = founders.first() == Some(&self.me) && self.may_promise(&self.me);
-        let exists = self.joining.as_ref().is_some_and(|joining| joining.cluster_exists);
-        if decides && !exists {
-            self.promise_to(&self.me.clone(), out);
+        let decides = founders.first() == Some(&self.me) && self.may_promise(&founders);
+        if decides && !joining.cluster_exists {
+            self.promise(&founders, out);
             if let Some(agreed) = self.agreed(&founders) {
                 self.enter(agreed, out);
                 self.settle(out);
@@ -52,9 +52,16 @@ impl Core {
             }
         }
         if beat {
-            let knock = Knock { id: self.raft.raft.id, founders };
+            // One founder after the other, in the order of their names: two that would decide never
+            // wait for each other's promises in a circle.
+            let missing = founders.iter().find(|node| **node != self.me && !self.is_new(node));
+            let after = |node: &NodeName| missing.is_some_and(|first| node > first);
+            let id = self.raft.raft.id;
             for node in self.nodes.iter().filter(|node| **node != self.me) {
-                out.send(node.clone(), Frame::Knock(knock.clone()));
+                // Whoever's turn has not come is only asked whether there is a cluster.
+                let early = decides && founders.contains(node) && after(node);
+                let founders = if early { BTreeSet::new() } else { founders.clone() };
+                out.send(node.clone(), Frame::Knock(Knock { id, founders }));
             }
         }
     }
@@ -75,21 +82,18 @@ impl Core {
             self.heard_knock(from, knock.id);
             return Ok(());
         }
-        let founders = self.founders();
         if knock.founders.first() != Some(from) {
             // It only looks for a cluster.
             return Ok(());
         }
-        if founders != knock.founders {
-            return Err(Refusal::OtherFounders);
-        }
-        if founders.contains(&self.me) {
-            if !self.may_promise(from) {
+        if knock.founders.contains(&self.me) {
+            let agrees = self.voters.any_node() || knock.founders == self.founders();
+            if !agrees || !self.may_promise(&knock.founders) {
                 return Err(Refusal::OtherFounders);
             }
-            self.promise_to(from, out);
+            self.promise(&knock.founders, out);
         }
-        let mine = Knock { id: self.raft.raft.id, founders };
+        let mine = Knock { id: self.raft.raft.id, founders: self.founders() };
         out.send(from.clone(), Frame::Fresh(knock.id, mine));
         Ok(())
     }
@@ -109,11 +113,24 @@ impl Core {
 
     /// The founder that decides has done so, with this node.
     pub(super) fn take_founded(&mut self, founders: Founders, out: &mut Out) {
-        let decided_by = founders.keys().next();
+        let promised = self.raft.store().promised();
         let ours = founders.get(&self.me) == Some(&self.raft.raft.id)
-            && decided_by.is_some_and(|node| self.raft.store().promised() == Some(node));
+            && promised.is_some_and(|promised| promised.iter().eq(founders.keys()));
         if !self.is_member() && ours {
             self.enter(founders, out);
+        }
+    }
+
+    /// A member that no leader talks to may be none any more: the others know, and say so.
+    pub(super) fn ask_whether_gone(&mut self, beat: bool, out: &mut Out) {
+        let lonely = self.leading.is_none() && self.now >= self.votes_from + self.timing.ttl;
+        if !beat || !lonely || !self.is_member() || self.member.closing.is_some() {
+            return;
+        }
+        // The numbers are nobody's: this asks for no grant.
+        let renewal = Renewal { raft_term: 0, epoch: 0, seq: 0 };
+        for node in self.nodes.iter().filter(|node| **node != self.me) {
+            out.send(node.clone(), Frame::Renew(self.raft.raft.id, renewal));
         }
     }
 
@@ -136,36 +153,43 @@ impl Core {
         out.view_changed = true;
     }
 
-    /// Who founds the cluster if there is none.
+    /// Who founds the cluster if there is none: as promised once, whatever the source says since.
     fn founders(&self) -> BTreeSet<NodeName> {
-        self.voters.founders(&self.nodes)
+        let promised = self.raft.store().promised().filter(|_| self.voters.any_node());
+        promised.cloned().unwrap_or_else(|| self.voters.founders(&self.nodes))
     }
 
-    fn may_promise(&self, to: &NodeName) -> bool {
-        self.raft.store().promised().is_none_or(|promised| promised == to)
+    fn may_promise(&self, founders: &BTreeSet<NodeName>) -> bool {
+        self.raft.store().promised().is_none_or(|promised| promised == founders)
     }
 
-    fn promise_to(&mut self, node: &NodeName, out: &mut Out) {
+    fn promise(&mut self, founders: &BTreeSet<NodeName>, out: &mut Out) {
         if self.raft.store().promised().is_none() {
-            self.raft.mut_store().promise(node.clone());
+            self.raft.mut_store().promise(founders.clone());
             out.durable.push(Action::Rewrite(self.raft.store().image(self.member.epoch)));
         }
     }
 
-    /// All founders with their ids, if all of them said lately that they are new.
+    /// Whether the node said lately, to this process, that it is new.
+    fn is_new(&self, node: &NodeName) -> bool {
+        let lately = self.now.earlier(self.timing.ttl);
+        let heard = self.joining.as_ref().and_then(|joining| joining.fresh.get(node));
+        heard.is_some_and(|(_, heard)| *heard >= lately)
+    }
+
+    /// All founders with their ids, if all of them promised lately and are still new.
     fn agreed(&self, founders: &BTreeSet<NodeName>) -> Option<Founders> {
         let joining = self.joining.as_ref()?;
-        let lately = self.now.earlier(self.timing.ttl);
-        let fresh = |node: &NodeName| {
-            let (knock, heard) = joining.fresh.get(node)?;
-            (knock.founders == *founders && *heard >= lately).then_some(knock.id)
-        };
         let id = |node: &NodeName| {
-            if *node == self.me { Some(self.raft.raft.id) } else { fresh(node) }
+            if *node == self.me {
+                return Some(self.raft.raft.id);
+            }
+            let (knock, _) = joining.fresh.get(node).filter(|_| self.is_new(node))?;
+            (knock.founders == *founders).then_some(knock.id)
         };
         // Nodes that took part in a cluster would say so: most of all must be new, not only the
         // founders, or a list of other nodes could found another cluster.
-        let new = self.nodes.iter().filter(|node| id(node).is_some()).count();
+        let new = self.nodes.iter().filter(|node| **node == self.me || self.is_new(node)).count();
         if self.voters.any_node() && new <= self.nodes.len() / 2 {
             return None;
         }

@@ -12,6 +12,8 @@ mod action;
 mod config;
 mod handing;
 mod joining;
+#[cfg(test)]
+mod joining_tests;
 mod leading;
 mod member;
 mod ready;

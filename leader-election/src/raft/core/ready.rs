@@ -175,6 +175,7 @@ impl Core {
         self.join(beat, out);
         self.keep_session(beat, out);
         self.renew(beat, out);
+        self.ask_whether_gone(beat, out);
         self.lead(beat, out);
         self.finish_closing(beat, out);
         self.compact(out);

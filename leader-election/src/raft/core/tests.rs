@@ -18,11 +18,11 @@ pub(super) fn at(ms: u64) -> BootTime {
     BootTime(Duration::from_millis(10_000 + ms))
 }
 
-fn names(names: &[&str]) -> BTreeSet<NodeName> {
+pub(super) fn names(names: &[&str]) -> BTreeSet<NodeName> {
     names.iter().map(|name| NodeName::from(*name)).collect()
 }
 
-fn config(nodes: &[&str]) -> CoreConfig {
+pub(super) fn config(nodes: &[&str]) -> CoreConfig {
     CoreConfig {
         node: "a".into(),
         nodes: names(nodes),
@@ -110,7 +110,7 @@ fn renewal_in(action: &Action) -> Option<Renewal> {
     }
 }
 
-fn grant(raft_term: u64, epoch: u64, seq: u64) -> Frame {
+pub(super) fn grant(raft_term: u64, epoch: u64, seq: u64) -> Frame {
     Frame::Grant(Renewal { raft_term, epoch, seq })
 }
 
@@ -245,7 +245,7 @@ fn a_node_renews_each_heartbeat_and_stays_quiet_otherwise() {
     assert_eq!(renewals, expected.collect::<Vec<_>>());
 }
 
-fn vote(kind: RaftKind) -> Input {
+pub(super) fn vote(kind: RaftKind) -> Input {
     let mut vote = message(kind, 5);
     (vote.index, vote.log_term) = (9, 4);
     raft("c", vote)

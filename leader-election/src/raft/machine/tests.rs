@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::raft::command::Change;
 use crate::raft::command::tests::any_command;
 
 const KEY: ClaimKey = ClaimKey::Allocator;
@@ -236,4 +237,54 @@ proptest! {
     fn any_bytes_are_a_state_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Machine::decode(1, &bytes);
     }
+}
+
+fn member(id: u64, node: &str, change: Change) -> Command {
+    Command::Member { id, node: node.into(), change }
+}
+
+#[test]
+fn members_come_vote_and_go_one_at_a_time_and_the_last_voter_stays() {
+    let mut machine = Machine::founded(&[("a".into(), 1)].into());
+    let mut run = |id, node: &str, change| {
+        let index = machine.applied + 1;
+        machine.apply(index, &member(id, node, change))
+    };
+    assert_eq!(run(1, "a", Change::Remove), Stale);
+    assert_eq!(run(1, "a", Change::Demote), Stale);
+    assert_eq!(run(2, "b", Change::Vote), Stale);
+    assert_eq!(run(2, "b", Change::Learn), Applied);
+    assert_eq!(run(2, "c", Change::Learn), Stale);
+    assert_eq!(run(2, "c", Change::Vote), Stale);
+    assert_eq!(run(2, "b", Change::Vote), Applied);
+    assert_eq!(run(1, "a", Change::Demote), Applied);
+    assert_eq!(run(2, "b", Change::Remove), Stale);
+    assert_eq!(run(1, "a", Change::Remove), Applied);
+    assert_eq!(machine.voters().collect::<Vec<_>>(), [2]);
+    assert_eq!(Machine::decode(machine.applied, &machine.encode()), Ok(machine));
+}
+
+#[test]
+fn a_second_directory_of_a_node_waits_for_the_end_of_its_session() {
+    let mut machine = Machine::founded(&[("a".into(), 1), ("b".into(), 2)].into());
+    assert_eq!(machine.apply(1, &open("b", 1)), Applied);
+    assert_eq!(machine.apply(2, &member(3, "b", Change::Learn)), Stale);
+    assert_eq!(machine.apply(3, &Command::Revoke { node: "b".into(), epoch: 1 }), Applied);
+    assert_eq!(machine.apply(4, &member(3, "b", Change::Learn)), Applied);
+    assert_eq!(machine.id_of(&"b".into()), Some(3));
+}
+
+#[test]
+fn a_removed_node_leaves_nothing_but_the_terms_of_its_claims() {
+    let mut machine = Machine::founded(&[("a".into(), 1), ("b".into(), 2)].into());
+    let drained = Command::SetDrained { node: "b".into(), drained: true, by: "a".into() };
+    let revoke = Command::Revoke { node: "b".into(), epoch: 1 };
+    for command in [open("b", 1), claim("b", 1, 1), drained, revoke] {
+        let index = machine.applied + 1;
+        assert_eq!(machine.apply(index, &command), Applied);
+    }
+    assert_eq!(machine.apply(5, &member(2, "b", Change::Remove)), Applied);
+    assert!(machine.sessions.is_empty() && machine.drained.is_empty());
+    assert_eq!(machine.claims[&KEY], Claim { key: KEY, holder: None, term: 1 });
+    assert_eq!(Machine::decode(5, &machine.encode()), Ok(machine));
 }
