@@ -2,6 +2,8 @@
 //! one when its node is cut off, by itself when asked to end; silence while the API server is away
 //! for longer than the ttl; and writes that do not grow with VIPs.
 
+#![expect(clippy::unwrap_used, reason = "all of this file is a test")]
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;

@@ -41,6 +41,9 @@ struct Pending {
     sent: BootTime,
 }
 
+/// A record's value, or none to remove it, and the condition.
+type Put = (Option<Arc<[u8]>>, Guard);
+
 /// The protocol state of one node.
 pub struct LeaseCore {
     me: NodeName,
@@ -61,7 +64,7 @@ pub struct LeaseCore {
     moving: BTreeMap<ClaimKey, (NodeName, u64)>,
     emptying: BTreeMap<NodeName, bool>,
     /// Records to be written, by name.
-    putting: BTreeMap<String, (Option<Arc<[u8]>>, Guard)>,
+    putting: BTreeMap<String, Put>,
     draining: bool,
     closing: Option<BootTime>,
     pending: BTreeMap<ObjectKey, Pending>,
