@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use herald_leader_election::clock::boot_now;
 use herald_leader_election::{
-    BootTime, ClaimKey, Error, Fence, Handle, Key, NodeName, Patience, RaftConfig, Timing, Voters,
-    Wanted, start_with_key,
+    BootTime, ClaimKey, Eligible, Error, Fence, Handle, Key, NodeName, Patience, RaftConfig,
+    Timing, Voters, Wanted, start_with_key,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -163,9 +163,11 @@ impl Lan {
 
     async fn all_spoken_for(&self, what: &str) {
         self.until(what, |lan| {
-            wanted().claims.iter().filter(|(_, eligible)| eligible.len() > 1).all(|(key, _)| {
-                (0..8).any(|n| lan.speakers.contains_key(&name(n)) && lan.speaks(n, *key))
-            })
+            wanted().claims.iter().filter(|(_, eligible)| eligible.nodes().count() > 1).all(
+                |(key, _)| {
+                    (0..8).any(|n| lan.speakers.contains_key(&name(n)) && lan.speaks(n, *key))
+                },
+            )
         })
         .await;
     }
@@ -175,8 +177,9 @@ impl Lan {
 fn wanted() -> Wanted {
     let everybody = names(0..8);
     let keys = (0..3).map(vip).chain([ClaimKey::Allocator]);
-    let mut claims: BTreeMap<_, _> = keys.map(|key| (key, everybody.clone())).collect();
-    claims.insert(vip(33), names([3]));
+    let mut claims: BTreeMap<_, Eligible> =
+        keys.map(|key| (key, everybody.iter().cloned().collect())).collect();
+    claims.insert(vip(33), names([3]).into_iter().collect());
     Wanted { claims }
 }
 
