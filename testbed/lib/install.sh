@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the lab and the build need, where it is missing, by name and from Debian and
 # crates.io only: iproute2 (ip, bridge), ethtool, a linker for Rust, and the eBPF compiler. With
-# --check also cargo-nextest and cargo-deny, with --rival keepalived (`testbed/bench failover`). Run as root; safe to repeat; says only what it does.
+# --check also cargo-nextest and cargo-deny; with --bench also the rivals: nftables, iptables and
+# keepalived. Run as root; safe to repeat; says only what it does.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,8 +19,12 @@ command -v cargo >/dev/null || {
 packages=()
 command -v ip >/dev/null && command -v bridge >/dev/null || packages+=(iproute2)
 command -v ethtool >/dev/null || packages+=(ethtool)
-if [ "${1:-}" = --rival ]; then command -v keepalived >/dev/null || packages+=(keepalived); fi
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
+if [ "${1:-}" = --bench ]; then
+    command -v keepalived >/dev/null || packages+=(keepalived)
+    command -v nft >/dev/null || packages+=(nftables)
+    command -v iptables-legacy-restore >/dev/null || packages+=(iptables)
+fi
 if [ ${#packages[@]} -gt 0 ]; then
     echo "installing ${packages[*]} (Debian)"
     apt-get update -qq

@@ -4,6 +4,9 @@
 /// Octets of every frame the source writes: the longest headers, IPv6 and TCP, and a little more.
 pub const FRAME: usize = 80;
 
+/// Frames that are sent before the receiving side gets its turn: a veth's ring holds 256.
+pub const BATCH: u64 = 64;
+
 /// Where the client stands in the frame.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

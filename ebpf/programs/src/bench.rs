@@ -10,11 +10,11 @@
 #![no_main]
 
 use aya_ebpf::bindings::{TC_ACT_PIPE, xdp_action};
-use aya_ebpf::helpers::bpf_redirect;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use herald_ebpf_common::bench::{FLOOD, FRAME, Load, Shape, client};
+use herald_ebpf_common::bench::{BATCH, FLOOD, FRAME, Load, Shape, client};
 use herald_ebpf_common::checksum::fold;
 
 #[map]
@@ -27,6 +27,11 @@ static BENCH_SENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// How many arrived at the far end.
 #[map]
 static BENCH_SEEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// When this CPU wrote the first and the last packet of those whose number is a multiple of
+/// [`BATCH`], in nanoseconds. Userspace sets the first to zero before it sends.
+#[map]
+static BENCH_TIMES: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
 /// The interface a MAC's last octet is behind, for `bench_switch`.
 #[map]
@@ -76,8 +81,29 @@ fn bench_nothing(_ctx: TcContext) -> i32 {
 #[xdp]
 fn bench_generator(ctx: XdpContext) -> u32 {
     match BENCH_LOAD.get(0) {
-        Some(load) if write(load, ctx.data(), ctx.data_end()) => xdp_action::XDP_TX,
+        Some(load) if write(load, ctx.data(), ctx.data_end()) => {
+            note_time();
+            xdp_action::XDP_TX
+        }
         _ => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// All packets before a batch have been taken from this CPU when the batch begins.
+#[inline(always)]
+fn note_time() {
+    let (Some(sent), Some(times)) = (BENCH_SENT.get_ptr(0), BENCH_TIMES.get_ptr_mut(0)) else {
+        return;
+    };
+    // SAFETY: per-CPU values; a helper without arguments.
+    unsafe {
+        if (*sent - 1) & (BATCH - 1) == 0 {
+            let now = bpf_ktime_get_ns();
+            if (*times)[0] == 0 {
+                (*times)[0] = now;
+            }
+            (*times)[1] = now;
+        }
     }
 }
 

@@ -34,12 +34,12 @@ use crate::egress::Restore;
 
 #[xdp]
 fn herald_xdp(ctx: XdpContext) -> u32 {
-    let verdict = match usual::usual(&ctx) {
-        Some(verdict) => verdict,
+    let number = match usual::usual(&ctx) {
+        Some(verdict) => verdict.number(),
         None => ingress::ingress(&ctx),
     };
-    maps::count(verdict.reason);
-    verdict.action
+    maps::count_number(number as u32);
+    (number >> 32) as u32
 }
 
 #[classifier]

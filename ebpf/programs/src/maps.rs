@@ -43,7 +43,7 @@ pub static VIP_FILTER: Array<u64> = Array::pinned(VIP_BITS / 64, 0);
 
 /// Of IPv6 VIPs.
 #[map]
-pub static SERVICES: HashMap<ServiceKey, ServiceTable> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+pub static SERVICES: HashMap<ServiceKey, ServiceTable> = HashMap::pinned(32_768, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static SERVICES4: HashMap<ServiceKey4, ServiceTable> =
@@ -76,7 +76,7 @@ pub static SOURCES: LpmTrie<[u32; 5], u32> = LpmTrie::pinned(65_536, BPF_F_NO_PR
 pub static BACKENDS: Array<Backend> = Array::pinned(BACKEND_COUNT, 0);
 
 #[map]
-pub static REVERSE: LruHashMap<ReverseKey, ReverseValue> = LruHashMap::pinned(65_536, 0);
+pub static REVERSE: LruHashMap<ReverseKey, ReverseValue> = LruHashMap::pinned(32_768, 0);
 
 #[map]
 pub static REVERSE4: LruHashMap<ReverseKey4, ReverseValue4> = LruHashMap::pinned(262_144, 0);
@@ -112,7 +112,13 @@ fn add_one(key: &HeldBackKey) -> bool {
 /// Adds one to the reason's counter on this CPU.
 #[inline(always)]
 pub fn count(reason: Reason) {
-    if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
+    count_number(reason as u32);
+}
+
+/// Adds one to the counter of the reason of this number on this CPU.
+#[inline(always)]
+pub fn count_number(reason: u32) {
+    if let Some(counter) = REASONS.get_ptr_mut(reason) {
         // SAFETY: a per-CPU value that only this program, on this CPU, is writing now.
         unsafe { *counter += 1 }
     }

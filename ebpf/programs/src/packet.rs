@@ -155,6 +155,14 @@ pub struct Verdict {
     pub reason: Reason,
 }
 
+impl Verdict {
+    /// The action above, the reason below.
+    #[inline(always)]
+    pub const fn number(self) -> u64 {
+        (self.action as u64) << 32 | self.reason as u64
+    }
+}
+
 #[inline(always)]
 pub const fn pass(reason: Reason) -> Verdict {
     Verdict { action: xdp_action::XDP_PASS, reason }

@@ -1,11 +1,13 @@
 //! The packet source, loaded (edge): calls one program or another with a fresh packet each time.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
-use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues, ProgramArray};
 use aya::programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use herald_ebpf::BENCH_OBJECT;
-use herald_ebpf::common::bench::{FRAME, Load};
+use herald_ebpf::common::bench::{BATCH, FRAME, Load};
 
 use super::processor;
 
@@ -31,6 +33,7 @@ pub struct Harness {
     tc: ProgramArray<MapData>,
     seen: PerCpuArray<MapData, u64>,
     sent: PerCpuArray<MapData, u64>,
+    times: PerCpuArray<MapData, [u64; 2]>,
     ports: Array<MapData, u32>,
 }
 
@@ -56,6 +59,7 @@ impl Harness {
             tc: ProgramArray::try_from(map("BENCH_TC")?)?,
             seen: PerCpuArray::try_from(map("BENCH_SEEN")?)?,
             sent: PerCpuArray::try_from(map("BENCH_SENT")?)?,
+            times: PerCpuArray::try_from(map("BENCH_TIMES")?)?,
             ports: Array::try_from(map("BENCH_PORTS")?)?,
             ebpf,
         };
@@ -101,13 +105,17 @@ impl Harness {
         Ok((time.as_secs_f64() * 1e9 / f64::from(repeat), result.return_value))
     }
 
-    /// Sends `count` frames out of an interface of the calling thread's namespace.
+    /// Sends `count` frames, a multiple of [`BATCH`], out of an interface of the calling thread's
+    /// namespace. Returns the time in which all but the last batch were sent and arrived: setting
+    /// up and tearing down the kernel's side of it takes as long as ten thousand frames.
     ///
     /// # Errors
     ///
     /// The kernel's refusal.
-    pub fn generate(&mut self, ifindex: u32, load: &Load, count: u32) -> anyhow::Result<()> {
+    pub fn generate(&mut self, ifindex: u32, load: &Load, count: u32) -> anyhow::Result<Duration> {
         self.load.set(0, load, 0)?;
+        let cpus = self.times.get(&0, 0)?.len();
+        self.times.set(0, PerCpuValues::try_from(vec![[0; 2]; cpus])?, 0)?;
         let frame = [0; FRAME];
         // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index,
         // egress_ifindex.
@@ -117,11 +125,14 @@ impl Harness {
             data_in: Some(&frame),
             ctx_in: Some(&context),
             repeat: count,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH as u32),
             ..TestRunOptions::new()
         };
         xdp(&mut self.ebpf, "bench_generator")?.test_run(options).context("cannot send frames")?;
-        Ok(())
+        let times = self.times.get(&0, 0)?;
+        let nanoseconds = times.iter().map(|[first, last]| last - first).max().unwrap_or(0);
+        ensure!(nanoseconds > 0, "no frame was sent");
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     /// Makes one end of a wire count and drop, or hand on by MAC.
@@ -174,9 +185,6 @@ pub enum End {
     /// Sends back.
     Back,
 }
-
-/// Frames that are sent before the receiving side gets its turn: a veth's ring holds 256.
-const BATCH: u32 = 64;
 
 /// Checks what a program did with the last packet.
 ///
