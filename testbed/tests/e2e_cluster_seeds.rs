@@ -121,10 +121,11 @@ fn a_user_of_metallb_is_served_and_keeps_the_addresses() -> anyhow::Result<()> {
 
         // Another user's pool of the same name does not contain the addresses any more.
         cluster.apply(METALLB_KIND)?;
-        shown(cluster, "echo", "172.18.255.201")
-            .or_else(|_| shown(cluster, "echo", "172.18.255.200"))
-            .or_else(|_| shown(cluster, "echo", "172.18.255.202"))?;
-        let vip = addresses(cluster)?.remove("echo").context("no echo")?;
+        let vip = cluster.wait("echo has an address of the other pool", LIMIT, |cluster| {
+            let address = addresses(cluster)?.remove("echo");
+            Ok(address.filter(|address| address.starts_with("172.18.255.2")))
+        })?;
+        shown(cluster, "echo", &vip)?;
         served(cluster, &vip, "172.18.0.100", &["n1", "n2", "n3"])?;
         nothing_was_forbidden(cluster, &BTreeMap::new())
     })
