@@ -17,7 +17,9 @@ use crate::lab::netns::Netns;
 use crate::lab::{addresses, bpf};
 use crate::tap::PacketSocket;
 
-/// How long answers are listened for; a second voice may be slower than the first.
+/// How long the first answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long more are listened for after it; a second voice may be slower than the first.
 const WINDOW: Duration = Duration::from_millis(300);
 
 /// Sends a frame out of a host's `eth0`.
@@ -29,8 +31,8 @@ pub fn send(host: &Netns, frame: &[u8]) -> anyhow::Result<()> {
     host.inside(|| Ok(open("eth0")?.send(frame)?))
 }
 
-/// Sends a frame out of a host's `eth0` and returns every frame that comes in within 300 ms and is
-/// an answer.
+/// Sends a frame out of a host's `eth0`, waits for an answer, and returns it with those that come
+/// within 300 ms after it.
 ///
 /// # Errors
 ///
@@ -44,11 +46,14 @@ pub fn ask(
         let socket = open("eth0")?;
         socket.send(frame)?;
         let (mut answers, mut buffer) = (Vec::new(), [0; 512]);
-        let end = clock::now() + WINDOW;
+        let mut end = clock::now() + PATIENCE;
         while clock::now() < end {
             if let Some((frame, false)) = socket.receive(&mut buffer)?
                 && is_answer(frame)
             {
+                if answers.is_empty() {
+                    end = clock::now() + WINDOW;
+                }
                 answers.push(frame.to_vec());
             }
         }

@@ -87,7 +87,11 @@ fn hands_over(
     let why = status.vip(vip).context("the VIP is gone")?.ineligible.clone();
     assert_eq!(why, [Ineligible { node: old.clone(), reason: "not_in_subnet".to_owned() }]);
     assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).context("not of the lab")?.mac()]);
-    // Its pods are on the other nodes now: those of the old holder cannot be reached.
+    // An announcement may still be on its way to the client.
+    scenario.wait("the client has learned of the new holder", 15, |scenario| {
+        Ok(scenario.request("c1", vip, Transport::Udp).ok().map(drop))
+    })?;
+    // The old holder's pods cannot be reached.
     for _ in 0..10 {
         let reply = scenario.request("c1", vip, Transport::Udp)?;
         assert_ne!(reply.answer.node, old);
