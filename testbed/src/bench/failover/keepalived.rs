@@ -92,12 +92,19 @@ impl<'s> Keepalived<'s> {
     }
 
     /// The process that speaks VRRP is a child of the one that was started.
-    fn signal_child(&self, node: &str, signal: i32) -> anyhow::Result<()> {
+    fn child(&self, node: &str) -> anyhow::Result<i32> {
         let path = directory(node)?.join("vrrp.pid");
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        // Written a moment after the daemon was started.
+        let text = clock::await_for("keepalived speaks VRRP", Duration::from_secs(10), || {
+            Ok(fs::read_to_string(&path).ok().filter(|text| text.ends_with('\n')))
+        })?;
         let pid: i32 = text.trim().parse().context("no process number")?;
         ensure!(pid > 1, "{pid} is not keepalived's");
+        Ok(pid)
+    }
+
+    fn signal_child(&self, node: &str, signal: i32) -> anyhow::Result<()> {
+        let pid = self.child(node)?;
         // SAFETY: takes two numbers; the process is in this process namespace, which is ours.
         ensure!(unsafe { libc::kill(pid, signal) } == 0, "cannot signal {pid}");
         Ok(())
@@ -109,6 +116,8 @@ impl<'s> Keepalived<'s> {
 
     /// Both processes; the first is stopped before, so that it does not start the second again.
     fn kill(&mut self, node: &str) -> anyhow::Result<()> {
+        // One that was stopped before it has a child never gets one.
+        self.child(node)?;
         self.daemon(node)?.signal(libc::SIGSTOP)?;
         self.signal_child(node, libc::SIGKILL)?;
         self.daemon(node)?.kill()?;
@@ -167,12 +176,6 @@ impl Product for Keepalived<'_> {
             self.kill(&node)?;
             self.unbind(&node)?;
             self.start_daemon(&node)?;
-        }
-        for node in nodes() {
-            let pid = directory(&node)?.join("vrrp.pid");
-            clock::await_for("keepalived speaks VRRP", Duration::from_secs(10), || {
-                Ok(fs::read_to_string(&pid).is_ok_and(|text| !text.is_empty()).then_some(()))
-            })?;
         }
         let client = self.scenario.lab.netns("c1")?;
         let vip = self.vips[0];
