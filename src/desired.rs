@@ -5,6 +5,7 @@
 
 mod backends;
 mod eligibility;
+mod places;
 mod reasons;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,17 +13,21 @@ use std::net::{IpAddr, SocketAddr};
 
 use herald_leader_election::{NodeName, View};
 
+pub use self::places::Places;
 pub use self::reasons::{Ineligible, Unused};
 use crate::allocator::Assignment;
 use crate::facts::Facts;
-use crate::observed::{Observed, Protocol, Service, ServiceName, TrafficPolicy};
+use crate::observed::{Endpoint, Observed, Protocol, Service, ServiceName};
+
+/// In place of a pool's name: the address is one of a Service's externalIPs. No object is named so.
+pub const EXTERNAL: &str = "externalIPs";
 
 /// One wanted VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vip {
     /// The Services it is for: more than one where they share it.
     pub services: Vec<ServiceName>,
-    /// The pool it came from.
+    /// The pool it came from; [`EXTERNAL`] if from none.
     pub pool: String,
     /// Nodes that may hold it, each with the interfaces to announce it on.
     pub eligible: BTreeMap<NodeName, BTreeSet<String>>,
@@ -32,6 +37,15 @@ pub struct Vip {
     pub preference: BTreeMap<NodeName, u32>,
     /// Endpoints by Service port.
     pub backends: Vec<Backend>,
+    /// Services whose endpoints all stopped being ready together, and count all the same.
+    pub kept: BTreeSet<ServiceName>,
+}
+
+impl Vip {
+    /// Whether it is some node's own address. The fence must not know it: it would silence the node.
+    pub fn is_address_of_a_node(&self) -> bool {
+        self.ineligible.values().any(|why| *why == Ineligible::AddressOfNode)
+    }
 }
 
 /// An endpoint of a VIP's Service, at one of its ports.
@@ -59,26 +73,42 @@ pub fn facts(view: &View) -> BTreeMap<NodeName, Facts> {
     view.sessions.iter().map(|(node, session)| (node.clone(), decode(session))).collect()
 }
 
-/// The wanted VIPs, as seen from `me`; `facts` are those of the view.
+/// The wanted VIPs, as seen from `me`; `facts` are those of the view, and `gone` are the nodes that
+/// do not answer any more.
 pub fn desired(
     me: &NodeName,
     observed: &Observed,
     assignments: &BTreeMap<ServiceName, Assignment>,
     view: &View,
     facts: &BTreeMap<NodeName, Facts>,
+    gone: &BTreeSet<NodeName>,
 ) -> BTreeMap<IpAddr, Vip> {
-    let context = Context { me, observed, view, facts };
-    let mut shared: BTreeMap<IpAddr, (&str, Vec<&Service>)> = BTreeMap::new();
+    let context = Context { me, observed, view, facts, gone, places: Places::of(observed) };
+    let mut shared: BTreeMap<IpAddr, (Origin<'_>, Vec<&Service>)> = BTreeMap::new();
     for (name, assignment) in assignments {
         let Some(service) = observed.services.get(name) else { continue };
         for address in &assignment.addresses {
-            shared.entry(*address).or_insert((&assignment.pool, vec![])).1.push(service);
+            let origin = Origin::Pool(&assignment.pool);
+            shared.entry(*address).or_insert((origin, vec![])).1.push(service);
         }
     }
-    let vip = |(address, (pool, services)): (IpAddr, (&str, Vec<&Service>))| {
-        (address, context.vip(address, pool, &services))
+    for (address, services) in context.external() {
+        // What is assigned to somebody is not taken by somebody else's naming it.
+        shared.entry(address).or_insert((Origin::External, services));
+    }
+    let vip = |(address, (origin, services)): (IpAddr, (Origin<'_>, Vec<&Service>))| {
+        (address, context.vip(address, origin, &services))
     };
     shared.into_iter().map(vip).collect()
+}
+
+/// Where a VIP comes from.
+#[derive(Clone, Copy, Debug)]
+enum Origin<'a> {
+    /// A pool, by an assignment.
+    Pool(&'a str),
+    /// The externalIPs of Services.
+    External,
 }
 
 struct Context<'a> {
@@ -86,44 +116,45 @@ struct Context<'a> {
     observed: &'a Observed,
     view: &'a View,
     facts: &'a BTreeMap<NodeName, Facts>,
+    gone: &'a BTreeSet<NodeName>,
+    places: Places<'a>,
 }
 
-impl Context<'_> {
-    fn vip(&self, vip: IpAddr, pool: &str, services: &[&Service]) -> Vip {
-        let backends: Vec<Backend> =
-            services.iter().flat_map(|service| self.backends(vip, service)).collect();
-        let local: Vec<&Service> = services
-            .iter()
-            .copied()
-            .filter(|service| service.external_traffic_policy == TrafficPolicy::Local)
-            .collect();
-        let has_local = |node: &NodeName, service: &Service| {
-            let is_here = |b: &Backend| b.node.as_ref() == Some(node) && b.service == service.name;
-            backends.iter().any(|backend| is_here(backend) && backend.target.is_ok())
-        };
-        let advertisements = self.advertisements(pool, services);
-        let mut eligible = BTreeMap::new();
-        let mut ineligible = BTreeMap::new();
-        for (node_name, node) in &self.observed.nodes {
-            let node_name = NodeName(node_name.clone());
-            let found = advertisements.as_ref().map_err(|why| *why);
-            match found.and_then(|ads| self.eligibility(vip, &node_name, node, ads)) {
-                Ok(_) if !local.iter().all(|service| has_local(&node_name, service)) => {
-                    ineligible.insert(node_name, Ineligible::NoLocalEndpoint);
-                }
-                Ok(interfaces) => drop(eligible.insert(node_name, interfaces)),
-                Err(reason) => drop(ineligible.insert(node_name, reason)),
+impl<'a> Context<'a> {
+    /// The externalIPs that policies announce, each with the Services that name it.
+    fn external(&self) -> BTreeMap<IpAddr, Vec<&'a Service>> {
+        let mut external = BTreeMap::<_, Vec<_>>::new();
+        let named = self.observed.services.values().filter(|it| !it.external_ips.is_empty());
+        let policies = || self.observed.advertisements.values();
+        for service in named.filter(|it| policies().any(|ad| ad.covers_external_ips(it))) {
+            for address in service.external_ips.iter().collect::<BTreeSet<_>>() {
+                external.entry(*address).or_default().push(service);
             }
         }
-        let services = services.iter().map(|service| service.name.clone()).collect();
+        external
+    }
+
+    fn vip(&self, vip: IpAddr, origin: Origin<'_>, services: &[&Service]) -> Vip {
+        let backends = services.iter().flat_map(|service| self.backends(vip, service)).collect();
+        let (eligible, ineligible) = self.candidates(vip, origin, services);
+        let preference = self.preference(origin, services, eligible.keys());
+        let is_kept = |it: &&&Service| self.endpoints(it).iter().any(|endpoint| endpoint.kept);
         Vip {
-            services,
-            pool: pool.into(),
+            services: services.iter().map(|service| service.name.clone()).collect(),
+            pool: match origin {
+                Origin::Pool(pool) => pool.to_owned(),
+                Origin::External => EXTERNAL.to_owned(),
+            },
             eligible,
             ineligible,
+            preference,
             backends,
-            preference: BTreeMap::new(),
+            kept: services.iter().filter(is_kept).map(|it| it.name.clone()).collect(),
         }
+    }
+
+    fn endpoints(&self, service: &Service) -> &'a [Endpoint] {
+        self.observed.endpoints.get(&service.name).map(|e| &e[..]).unwrap_or_default()
     }
 }
 

@@ -98,6 +98,16 @@ pub fn endpoint(n: u8) -> Endpoint {
     }
 }
 
+/// The same, ill.
+pub fn not_ready(n: u8) -> Endpoint {
+    Endpoint { ready: false, serving: false, ..endpoint(n) }
+}
+
+/// The same, about to end, and answering those it has.
+pub fn terminating(n: u8) -> Endpoint {
+    Endpoint { ready: false, terminating: true, ..endpoint(n) }
+}
+
 /// Node n's only interface.
 pub fn links(n: u8) -> Links {
     let link = Link {

@@ -59,6 +59,8 @@ pub struct Election {
     pub leader: Option<String>,
     /// Raft's term; not the term of any claim.
     pub term: u64,
+    /// Nodes that hold nothing because somebody drained them.
+    pub drained: Vec<String>,
     /// The sessions of all nodes that ever had one.
     pub sessions: Vec<Session>,
     /// Milliseconds for which this node may still speak, if it may.
@@ -107,6 +109,9 @@ pub struct Vip {
     pub ineligible: Vec<Ineligible>,
     /// Where its traffic goes.
     pub backends: Vec<Backend>,
+    /// Services, as `namespace/name`, whose endpoints all turned not ready together: as if they
+    /// were ready, they are announced and get their traffic.
+    pub kept: Vec<String>,
 }
 
 /// A foreign machine that uses a VIP.
@@ -284,6 +289,11 @@ impl Received {
                 let what = format!("{} for {address}", text(&node["node"]));
                 noes.push(vec![what, text(&node["reason"]), "may not hold it".into()]);
             }
+            for service in list(&vip["kept"]) {
+                let what = format!("ready endpoint of {} for {address}", text(service));
+                let message = "all endpoints turned not ready together: kept".into();
+                noes.push(vec![what, "all_not_ready_together".into(), message]);
+            }
             for backend in list(&vip["backends"]).filter(|b| b["used"] == false) {
                 let (pod, port) = (text(&backend["address"]), text(&backend["port"]));
                 let message =
@@ -363,6 +373,7 @@ mod tests {
                 "sessions": [{"node": "n1", "state": "open"}, {"node": "n2", "state": "revoked"}]},
             "vips": [{"address": "192.168.1.240", "service": "default/echo", "pool": "first",
                 "holder": "n1", "term": 2, "expires_ms": 480, "ineligible": [],
+                "kept": ["default/echo"],
                 "backends": [{"address": "10.244.1.2", "port": 8080, "node": "n1", "used": true},
                     {"address": "10.244.2.2", "port": 8080, "node": "n2", "used": false,
                      "reason": "node_session_lost"}]}],
@@ -380,9 +391,10 @@ datapath on eth0: generic (cannot attach herald_xdp to eth0: not supported)
 VIP            SERVICE       HOLDER  TERM  EXPIRES  BACKENDS  POOL
 192.168.1.240  default/echo  n1      2     480 ms   1/2       first
 
-NOT                       REASON             MESSAGE
-address for default/late  pool_exhausted     no free address in pool first
-backend 10.244.2.2 8080   node_session_lost  of default/echo, on n2
+NOT                                               REASON                  MESSAGE
+address for default/late                          pool_exhausted          no free address in pool first
+ready endpoint of default/echo for 192.168.1.240  all_not_ready_together  all endpoints turned not ready together: kept
+backend 10.244.2.2 8080                           node_session_lost       of default/echo, on n2
 "
         );
     }

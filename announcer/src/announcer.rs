@@ -419,7 +419,8 @@ impl Announcer {
 }
 
 /// A task that was stopped is no news; anything else it ends with is.
-fn task_ended(ended: Result<Result<(), Error>, JoinError>) -> Result<(), Error> {
+/// What the end of a task means for the task that owns it.
+pub(crate) fn task_ended(ended: Result<Result<(), Error>, JoinError>) -> Result<(), Error> {
     match ended {
         Err(error) if error.is_cancelled() => Ok(()),
         Err(error) => Err(Error::Task(error)),

@@ -5,7 +5,8 @@
 //!
 //! 1. [`wire`]: bytes to checked values and back. Nothing behind it validates again.
 //! 2. [`responder`], [`announcement`], [`burst`], [`picture`]: what to say, when and where; [`claim`],
-//!    [`probe`], [`conflict`]: whether somebody else says it. Pure: no clock, no socket.
+//!    [`probe`], [`conflict`]: whether somebody else says it; [`roll_call`]: which nodes
+//!    are still there. Pure: no clock, no socket.
 //! 3. [`socket`], [`groups`], [`links`], [`clock`]: the kernel. [`announcer`] ties them together.
 //!
 //! The crate knows neither Kubernetes nor the election. It is told which VIPs to speak for on which
@@ -27,6 +28,8 @@ pub mod picture;
 pub mod probe;
 mod reasons;
 pub mod responder;
+pub mod roll_call;
+pub mod roll_caller;
 pub mod socket;
 mod voice;
 pub mod wire;
@@ -38,6 +41,8 @@ pub use error::Error;
 pub use links::{Link, Links};
 pub use neighbours::{Reports, Standings};
 pub use picture::{Announced, Answering, Neighbourhood};
+pub use roll_call::Presence;
+pub use roll_caller::{Presences, RollCallHandle};
 pub use wire::MacAddr;
 
 /// The octets of a table of hexadecimal digits; colons and spaces are free, `#` begins a remark.

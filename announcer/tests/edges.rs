@@ -16,7 +16,10 @@ use std::time::Duration;
 
 use herald_announcer::groups::Groups;
 use herald_announcer::wire::{Arp, Ndp, ethernet};
-use herald_announcer::{Announcer, Answering, Error, Links, links, socket};
+use herald_announcer::{
+    Announcer, Answering, Error, Links, Presence, Presences, announcement, links, probe,
+    roll_caller, socket,
+};
 use namespace::{Tap, ip, ip_output, namespace};
 use speaker::{
     CLIENT, OURS, SOON, Speaker, V4, V6, WHILE, announced, announcements, answers, arp_question,
@@ -383,5 +386,44 @@ fn ends_with_an_error_when_nobody_watches_the_links() {
             Announcer::start(links, Answering::Datapath, Arc::new(AtomicU64::new(0)));
         drop(sender);
         assert!(matches!(task.await.unwrap(), Err(Error::LinksEnded)));
+    });
+}
+
+#[test]
+fn asks_nodes_for_their_own_addresses_and_hears_their_answers() {
+    namespace(async || {
+        lan();
+        ip("address add 192.168.1.11/24 dev eth0");
+        ip("address add fd00:1::11/64 dev eth0 nodad");
+        let (links, _watching) = links::watch().await.unwrap();
+        let (call, task) = roll_caller::start(links);
+        let nodes: [IpAddr; 2] = ["192.168.1.12".parse().unwrap(), "fd00:1::12".parse().unwrap()];
+        let lan = Tap::open("lan");
+        let mut presences = call.presences();
+        let mut until = async |what: &str, wanted: [Presence; 2]| {
+            let all = |told: &Presences| nodes.map(|ip| told.get(&ip).copied()) == wanted.map(Some);
+            let seen = presences.wait_for(|told| all(told));
+            drop(tokio::time::timeout(SOON, seen).await.expect(what).unwrap());
+        };
+
+        call.set(nodes.map(|node| (node, CLIENT)).into());
+        for node in nodes {
+            let question = probe::frame(node, OURS);
+            lan.until(SOON, |frame| frame == question).await;
+        }
+        until("nobody answers", [Presence::Gone; 2]).await;
+        for node in nodes {
+            lan.send(&announcement::frames(node, CLIENT)[0]);
+        }
+        until("both answer", [Presence::Here; 2]).await;
+        ip("link set lan down");
+        until("the cable is pulled", [Presence::Gone; 2]).await;
+        ip("link set lan up");
+        until("asks again where the answers went", [Presence::Gone; 2]).await;
+
+        call.set([].into());
+        assert!(!task.is_finished());
+        drop(call);
+        tokio::time::timeout(SOON, task).await.unwrap().unwrap().unwrap();
     });
 }

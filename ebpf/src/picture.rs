@@ -57,8 +57,9 @@ impl Picture {
 /// How a service port treats its clients and backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Backends that keep their flows but get no new ones: terminating, or no longer ready. One
-    /// that is neither here nor among the service's backends is dead: its flows move at once.
+    /// Backends that keep their flows but get no new ones, also where there are no others:
+    /// terminating, or no longer ready. One that is neither here nor among the service's backends
+    /// is dead: its flows move at once.
     pub draining: BTreeSet<Backend>,
     /// Weights other than 1; 0 means no new flows.
     pub weights: BTreeMap<SocketAddr, u32>,
@@ -66,7 +67,7 @@ pub struct Policy {
     pub affinity: Affinity,
     /// The only networks that may ask; all may if empty.
     pub sources: BTreeSet<Network>,
-    /// What a request gets while there is no backend.
+    /// What a request gets while there is no backend for new flows.
     pub empty: WhenEmpty,
     /// Which backends count.
     pub locality: Locality,

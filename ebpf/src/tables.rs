@@ -258,7 +258,7 @@ impl Tables {
         table.base = base;
         table.chunks = chunks;
         table.sources = sources;
-        table.flags = flags(&spec.policy);
+        table.flags = flags(&spec.policy, roles.drains_only);
         for backend in roles.local.iter().take(LOCAL_SLOTS) {
             table.local[table.local_count as usize] = numbers[backend];
             table.local_count += 1;
@@ -375,6 +375,8 @@ struct Roles {
     draining: BTreeSet<SocketAddr>,
     /// Candidates on this node.
     local: Vec<SocketAddr>,
+    /// The candidates get no new flows after all: there are only such.
+    drains_only: bool,
 }
 
 impl Roles {
@@ -389,10 +391,12 @@ impl Roles {
         let members = draining().chain(set()).map(|b| (b.address, *b)).collect();
         let mut new: BTreeMap<SocketAddr, &Backend> =
             set().filter(|b| weight(&b.address) > 0).map(|b| (b.address, b)).collect();
-        if new.is_empty() {
-            // Better a terminating backend than none.
+        let is_closed = new.is_empty();
+        if is_closed {
+            // The flows they have find them by their slots; new ones are turned away.
             new = draining().map(|b| (b.address, b)).collect();
         }
+        let drains_only = is_closed && !new.is_empty();
         let mut candidates: Vec<_> =
             new.keys().map(|address| (weight(address).max(1), *address)).collect();
         candidates.sort_unstable();
@@ -404,6 +408,7 @@ impl Roles {
             candidates: candidates.into_iter().map(|(w, a)| Candidate::new(a, w)).collect(),
             draining,
             local,
+            drains_only,
         }
     }
 }
@@ -462,7 +467,7 @@ fn chunk_keys(base: u32, count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(move |i| base.wrapping_add(i))
 }
 
-fn flags(policy: &Policy) -> u32 {
+fn flags(policy: &Policy, drains_only: bool) -> u32 {
     let affinity = match policy.affinity {
         Affinity::None => 0,
         Affinity::Client => common::CLIENT_AFFINITY,
@@ -471,7 +476,7 @@ fn flags(policy: &Policy) -> u32 {
         WhenEmpty::Pass => 0,
         WhenEmpty::Reject => common::REJECT_WHEN_EMPTY,
     };
-    affinity | empty
+    affinity | empty | if drains_only { common::DRAINS_ONLY } else { 0 }
 }
 
 const fn empty_table() -> ServiceTable {

@@ -1,10 +1,13 @@
 //! The command line: one file a command, all alike: `Args`, then `run`.
 
 pub mod check;
+mod control;
 pub mod speaker;
 pub mod status;
+pub mod steer;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -23,6 +26,9 @@ pub struct Cli {
 enum Command {
     Speaker(Box<speaker::SpeakerArgs>),
     Status(status::StatusArgs),
+    Move(steer::MoveArgs),
+    Drain(steer::DrainArgs),
+    Undrain(steer::UndrainArgs),
     Check(check::CheckArgs),
 }
 
@@ -36,6 +42,11 @@ pub enum Output {
     Json,
 }
 
+/// A duration as people write it.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 100ms or 2s"))
+}
+
 impl Cli {
     /// Runs the chosen command.
     ///
@@ -46,6 +57,9 @@ impl Cli {
         match self.command {
             Command::Speaker(args) => speaker::run(*args),
             Command::Status(args) => status::run(&args),
+            Command::Move(args) => steer::move_vip(&args),
+            Command::Drain(args) => steer::drain(&args),
+            Command::Undrain(args) => steer::undrain(&args),
             Command::Check(args) => Ok(check::run(&args, &mut std::io::stdout())),
         }
     }

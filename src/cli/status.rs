@@ -1,16 +1,13 @@
 //! `herald status`: asks the speaker on this node and prints its report.
 
-use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 
-use crate::cli::Output;
-use crate::speaker::socket;
+use crate::cli::{Output, control};
+use crate::speaker::socket::Ask;
 use crate::status::Received;
 
 /// Ask the speaker on this node what it does, and why not.
@@ -38,21 +35,12 @@ pub struct StatusArgs {
 ///
 /// If no speaker answers at the socket within 5 seconds.
 pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let path = socket::path(&args.run_dir);
-    let mut stream = UnixStream::connect(&path).with_context(|| {
-        format!("no speaker answers at {}: is it running, with this --run-dir?", path.display())
-    })?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut report = String::new();
-    stream
-        .read_to_string(&mut report)
-        .with_context(|| format!("the speaker at {} did not finish its report", path.display()))?;
+    let report = control::ask(&args.run_dir, &Ask::Status)?;
     match args.output {
         Output::Json => println!("{}", report.trim_end()),
         Output::Table => {
-            let received: Received = serde_json::from_str(&report).with_context(|| {
-                format!("the report of {} is not one of this version", path.display())
-            })?;
+            let received: Received = serde_json::from_str(&report)
+                .context("the speaker's report is not one of this version")?;
             print!("{}", received.table());
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use herald_leader_election::{NodeName, SessionState};
+use herald_leader_election::NodeName;
 
 use super::{Backend, Context, Unused};
 use crate::facts::Facts;
@@ -10,9 +10,8 @@ use crate::observed::{Endpoint, Protocol, Service, ServicePort};
 
 impl Context<'_> {
     pub(super) fn backends(&self, vip: IpAddr, service: &Service) -> Vec<Backend> {
-        let endpoints =
-            self.observed.endpoints.get(&service.name).map(|e| &e[..]).unwrap_or_default();
-        let of_family = endpoints.iter().filter(|e| e.address.is_ipv4() == vip.is_ipv4());
+        let of_family =
+            self.endpoints(service).iter().filter(|e| e.address.is_ipv4() == vip.is_ipv4());
         let mut backends = Vec::new();
         for endpoint in of_family {
             for port in &service.ports {
@@ -34,17 +33,19 @@ impl Context<'_> {
             .ports
             .iter()
             .find(|serving| serving.name == port.name && serving.protocol == port.protocol)?;
-        let reached = match service.source_ranges.is_empty() {
-            false => Err(Unused::SourceRanges),
-            true => self.reach(endpoint, port, serving.port),
-        };
+        let node = self.places.node_of(endpoint);
+        let reached = self.reach(node.as_ref(), port, serving.port);
         Some(Backend {
             service: service.name.clone(),
             port: port.port,
             protocol: port.protocol,
             address: SocketAddr::new(endpoint.address, serving.port),
-            node: endpoint.node.clone().map(NodeName),
-            target: if endpoint.ready { reached } else { Err(Unused::NotReady) },
+            node,
+            target: match endpoint {
+                Endpoint { ready: true, .. } => reached,
+                Endpoint { terminating: true, serving: true, .. } => Err(Unused::Terminating),
+                _ => Err(Unused::NotReady),
+            },
             draining: reached.ok().filter(|_| !endpoint.ready),
         })
     }
@@ -52,22 +53,22 @@ impl Context<'_> {
     /// The MAC of the endpoint's node, whether or not it is ready.
     fn reach(
         &self,
-        endpoint: &Endpoint,
+        node: Option<&NodeName>,
         port: &ServicePort,
         serving: u16,
     ) -> Result<[u8; 6], Unused> {
         if port.protocol == Protocol::Sctp && serving != port.port {
             return Err(Unused::SctpPortDiffers);
         }
-        let node = endpoint.node.clone().map(NodeName).ok_or(Unused::NoNode)?;
-        // A speaker that said goodbye left its programs in the kernel: the node still delivers.
-        let session = self.view.sessions.get(&node);
-        if session.is_none_or(|session| session.state == SessionState::Revoked) {
+        let node = node.ok_or(Unused::NoNode)?;
+        // Without a living speaker the programs are still in the kernel: the node delivers on, as
+        // long as it is there.
+        if !self.view.sessions.contains_key(node) || self.gone.contains(node) {
             return Err(Unused::NodeSessionLost);
         }
         let none = Facts::default();
         let ours = self.facts.get(self.me).unwrap_or(&none);
-        let facts = self.facts.get(&node).unwrap_or(&none);
+        let facts = self.facts.get(node).unwrap_or(&none);
         facts.mac_towards(ours).ok_or(Unused::NoInterface)
     }
 }

@@ -1,21 +1,132 @@
 //! Which nodes may hold a VIP, on which interfaces, and why the others may not (pure).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use herald_leader_election::{NodeName, SessionState};
 
-use super::{Context, Ineligible};
+use super::{Context, Ineligible, Origin};
 use crate::facts::Interface;
-use crate::observed::{Advertisement, Node, Service};
+use crate::observed::{Advertisement, Endpoint, Node, PoolKind, Service, TrafficPolicy};
+
+/// The nodes that may hold a VIP, with their interfaces, and those that may not.
+type Candidates = (BTreeMap<NodeName, BTreeSet<String>>, BTreeMap<NodeName, Ineligible>);
 
 impl Context<'_> {
-    /// What announces addresses of the pool for these Services.
-    pub(super) fn advertisements(
+    /// Judges every node.
+    pub(super) fn candidates(
         &self,
-        pool: &str,
+        vip: IpAddr,
+        origin: Origin<'_>,
+        services: &[&Service],
+    ) -> Candidates {
+        let found = self.announced(vip, origin, services);
+        let mut eligible = BTreeMap::new();
+        let mut ineligible = BTreeMap::new();
+        for (name, node) in &self.observed.nodes {
+            let name = NodeName(name.clone());
+            let judged = found.as_ref().map_err(|why| *why);
+            let judged = judged.and_then(|ads| self.eligibility(vip, &name, node, ads));
+            match judged.and_then(|it| self.has_local(vip, services, &name).map(|()| it)) {
+                Ok(interfaces) => drop(eligible.insert(name, interfaces)),
+                Err(reason) => drop(ineligible.insert(name, reason)),
+            }
+        }
+        self.spare_cordoned(&mut eligible, &mut ineligible);
+        (eligible, ineligible)
+    }
+
+    /// How much nodes are preferred: the sum of all weights that match, in all advertisements that
+    /// select the node.
+    pub(super) fn preference<'n>(
+        &self,
+        origin: Origin<'_>,
+        services: &[&Service],
+        nodes: impl Iterator<Item = &'n NodeName>,
+    ) -> BTreeMap<NodeName, u32> {
+        let advertisements = self.advertisements(origin, services).unwrap_or_default();
+        let preference = |name: &NodeName| {
+            let node = self.observed.nodes.get(&name.0)?;
+            let selecting = advertisements.iter().filter(|ad| ad.selects_node(node));
+            let weights = selecting.map(|ad| ad.preference(&node.labels));
+            Some(weights.fold(0, u32::saturating_add)).filter(|sum| *sum > 0)
+        };
+        nodes.filter_map(|name| Some((name.clone(), preference(name)?))).collect()
+    }
+
+    /// Takes cordoned nodes out where others can have the VIP: whoever cordons a node means to
+    /// empty it. Where nobody else can, it stays; somebody may cordon a cluster of one node.
+    fn spare_cordoned(
+        &self,
+        eligible: &mut BTreeMap<NodeName, BTreeSet<String>>,
+        ineligible: &mut BTreeMap<NodeName, Ineligible>,
+    ) {
+        let is_cordoned =
+            |name: &NodeName| self.observed.nodes.get(&name.0).is_some_and(|node| node.cordoned);
+        // A drained node takes nothing.
+        let takes = |name: &NodeName| !is_cordoned(name) && !self.view.drained.contains(name);
+        if eligible.keys().any(takes) {
+            for (name, _) in eligible.extract_if(.., |name, _| is_cordoned(name)) {
+                ineligible.insert(name, Ineligible::Cordoned);
+            }
+        }
+    }
+
+    /// What announces the VIP at all.
+    fn announced(
+        &self,
+        vip: IpAddr,
+        origin: Origin<'_>,
         services: &[&Service],
     ) -> Result<Vec<&Advertisement>, Ineligible> {
+        if self.places.is_address_of_a_node(vip) {
+            return Err(Ineligible::AddressOfNode);
+        }
+        let found = self.advertisements(origin, services)?;
+        let is_metallb = found.iter().any(|ad| ad.kind == PoolKind::MetalLb);
+        let can_serve = |it: &&Service| self.endpoints(it).iter().any(can_serve);
+        match is_metallb && !services.iter().any(can_serve) {
+            true => Err(Ineligible::NoReadyEndpoint),
+            false => Ok(found),
+        }
+    }
+
+    /// Whether the node has endpoints of all Services whose externalTrafficPolicy is Local. An
+    /// endpoint that is on no known node could be on any: it is the stack that gets there.
+    fn has_local(
+        &self,
+        vip: IpAddr,
+        services: &[&Service],
+        node: &NodeName,
+    ) -> Result<(), Ineligible> {
+        let is_local = |it: &&&Service| it.external_traffic_policy == TrafficPolicy::Local;
+        let serves_here = |endpoint: &Endpoint| {
+            let place = self.places.node_of(endpoint);
+            can_serve(endpoint)
+                && endpoint.address.is_ipv4() == vip.is_ipv4()
+                && place.is_none_or(|place| place == *node)
+        };
+        let has_endpoint = |service: &&Service| self.endpoints(service).iter().any(serves_here);
+        match services.iter().filter(is_local).all(has_endpoint) {
+            true => Ok(()),
+            false => Err(Ineligible::NoLocalEndpoint),
+        }
+    }
+
+    /// What announces addresses of that origin for these Services.
+    fn advertisements(
+        &self,
+        origin: Origin<'_>,
+        services: &[&Service],
+    ) -> Result<Vec<&Advertisement>, Ineligible> {
+        let pool = match origin {
+            Origin::Pool(pool) => pool,
+            Origin::External => {
+                let covers =
+                    |ad: &&Advertisement| services.iter().any(|s| ad.covers_external_ips(s));
+                return Ok(self.observed.advertisements.values().filter(covers).collect());
+            }
+        };
         let pool = self.observed.pools.get(pool).ok_or(Ineligible::NoAdvertisement)?;
         let covering: Vec<&Advertisement> = self
             .observed
@@ -33,7 +144,7 @@ impl Context<'_> {
 
     /// The interfaces a node may announce a VIP on: those the advertisements name, or all in a
     /// network that contains the VIP where they name none.
-    pub(super) fn eligibility(
+    fn eligibility(
         &self,
         vip: IpAddr,
         name: &NodeName,
@@ -73,4 +184,10 @@ impl Context<'_> {
             false => Err(Ineligible::NoSuchInterface),
         }
     }
+}
+
+/// Whether new flows may go there if there is nothing better: MetalLB counts an endpoint that
+/// still serves while it ends, and so does kube-proxy.
+fn can_serve(endpoint: &Endpoint) -> bool {
+    endpoint.ready || endpoint.serving
 }

@@ -9,6 +9,8 @@ pub enum Ineligible {
     NotSelected,
     /// The node is labelled out of external load balancing.
     Excluded,
+    /// The node is cordoned, and others can have the VIP.
+    Cordoned,
     /// The node says that its network is not set up.
     NetworkUnavailable,
     /// The address is shared, and every L2Advertisement for its pool picks out Services: it would
@@ -18,8 +20,12 @@ pub enum Ineligible {
     NoSession,
     /// The node is giving its VIPs away.
     Draining,
-    /// externalTrafficPolicy is Local and no endpoint on the node is ready.
+    /// externalTrafficPolicy is Local and no endpoint on the node is ready, or serves its last.
     NoLocalEndpoint,
+    /// No endpoint anywhere is ready, or serves its last: MetalLB announces no such Service.
+    NoReadyEndpoint,
+    /// It is a node's own address: others must not claim it, nor the fence silence the node.
+    AddressOfNode,
     /// No usable interface of the node is named by an L2Advertisement.
     NoSuchInterface,
     /// No usable interface of the node is in a network that contains the VIP.
@@ -33,11 +39,14 @@ impl Ineligible {
             Self::NoAdvertisement => "no_advertisement",
             Self::NotSelected => "node_not_selected",
             Self::Excluded => "node_excluded_by_label",
+            Self::Cordoned => "node_cordoned",
             Self::NetworkUnavailable => "node_network_unavailable",
             Self::SharedAddress => "shared_ip_with_service_selector",
             Self::NoSession => "no_session",
             Self::Draining => "draining",
             Self::NoLocalEndpoint => "no_local_endpoint",
+            Self::NoReadyEndpoint => "no_ready_endpoint",
+            Self::AddressOfNode => "address_of_a_node",
             Self::NoSuchInterface => "no_such_interface",
             Self::NotInSubnet => "not_in_subnet",
         }
@@ -49,16 +58,18 @@ impl Ineligible {
 pub enum Unused {
     /// The endpoint is not ready.
     NotReady,
-    /// The endpoint names no node.
+    /// The endpoint's pod is about to end. It keeps the flows that it has, and gets new ones only
+    /// while nobody else is ready.
+    Terminating,
+    /// The endpoint names no node and its address is of none: the stack carries the port.
     NoNode,
-    /// The endpoint's node fell silent or never had a speaker: nothing delivers to its pods.
+    /// The endpoint's node never had a speaker, or has no living one and does not answer on the link:
+    /// nothing delivers to its pods.
     NodeSessionLost,
     /// The endpoint's node has no usable interface.
     NoInterface,
-    /// Only some clients may reach the Service, which kube-proxy sees to: its packets go to the stack.
-    SourceRanges,
     /// SCTP to another port than the Service's: its checksum (CRC32c over the whole packet,
-    /// RFC 9260 6.8) cannot follow the change, and the data plane passes it to the stack.
+    /// RFC 9260 6.8) cannot follow the change, so the stack carries the port.
     SctpPortDiffers,
 }
 
@@ -67,11 +78,17 @@ impl Unused {
     pub const fn label(self) -> &'static str {
         match self {
             Self::NotReady => "not_ready",
+            Self::Terminating => "terminating",
             Self::NoNode => "no_node",
             Self::NodeSessionLost => "node_session_lost",
             Self::NoInterface => "node_without_interface",
-            Self::SourceRanges => "source_ranges_left_to_kube_proxy",
             Self::SctpPortDiffers => "sctp_port_differs",
         }
+    }
+
+    /// Whether the endpoint is ready, and only the stack (kube-proxy) can get to it: then all of
+    /// the port is left to the stack, which gives every endpoint its share.
+    pub const fn is_left_to_the_stack(self) -> bool {
+        matches!(self, Self::NoNode | Self::SctpPortDiffers)
     }
 }

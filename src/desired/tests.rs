@@ -1,11 +1,14 @@
 use herald_leader_election::SessionState;
 
 use super::*;
-use crate::fixture::{VIP, assignments, endpoint, mac, node, observed, service_name, view};
-use crate::observed::{Advertisement, Endpoint};
+use crate::fixture::{
+    VIP, assignments, endpoint, mac, node, not_ready, observed, service_name, terminating, view,
+};
+use crate::observed::{Advertisement, TrafficPolicy};
 
 fn the_vip(observed: &Observed, view: &View) -> Vip {
-    let mut vips = desired(&node(1), observed, &assignments(), view, &facts(view));
+    let mut vips =
+        desired(&node(1), observed, &assignments(), view, &facts(view), &BTreeSet::new());
     vips.remove(&IpAddr::from(VIP)).unwrap()
 }
 
@@ -35,6 +38,9 @@ fn every_reason_against_a_node_has_its_name() {
     };
     let none = edit(|o| o.advertisements.clear());
     assert_eq!(why_not(&none, &view(1), 2), Some(Ineligible::NoAdvertisement));
+    let unavailable =
+        edit(|o| o.nodes.values_mut().for_each(|node| node.network_unavailable = true));
+    assert_eq!(why_not(&unavailable, &view(1), 2), Some(Ineligible::NetworkUnavailable));
     let excluded = edit(|o| o.nodes.values_mut().for_each(|node| node.excluded = true));
     assert_eq!(why_not(&excluded, &view(1), 2), Some(Ineligible::Excluded));
     let elsewhere = advertisement(|ad| ad.interfaces = ["eth9".to_owned()].into());
@@ -63,7 +69,8 @@ fn a_named_interface_needs_no_subnet() {
     }
     let assignment = Assignment { pool: "first".into(), addresses: vec![[10, 9, 9, 9].into()] };
     let assignments = BTreeMap::from([(service_name(), assignment)]);
-    let vips = desired(&node(1), &observed, &assignments, &view(1), &facts(&view(1)));
+    let vips =
+        desired(&node(1), &observed, &assignments, &view(1), &facts(&view(1)), &BTreeSet::new());
     assert_eq!(vips[&IpAddr::from([10, 9, 9, 9])].eligible.len(), 3);
 }
 
@@ -73,8 +80,7 @@ fn with_a_local_policy_only_nodes_with_a_ready_pod_are_eligible() {
     for service in observed.services.values_mut() {
         service.external_traffic_policy = TrafficPolicy::Local;
     }
-    let not_ready = Endpoint { ready: false, ..endpoint(2) };
-    observed.endpoints.insert(service_name(), vec![endpoint(1), not_ready]);
+    observed.endpoints.insert(service_name(), vec![endpoint(1), not_ready(2)]);
     let vip = the_vip(&observed, &view(1));
     assert_eq!(vip.eligible.into_keys().collect::<Vec<_>>(), [node(1)]);
     let why = Ineligible::NoLocalEndpoint;
@@ -92,7 +98,8 @@ fn services_that_share_an_address_share_its_vip() {
     observed.endpoints.insert(other.clone(), vec![endpoint(1)]);
     let mut assigned = assignments();
     assigned.insert(other.clone(), assigned[&service_name()].clone());
-    let vips = desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)));
+    let vips =
+        desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)), &BTreeSet::new());
     let vip = &vips[&IpAddr::from(VIP)];
     assert_eq!(vip.services, [service_name(), other]);
     let ports: BTreeSet<u16> = vip.backends.iter().map(|backend| backend.port).collect();
@@ -100,26 +107,16 @@ fn services_that_share_an_address_share_its_vip() {
     for advertisement in observed.advertisements.values_mut() {
         advertisement.service_selectors = vec![crate::observed::Selector::default()];
     }
-    let vips = desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)));
+    let vips =
+        desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)), &BTreeSet::new());
     let why = vips[&IpAddr::from(VIP)].ineligible.get(&node(1));
     assert_eq!(why, Some(&Ineligible::SharedAddress));
 }
 
 #[test]
-fn leaves_a_service_with_source_ranges_to_kube_proxy() {
-    let mut observed = observed();
-    for service in observed.services.values_mut() {
-        service.source_ranges = ["192.0.2.0/24".parse().unwrap()].into();
-    }
-    let vip = the_vip(&observed, &view(1));
-    assert!(vip.backends.iter().all(|b| b.target == Err(Unused::SourceRanges)));
-}
-
-#[test]
 fn a_pod_that_is_not_ready_keeps_its_flows() {
     let mut observed = observed();
-    let not_ready = Endpoint { ready: false, ..endpoint(2) };
-    observed.endpoints.insert(service_name(), vec![not_ready]);
+    observed.endpoints.insert(service_name(), vec![not_ready(2)]);
     let vip = the_vip(&observed, &view(1));
     let backend = &vip.backends[0];
     assert_eq!((backend.target, backend.draining), (Err(Unused::NotReady), Some(mac(2))));
@@ -137,16 +134,188 @@ fn sends_to_ready_pods_by_their_nodes_mac() {
 #[test]
 fn every_unused_endpoint_has_its_reason() {
     let mut observed = observed();
-    let not_ready = Endpoint { ready: false, ..endpoint(1) };
     let nowhere = Endpoint { node: None, ..endpoint(2) };
-    observed.endpoints.insert(service_name(), vec![not_ready, nowhere, endpoint(3)]);
+    let endpoints = vec![not_ready(1), nowhere, endpoint(3), terminating(1)];
+    observed.endpoints.insert(service_name(), endpoints);
     let mut view = view(1);
-    view.sessions.get_mut(&node(3)).unwrap().state = SessionState::Revoked;
-    let reasons = |view: &View| -> Vec<_> {
-        the_vip(&observed, view).backends.iter().map(|b| b.target.err()).step_by(2).collect()
+    let reasons = |view: &View, gone: &[NodeName]| -> Vec<_> {
+        let gone = gone.iter().cloned().collect();
+        let mut vips = desired(&node(1), &observed, &assignments(), view, &facts(view), &gone);
+        let (_, vip) = vips.pop_first().unwrap();
+        vip.backends.iter().map(|b| b.target.err()).step_by(2).collect()
     };
-    let (not_ready, nowhere) = (Some(Unused::NotReady), Some(Unused::NoNode));
-    assert_eq!(reasons(&view), [not_ready, nowhere, Some(Unused::NodeSessionLost)]);
-    view.sessions.get_mut(&node(3)).unwrap().state = SessionState::Closed;
-    assert_eq!(reasons(&view), [not_ready, nowhere, None], "its kernel still delivers");
+    let (ill, nowhere) = (Some(Unused::NotReady), Some(Unused::NoNode));
+    let ends = Some(Unused::Terminating);
+    for state in [SessionState::Revoked, SessionState::Closed] {
+        view.sessions.get_mut(&node(3)).unwrap().state = state;
+        assert_eq!(reasons(&view, &[]), [ill, nowhere, None, ends], "its kernel still delivers");
+        let lost = Some(Unused::NodeSessionLost);
+        assert_eq!(reasons(&view, &[node(3)]), [ill, nowhere, lost, ends]);
+    }
+    view.sessions.remove(&node(3));
+    assert_eq!(reasons(&view, &[]), [ill, nowhere, Some(Unused::NodeSessionLost), ends]);
+}
+
+/// Names of nodes, for short.
+fn names(nodes: impl IntoIterator<Item = NodeName>) -> String {
+    nodes.into_iter().map(|node| node.0).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_preference_is_the_sum_over_selectors_and_advertisements_that_select_the_node() {
+    let mut observed = observed();
+    let labels = [("zone", "a"), ("disk", "ssd")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    observed.nodes.get_mut("n2").unwrap().labels = labels.into();
+    let selector = |key: &str, value: &str| crate::observed::Selector {
+        requirements: vec![crate::observed::Requirement::In(key.into(), [value.into()].into())],
+    };
+    let prefer = |weight, key, value| crate::observed::PreferredNodes {
+        weight,
+        selector: selector(key, value),
+    };
+    let all = observed.advertisements["all"].clone();
+    let zones = vec![prefer(10, "zone", "a"), prefer(99, "zone", "b"), prefer(1, "disk", "ssd")];
+    let of = |name: &str, preferred_nodes| Advertisement {
+        name: name.into(),
+        preferred_nodes,
+        ..all.clone()
+    };
+    let elsewhere = Advertisement {
+        node_selectors: vec![selector("zone", "b")],
+        ..of("elsewhere", vec![prefer(50, "disk", "ssd")])
+    };
+    for ad in [of("zones", zones), of("disks", vec![prefer(7, "disk", "ssd")]), elsewhere] {
+        observed.advertisements.insert(ad.name.clone(), ad);
+    }
+    assert_eq!(the_vip(&observed, &view(1)).preference, BTreeMap::from([(node(2), 18)]));
+}
+
+#[test]
+fn a_cordoned_node_is_spared_where_another_can_have_the_vip() {
+    let eligible = |cordoned: &[&str], drained: &[u8], dead: &[u8]| {
+        let mut observed = observed();
+        for name in cordoned {
+            observed.nodes.get_mut(*name).unwrap().cordoned = true;
+        }
+        let mut view = view(1);
+        view.drained = drained.iter().map(|n| node(*n)).collect();
+        for n in dead {
+            view.sessions.get_mut(&node(*n)).unwrap().state = SessionState::Revoked;
+        }
+        names(the_vip(&observed, &view).eligible.into_keys())
+    };
+    assert_eq!(eligible(&["n1"], &[], &[]), "n2 n3");
+    assert_eq!(eligible(&["n1", "n3"], &[], &[]), "n2");
+    assert_eq!(eligible(&["n1", "n2", "n3"], &[], &[]), "n1 n2 n3", "somebody has to");
+    assert_eq!(eligible(&["n1", "n3"], &[], &[2]), "n1 n3", "n2 is dead");
+    assert_eq!(eligible(&["n1"], &[2, 3], &[]), "n1 n2 n3", "drained nodes take nothing");
+    let mut observed = observed();
+    observed.nodes.get_mut("n1").unwrap().cordoned = true;
+    assert_eq!(why_not(&observed, &view(1), 1), Some(Ineligible::Cordoned));
+}
+
+#[test]
+fn with_a_local_policy_an_endpoint_counts_on_its_node_or_on_all_if_it_is_on_none() {
+    let eligible = |endpoints: Vec<Endpoint>| {
+        let mut observed = observed();
+        for service in observed.services.values_mut() {
+            service.external_traffic_policy = TrafficPolicy::Local;
+        }
+        observed.endpoints.insert(service_name(), endpoints);
+        names(the_vip(&observed, &view(1)).eligible.into_keys())
+    };
+    let nowhere =
+        |address: [u8; 4]| Endpoint { node: None, address: address.into(), ..endpoint(1) };
+    assert_eq!(eligible(vec![terminating(3), not_ready(2)]), "n3", "it serves its last");
+    assert_eq!(eligible(vec![endpoint(1), terminating(3)]), "n1 n3");
+    assert_eq!(eligible(vec![nowhere([192, 192, 192, 192])]), "n1 n2 n3", "a Gateway's");
+    assert_eq!(eligible(vec![nowhere([192, 168, 1, 13])]), "n3", "that node's own address");
+}
+
+#[test]
+fn without_any_endpoint_that_serves_metallb_announces_nothing_and_cilium_does() {
+    let why = |endpoints: Option<Vec<Endpoint>>, kind: crate::observed::PoolKind| {
+        let mut observed = observed();
+        observed.endpoints.clear();
+        observed.endpoints.extend(endpoints.map(|it| (service_name(), it)));
+        observed.pools.values_mut().for_each(|pool| pool.kind = kind);
+        for ad in observed.advertisements.values_mut() {
+            (ad.kind, ad.load_balancer_ips) = (kind, true);
+        }
+        let vip = the_vip(&observed, &view(1));
+        vip.ineligible.into_values().map(Ineligible::label).collect::<BTreeSet<_>>()
+    };
+    use crate::observed::PoolKind::{Cilium, MetalLb};
+    let no = BTreeSet::from(["no_ready_endpoint"]);
+    assert_eq!(why(None, MetalLb), no);
+    assert_eq!(why(Some(vec![not_ready(1), not_ready(2)]), MetalLb), no);
+    assert_eq!(why(Some(vec![not_ready(1), terminating(2)]), MetalLb), BTreeSet::new());
+    assert_eq!(why(None, Cilium), BTreeSet::new());
+}
+
+#[test]
+fn says_which_services_are_announced_although_nothing_of_theirs_is_ready() {
+    let mut observed = observed();
+    assert_eq!(the_vip(&observed, &view(1)).kept, BTreeSet::new());
+    for endpoint in observed.endpoints.get_mut(&service_name()).unwrap() {
+        endpoint.kept = true;
+    }
+    let vip = the_vip(&observed, &view(1));
+    assert_eq!((vip.eligible.len(), vip.kept), (3, BTreeSet::from([service_name()])));
+}
+
+mod external {
+    use super::*;
+    use crate::observed::PoolKind;
+
+    const OURS: [u8; 4] = [192, 168, 1, 77];
+
+    /// A ClusterIP Service that names `address`, and a policy that announces externalIPs.
+    fn named(address: [u8; 4]) -> Observed {
+        let mut observed = observed();
+        let mut service = observed.services[&service_name()].clone();
+        service.name = ServiceName::new("default", "inside");
+        (service.load_balancer, service.external_ips) = (false, vec![address.into()]);
+        observed.endpoints.insert(service.name.clone(), vec![endpoint(2)]);
+        observed.services.insert(service.name.clone(), service);
+        let policy = Advertisement {
+            kind: PoolKind::Cilium,
+            name: "cilium.io/p".into(),
+            external_ips: true,
+            ..Advertisement::default()
+        };
+        observed.advertisements.insert(policy.name.clone(), policy);
+        observed
+    }
+
+    fn all(observed: &Observed) -> BTreeMap<IpAddr, Vip> {
+        desired(&node(1), observed, &assignments(), &view(1), &facts(&view(1)), &BTreeSet::new())
+    }
+
+    #[test]
+    fn a_policy_has_them_announced_as_vips() {
+        let vips = all(&named(OURS));
+        let vip = &vips[&IpAddr::from(OURS)];
+        assert_eq!((vip.pool.as_str(), vip.eligible.len()), (EXTERNAL, 3));
+        assert_eq!(vip.services, [ServiceName::new("default", "inside")]);
+        assert_eq!(vip.backends.len(), 2, "one pod at two ports");
+        let mut silent = named(OURS);
+        silent.advertisements.get_mut("cilium.io/p").unwrap().external_ips = false;
+        assert!(!all(&silent).contains_key(&IpAddr::from(OURS)));
+    }
+
+    #[test]
+    fn an_address_that_somebody_was_given_is_not_taken_by_naming_it() {
+        let vips = all(&named(VIP));
+        assert_eq!(vips[&IpAddr::from(VIP)].services, [service_name()]);
+    }
+
+    #[test]
+    fn a_nodes_own_address_is_announced_by_nobody() {
+        let vips = all(&named([192, 168, 1, 12]));
+        let vip = &vips[&IpAddr::from([192, 168, 1, 12])];
+        assert!(vip.eligible.is_empty() && vip.is_address_of_a_node());
+        let why: BTreeSet<_> = vip.ineligible.values().map(|why| why.label()).collect();
+        assert_eq!(why, BTreeSet::from(["address_of_a_node"]));
+    }
 }

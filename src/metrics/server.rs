@@ -109,7 +109,7 @@ fn metrics(report: &Value) -> Answer {
 
 async fn report(reports: &mpsc::Sender<socket::Request>) -> Option<Value> {
     let (reply, report) = oneshot::channel();
-    reports.send(reply).await.ok()?;
+    reports.send(socket::Request { ask: socket::Ask::Status, reply }).await.ok()?;
     serde_json::from_str(&report.await.ok()?).ok()
 }
 
@@ -141,7 +141,7 @@ mod tests {
         tokio::spawn(serve(listener, requests));
         tokio::spawn(async move {
             while let Some(request) = asked.recv().await {
-                request.send(report.to_owned()).unwrap();
+                request.reply.send(report.to_owned()).unwrap();
             }
         });
         address

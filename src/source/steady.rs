@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::observed::{Endpoint, Node, Observed, Service, ServiceName};
+use crate::observed::{Endpoint, EndpointPort, Node, Observed, Service, ServiceName};
 
 /// Fewer endpoints than this may be ill together.
 const TOGETHER: usize = 2;
@@ -25,8 +25,13 @@ const TOGETHER: usize = 2;
 /// Remembers how endpoints counted.
 #[derive(Debug, Default)]
 pub struct Steady {
-    services: BTreeMap<ServiceName, BTreeMap<IpAddr, Past>>,
+    services: BTreeMap<ServiceName, Pasts>,
 }
+
+/// What is known of a Service's endpoints, in the order in which a picture has them: by address,
+/// then by ports, because one pod may be ready at one port and not at another.
+#[derive(Debug, Default)]
+struct Pasts(Vec<(IpAddr, Vec<EndpointPort>, Past)>);
 
 /// An endpoint as it counted in the last picture.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,53 +50,55 @@ impl Steady {
         let Observed { services, endpoints, nodes, .. } = observed;
         let all_nodes_failed = !nodes.is_empty() && nodes.values().all(|node| node.not_ready);
         let before = std::mem::take(&mut self.services);
-        let none = BTreeMap::new();
+        let none = Pasts::default();
         for (name, endpoints) in endpoints {
             if !services.get(name).is_some_and(is_announced) {
                 continue;
             }
-            let past = before.get(name).unwrap_or(&none);
-            let keeps = kept(endpoints, past, all_nodes_failed);
+            let pasts = before.get(name).unwrap_or(&none);
+            let keeps = pasts.kept(endpoints, all_nodes_failed);
             for (endpoint, keep) in endpoints.iter_mut().zip(keeps) {
                 endpoint.kept = keep;
                 endpoint.ready |= keep;
                 endpoint.serving |= keep;
             }
-            let counted = endpoints.iter().map(|endpoint| {
-                let past = past.get(&endpoint.address).copied();
-                (endpoint.address, counted(endpoint, past, nodes))
+            let remembered = endpoints.iter().map(|endpoint| {
+                let past = counted(endpoint, pasts.of(endpoint), nodes);
+                (endpoint.address, endpoint.ports.clone(), past)
             });
-            self.services.insert(name.clone(), counted.collect());
+            self.services.insert(name.clone(), Pasts(remembered.collect()));
         }
+    }
+}
+
+impl Pasts {
+    fn of(&self, endpoint: &Endpoint) -> Option<Past> {
+        let wanted = (endpoint.address, &endpoint.ports);
+        let found = self.0.binary_search_by(|(address, ports, _)| (*address, ports).cmp(&wanted));
+        self.0.get(found.ok()?).map(|(_, _, past)| *past)
+    }
+
+    /// Which endpoints of the Service are to count although they are not ready, in their order.
+    fn kept(&self, endpoints: &[Endpoint], all_nodes_failed: bool) -> Vec<bool> {
+        let past_of = |e: &Endpoint| self.of(e).unwrap_or_default();
+        let may_be_kept = |e: &Endpoint| !e.ready && !e.terminating;
+        let is_any_ready = endpoints.iter().any(|e| e.ready);
+        let counted = self.0.iter().filter(|(_, _, past)| past.counted).count();
+        let turned = endpoints.iter().filter(|e| may_be_kept(e) && past_of(e).counted).count();
+        // One that is gone or terminating says that somebody is at work.
+        let turned_together = turned >= TOGETHER && turned == counted;
+        let keeps = |e: &Endpoint| {
+            let past = past_of(e);
+            let by_nodes = all_nodes_failed && past.trusted;
+            let by_service = !is_any_ready && (past.kept || past.counted && turned_together);
+            may_be_kept(e) && (by_nodes || by_service)
+        };
+        endpoints.iter().map(keeps).collect()
     }
 }
 
 fn is_announced(service: &Service) -> bool {
     service.load_balancer || !service.external_ips.is_empty()
-}
-
-/// Which endpoints of a Service are to count although they are not ready, in their order.
-fn kept(
-    endpoints: &[Endpoint],
-    past: &BTreeMap<IpAddr, Past>,
-    all_nodes_failed: bool,
-) -> Vec<bool> {
-    let past_of = |e: &Endpoint| past.get(&e.address).copied().unwrap_or_default();
-    let may_be_kept = |e: &Endpoint| !e.ready && !e.terminating;
-    let is_any_ready = endpoints.iter().any(|e| e.ready);
-    let were_kept = past.values().any(|past| past.kept);
-    let counted = past.values().filter(|past| past.counted).count();
-    let turned = endpoints.iter().filter(|e| may_be_kept(e) && past_of(e).counted).count();
-    // One that is gone or terminating says that somebody is at work.
-    let turned_together = turned >= TOGETHER && turned == counted;
-    let keeps = |e: &Endpoint| {
-        let past = past_of(e);
-        let by_nodes = all_nodes_failed && past.trusted;
-        let by_service =
-            !is_any_ready && past.counted && (past.kept && were_kept || turned_together);
-        may_be_kept(e) && (by_nodes || by_service)
-    };
-    endpoints.iter().map(keeps).collect()
 }
 
 fn counted(endpoint: &Endpoint, past: Option<Past>, nodes: &BTreeMap<String, Node>) -> Past {

@@ -4,12 +4,13 @@
 //! Must never let the kernel or the announcer speak for a VIP whose claim this node does not hold
 //! in the view it is given. Read [`crate::desired`] first.
 
+mod attendance;
 mod picture;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use herald_announcer::{Announced, Answering, Links, MacAddr, Neighbourhood, Standing};
+use herald_announcer::{Announced, Answering, Links, MacAddr, Neighbourhood, Presence, Standing};
 use herald_ebpf::Picture;
 use herald_leader_election::{ClaimKey, Guard, NodeName, View, Wanted};
 
@@ -34,6 +35,8 @@ pub struct Knowledge<'a> {
     pub interfaces: &'a BTreeMap<String, Carrier>,
     /// What the announcer found out about the VIPs it was told of.
     pub standings: &'a BTreeMap<IpAddr, Standing>,
+    /// Whether nodes without a living speaker answer on the link, by their addresses.
+    pub presences: &'a BTreeMap<IpAddr, Presence>,
     /// Which Services are ours.
     pub allocator: &'a allocator::Config,
     /// Where assignments are kept.
@@ -78,6 +81,8 @@ pub struct Decision {
     pub announced: Announced,
     /// For the announcer: VIPs to probe for, and who is not foreign.
     pub neighbourhood: Neighbourhood,
+    /// For the roll call: nodes without a living speaker.
+    pub silent: BTreeMap<IpAddr, MacAddr>,
     /// What this node publishes about itself.
     pub facts: Facts,
     /// For status: the wanted VIPs.
@@ -107,11 +112,20 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         Database::ServiceStatus => allocator::reported(known.observed, known.allocator),
     };
     let plan = allocator::allocate(known.observed, &current, known.allocator);
-    let facts = desired::facts(known.view);
-    let vips = desired::desired(known.me, known.observed, &current, known.view, &facts);
+    // Of its own interfaces this node knows before the others do: what just went down is not used
+    // until they have heard.
+    let ours = Facts::of(known.links, known.interfaces.keys());
+    let mut facts = desired::facts(known.view);
+    facts.insert(known.me.clone(), ours.clone());
+    let silent = attendance::silent(known, &facts);
+    let gone = attendance::gone(known, &silent);
+    let vips = desired::desired(known.me, known.observed, &current, known.view, &facts, &gone);
+    // What somebody asked this node to hand over is silenced first, like what it may not hold.
+    let is_asked_for = |key: &ClaimKey| known.view.handovers.contains_key(key);
     let held: ByVip = vips
         .iter()
         .filter(|_| !known.leaving)
+        .filter(|(vip, _)| !is_asked_for(&ClaimKey::Vip(**vip)))
         .filter(|(vip, _)| known.view.held(known.me, &ClaimKey::Vip(**vip)).is_some())
         .filter_map(|(vip, wanted)| Some((*vip, wanted.eligible.get(known.me)?.clone())))
         .collect();
@@ -121,12 +135,15 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         .view
         .claims_of(known.me)
         .filter(|_| !known.leaving)
-        .filter(|claim| matches!(claim.key, ClaimKey::Vip(vip) if !held.contains_key(&vip)))
+        .filter(|claim| match claim.key {
+            ClaimKey::Vip(vip) => !held.contains_key(&vip),
+            ClaimKey::Allocator => is_asked_for(&claim.key),
+        })
         .map(|claim| claim.key)
         .collect();
     let (spoken, probed) = introduce(known, held);
     let guard = allocating(known);
-    let mut puts = guard.map(|guard| assignments(known, &plan, guard)).unwrap_or_default();
+    let mut puts = guard.map(|guard| assignments(known, &plan, &vips, guard)).unwrap_or_default();
     puts.extend(marks(known, &spoken));
     Decision {
         wanted: wanted(known.view, &vips),
@@ -136,7 +153,8 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         picture: picture::picture(known, &facts, &vips, &spoken),
         announced: announced(known, &spoken),
         neighbourhood: Neighbourhood { probed, peers: peers(known, &facts) },
-        facts: Facts::of(known.links, known.interfaces.keys()),
+        silent: silent.into_values().flatten().collect(),
+        facts: ours,
         vips,
         current,
         plan,
@@ -157,18 +175,30 @@ fn introduce(known: &Knowledge<'_>, held: ByVip) -> (ByVip, ByVip) {
 
 /// The allocator's claim, if this node holds it.
 fn allocating(known: &Knowledge<'_>) -> Option<Guard> {
-    let claim = known.view.held(known.me, &ClaimKey::Allocator).filter(|_| !known.leaving)?;
+    let key = ClaimKey::Allocator;
+    let is_leaving = known.leaving || known.view.handovers.contains_key(&key);
+    let claim = known.view.held(known.me, &key).filter(|_| !is_leaving)?;
     Some(Guard { key: claim.key, term: claim.term })
 }
 
 /// The allocator's records to write: assignments, unless they are kept elsewhere, and marks of
 /// VIPs that are nobody's any more.
-fn assignments(known: &Knowledge<'_>, plan: &Plan, guard: Guard) -> BTreeMap<String, Put> {
+fn assignments(
+    known: &Knowledge<'_>,
+    plan: &Plan,
+    vips: &BTreeMap<IpAddr, Vip>,
+    guard: Guard,
+) -> BTreeMap<String, Put> {
     let records = &known.view.records;
-    let writes = match known.database {
+    let mut writes = match known.database {
         Database::Records => records::difference(records, &plan.assignments),
         Database::ServiceStatus => records::stale_marks(records, &plan.assignments),
     };
+    // A Service's externalIPs are announced, though nobody assigned them.
+    let external = vips.iter().filter(|(_, vip)| vip.pool == desired::EXTERNAL);
+    for (vip, _) in external {
+        writes.remove(&records::announced_key(*vip));
+    }
     writes.into_iter().map(|(key, value)| (key, Put { value, guard })).collect()
 }
 

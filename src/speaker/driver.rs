@@ -10,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use herald_announcer::{AnnouncerHandle, Links, Standing};
-use herald_leader_election::{BootTime, Handle, NodeName, View, Wanted, clock};
+use herald_announcer::{AnnouncerHandle, Links, Presences, RollCallHandle, Standing};
+use herald_leader_election::{
+    BootTime, ClaimKey, Handle, MoveRefusal, NodeName, View, Wanted, clock,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -25,7 +27,7 @@ use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
 use crate::speaker::electing::Leases;
 use crate::speaker::fence::Fences;
 use crate::speaker::report::{Material, report};
-use crate::speaker::socket::Request;
+use crate::speaker::socket::{Answer, Ask, Request};
 
 /// A write or a map update that had no effect yet is tried again after this.
 const RETRY: Duration = Duration::from_millis(500);
@@ -39,6 +41,7 @@ pub(crate) struct Tasks {
     pub links_task: JoinHandle<Result<(), herald_announcer::Error>>,
     pub source_task: JoinHandle<Result<(), crate::source::WatchError>>,
     pub announcer_task: JoinHandle<Result<(), herald_announcer::Error>>,
+    pub roll_call_task: JoinHandle<Result<(), herald_announcer::Error>>,
     pub election_task: JoinHandle<Result<(), herald_leader_election::Error>>,
     pub status_task: JoinHandle<()>,
     pub writer_task: JoinHandle<()>,
@@ -53,6 +56,7 @@ pub(crate) struct Parts {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub carriers: Carriers,
     pub announcer: AnnouncerHandle,
+    pub roll_call: RollCallHandle,
     pub election: Handle,
     pub fences: Fences,
     /// The API server, if there is one.
@@ -67,6 +71,7 @@ pub(crate) struct Driver {
     view: watch::Receiver<Arc<View>>,
     deadline: watch::Receiver<Option<BootTime>>,
     standings: watch::Receiver<Arc<BTreeMap<IpAddr, Standing>>>,
+    presences: watch::Receiver<Presences>,
     /// The last decision performed; none until this process has a session of its own, because
     /// until then what an earlier process left in the kernel stays in force.
     last: Option<Decision>,
@@ -86,6 +91,7 @@ impl Driver {
             view: parts.election.view(),
             deadline: parts.election.deadline(),
             standings: parts.announcer.standings(),
+            presences: parts.roll_call.presences(),
             parts,
             last: None,
             wanted: None,
@@ -105,7 +111,7 @@ impl Driver {
     pub(crate) async fn run(
         mut self,
         mut tasks: Tasks,
-        mut reports: mpsc::Receiver<Request>,
+        mut requests: mpsc::Receiver<Request>,
         mut end: End,
     ) -> anyhow::Result<()> {
         // A report changes nothing, so nothing is decided anew after one.
@@ -124,15 +130,17 @@ impl Driver {
             tokio::select! {
                 changed = self.view.changed() => changed.context("the election ended")?,
                 changed = self.standings.changed() => changed.context("the announcer ended")?,
+                changed = self.presences.changed() => changed.context("the roll call ended")?,
                 changed = self.parts.snapshots.changed() => changed.context("the source's watch ended")?,
                 changed = self.parts.links.changed() => {
                     changed.context("the interfaces' watch ended")?;
                     let links = self.parts.links.borrow_and_update().clone();
                     self.parts.carriers.follow(&links);
                 }
-                Some(request) = reports.recv() => {
-                    // A client that hung up needs no answer.
-                    let _ = request.send(self.report());
+                Some(Request { ask, reply }) = requests.recv() => {
+                    // A client that hung up needs no answer. What is asked for comes back as a
+                    // change of the view.
+                    let _ = reply.send(self.answer(ask));
                     changed_something = false;
                 }
                 () = end.asked(), if self.leaving_since.is_none() => self.leave(),
@@ -140,6 +148,7 @@ impl Driver {
                 ended = &mut tasks.links_task => bail!(why("interface watch", ended)),
                 ended = &mut tasks.source_task => bail!(why("manifest watch", ended)),
                 ended = &mut tasks.announcer_task => bail!(why("announcer", ended)),
+                ended = &mut tasks.roll_call_task => bail!(why("roll call", ended)),
                 ended = &mut tasks.election_task => bail!(why("election", ended)),
                 ended = &mut tasks.writer_task => bail!("the writer ended: {ended:?}"),
                 ended = &mut tasks.leases_task => bail!("the task for Leases ended: {ended:?}"),
@@ -154,6 +163,7 @@ impl Driver {
         let snapshot = self.parts.snapshots.borrow_and_update().clone();
         let links = self.parts.links.borrow_and_update().clone();
         self.standings.mark_unchanged();
+        self.presences.mark_unchanged();
         let decision = self.decide(&view, &snapshot, &links);
         self.publish(&decision);
         if !view.is_settled() && self.last.is_none() {
@@ -187,6 +197,7 @@ impl Driver {
             links,
             interfaces: &self.parts.carriers.carriers(),
             standings: &self.standings.borrow().clone(),
+            presences: &self.presences.borrow().clone(),
             allocator: &self.parts.allocator,
             database: match self.parts.cluster {
                 Some(_) => Database::ServiceStatus,
@@ -223,6 +234,7 @@ impl Driver {
         }
         let neighbourhood = Arc::new(decision.neighbourhood.clone());
         self.parts.announcer.set_among(Arc::new(decision.announced.clone()), neighbourhood);
+        self.parts.roll_call.set(decision.silent.clone());
         self.tell(decision);
         done
     }
@@ -290,6 +302,32 @@ impl Driver {
         !others || !orphans() || clock::boot_now().since(since) > PATIENCE
     }
 
+    /// As one JSON value.
+    fn answer(&mut self, ask: Ask) -> String {
+        let named = |node: Option<String>| node.map_or(self.parts.me.clone(), NodeName);
+        let (node, done) = match ask {
+            Ask::Status => return self.report(),
+            Ask::Move { vip, node } => {
+                let node = NodeName(node);
+                let key = ClaimKey::Vip(vip);
+                (node.clone(), self.parts.election.move_to(key, node))
+            }
+            Ask::Drain { node } => {
+                let node = named(node);
+                (node.clone(), self.parts.election.drain_node(node))
+            }
+            Ask::Undrain { node } => {
+                let node = named(node);
+                (node.clone(), self.parts.election.undrain_node(node))
+            }
+        };
+        let answer = match done {
+            Ok(()) => Answer::Accepted { node: node.0 },
+            Err(refusal) => refused(&refusal),
+        };
+        serde_json::to_string(&answer).unwrap_or_default()
+    }
+
     fn report(&mut self) -> String {
         let mut counters = self.announcer_counters();
         let refused = self.parts.election.refusals();
@@ -346,6 +384,10 @@ impl Driver {
         named.extend(ignored.map(|(why, count)| (format!("announcer_ignored_{why}"), *count)));
         named
     }
+}
+
+fn refused(refusal: &MoveRefusal) -> Answer {
+    Answer::Refused { reason: refusal.label().to_owned(), message: refusal.to_string() }
 }
 
 /// Why a task that should never end did.

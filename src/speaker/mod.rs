@@ -122,6 +122,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let userspace = Arc::new(AtomicU64::new(0));
     let (announcer, announcer_task) =
         Announcer::start(links.clone(), Answering::Userspace, Arc::clone(&userspace));
+    let (roll_call, roll_call_task) = herald_announcer::roll_caller::start(links.clone());
     let listener = socket::listen(&config.run_dir)
         .with_context(|| format!("cannot listen at {}", socket::path(&config.run_dir).display()))?;
     let me = NodeName(config.node.clone());
@@ -154,6 +155,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         source_task,
         announcer_task,
         election_task: elected.task,
+        roll_call_task,
         status_task,
     };
     let parts = Parts {
@@ -163,6 +165,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         snapshots,
         carriers,
         announcer,
+        roll_call,
         election,
         fences,
         cluster,

@@ -73,6 +73,7 @@ fn election(view: &View, left: Option<Duration>, lease: Option<status::Lease>) -
         backend: if lease.is_some() { "lease" } else { "raft" },
         leader: view.leader.as_ref().map(ToString::to_string),
         term: view.raft_term,
+        drained: view.drained.iter().map(ToString::to_string).collect(),
         sessions: sessions.collect(),
         deadline_ms: left.map(milliseconds),
         lease,
@@ -103,6 +104,7 @@ impl Material<'_> {
             conflict: self.conflicts.get(&address).map(|found| self.conflict(found)),
             ineligible: ineligible.collect(),
             backends: vip.backends.iter().map(backend).collect(),
+            kept: vip.kept.iter().map(ToString::to_string).collect(),
         }
     }
 

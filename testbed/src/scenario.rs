@@ -161,6 +161,43 @@ impl Scenario {
             .with_context(|| format!("cannot read the status of {node}"))
     }
 
+    /// Runs another `herald` command on a node, as an administrator would: its exit status and all it
+    /// printed.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be run.
+    pub fn command(&self, node: &str, arguments: &[&str]) -> anyhow::Result<(bool, String)> {
+        let output = Command::new(&self.herald)
+            .args(arguments)
+            .env("HERALD_RUN_DIR", directory(node).join("run"))
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run herald")?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// A port of a client's from which datagrams to the VIP reach a pod on one of these nodes.
+    ///
+    /// # Errors
+    ///
+    /// If a thousand ports do not.
+    pub fn port_to(
+        &self,
+        client: &str,
+        vip: IpAddr,
+        is_wanted: impl Fn(&str) -> bool + Sync,
+    ) -> anyhow::Result<u16> {
+        let server = service(vip, Transport::Udp);
+        let reaches = |port: &u16| {
+            let asked = client::udp(server, *port).and_then(|s| client::who_udp(&s, "where"));
+            asked.is_ok_and(|reply| is_wanted(&reply.answer.node))
+        };
+        let found = self.lab.netns(client)?.inside(|| Ok((40_000..41_000).find(reaches)))?;
+        found.context("no flow reaches a pod on the wanted nodes")
+    }
+
     /// Waits until the demo's Service has a VIP of each family, each with a holder that announces
     /// it, and returns them, IPv4 first, with their holders.
     ///

@@ -45,6 +45,8 @@ pub struct Election {
     pub deadline_ms: Option<u64>,
     /// Raft's leader.
     pub leader: Option<String>,
+    /// Nodes drained by somebody.
+    pub drained: Vec<String>,
     /// All sessions.
     pub sessions: Vec<Session>,
 }

@@ -141,6 +141,15 @@ impl Capture {
         self.voices.iter().filter(move |voice| voice.address == address)
     }
 
+    /// Who spoke for an address, one after another: a node appears again only if it spoke after
+    /// another one did.
+    pub fn turns(&self, address: IpAddr) -> Vec<&'static str> {
+        let mut turns: Vec<&str> =
+            self.voices_for(address).map(|v| addresses::node_of(v.mac).unwrap_or("?")).collect();
+        turns.dedup();
+        turns
+    }
+
     /// The clients' ends of the flows in a direction.
     pub fn clients(&self, direction: Direction) -> impl Iterator<Item = SocketAddr> {
         self.flows.keys().filter(move |flow| flow.0 == direction).map(|flow| flow.2)

@@ -172,6 +172,9 @@ pub struct Chunk {
 pub const CLIENT_AFFINITY: u32 = 1;
 /// `ServiceTable::flags`: without a backend, a request is refused with an ICMP error.
 pub const REJECT_WHEN_EMPTY: u32 = 2;
+/// `ServiceTable::flags`: the backends in the table keep their flows and get no new ones; a packet
+/// that opens a flow finds the service empty.
+pub const DRAINS_ONLY: u32 = 4;
 
 /// Value of the map `SERVICES`: one service port's whole slot table, replaced as one value so
 /// that no packet sees half of an update. A larger table is written to fresh chunks first.
@@ -186,7 +189,7 @@ pub struct ServiceTable {
     pub chunks: u32,
     /// Key in `CHUNKS` of the first chunk; the others follow.
     pub base: u32,
-    /// [`CLIENT_AFFINITY`], [`REJECT_WHEN_EMPTY`].
+    /// [`CLIENT_AFFINITY`], [`REJECT_WHEN_EMPTY`], [`DRAINS_ONLY`].
     pub flags: u32,
     /// Key in `SOURCES` of the networks that may ask; 0 if all may.
     pub sources: u32,

@@ -129,6 +129,12 @@ fn dirty(ctx: &XdpContext, slot: Slot, asked: &Asked, l4: Option<usize>) -> Opti
     Some(index)
 }
 
+/// Whether a packet may begin its flow. One of UDP always may.
+#[inline(always)]
+pub fn may_open(ctx: &XdpContext, protocol: u8, l4: usize) -> bool {
+    protocol == protocol::UDP || matches!(sign(ctx, protocol, l4), Some(Sign::Opens))
+}
+
 /// Whether a packet begins its flow: a SYN without ACK (RFC 9293 3.5), an INIT (RFC 9260 5.1).
 #[inline(always)]
 fn sign(ctx: &XdpContext, protocol: u8, l4: usize) -> Option<Sign> {

@@ -8,8 +8,8 @@
 use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::checksum::Change;
 use herald_ebpf_common::{
-    Address, Backend, FragmentKey, IS_GONE, IS_LOCAL, Link, Mac, PeerKey, REJECT_WHEN_EMPTY,
-    Reason, Remembered, SourceKey, WHOLE_SOURCE,
+    Address, Backend, DRAINS_ONLY, FragmentKey, IS_GONE, IS_LOCAL, Link, Mac, PeerKey,
+    REJECT_WHEN_EMPTY, Reason, Remembered, SourceKey, WHOLE_SOURCE,
 };
 
 use crate::choose::{self, Asked};
@@ -62,7 +62,8 @@ pub fn request(ctx: &XdpContext, request: &Request) -> Verdict {
     if table.sources != 0 && !may_ask(table.sources, &asked.client) {
         return drop(Reason::SourceRefused);
     }
-    if table.backends == 0 {
+    let is_closed = || choose::may_open(ctx, asked.key.protocol, request.l4);
+    if table.backends == 0 || (table.flags & DRAINS_ONLY != 0 && is_closed()) {
         let is_final = from_peer(ethernet.source, &asked.client);
         return match table.flags & REJECT_WHEN_EMPTY != 0 && !is_final {
             true => reject::reject(ctx, request, own),

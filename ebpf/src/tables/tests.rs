@@ -204,10 +204,22 @@ fn new_udp_flows_do_not_arrive_at_a_draining_backend() {
 }
 
 #[test]
-fn terminating_backends_serve_while_there_is_no_other() {
+fn backends_that_only_drain_have_the_slots_for_the_flows_they_keep() {
     let mut maps = Maps::default();
-    let _ = maps.update(&with(picture(&[(1, &[])]), 1, draining(&[5])), at(0));
+    let flags = |writes: &[Write]| {
+        let table = |write: &Write| match write {
+            Write::Service(_, table) => Some(table.flags),
+            _ => None,
+        };
+        writes.iter().find_map(table)
+    };
+    let writes = maps.update(&with(picture(&[(1, &[])]), 1, draining(&[5])), at(0));
+    assert_eq!(flags(&writes), Some(common::DRAINS_ONLY));
     assert!(maps.slots(1).iter().all(|slot| *slot == (backend(5).address, None)));
+    let writes = maps.update(&with(picture(&[(1, &[6])]), 1, draining(&[5])), at(1));
+    assert_eq!(flags(&writes), Some(0));
+    let writes = maps.update(&picture(&[(1, &[])]), at(2));
+    assert_eq!(flags(&writes), Some(0), "nothing there is simply empty");
 }
 
 #[test]

@@ -160,6 +160,30 @@ fn flows_stay_while_backends_come_and_drain() {
 }
 
 #[test]
+fn where_all_backends_drain_flows_stay_and_new_ones_are_turned_away() {
+    let mut kernel = Kernel::with(&spread(&[1, 2], &Policy::default()));
+    let before: BTreeMap<u16, u8> =
+        PORTS.map(|port| (port, chosen(&mut kernel, &segment(port, true)))).collect();
+    let draining = [1, 2].map(backend).into();
+    let reject = Policy { draining, empty: WhenEmpty::Reject, ..Policy::default() };
+    kernel.datapath.apply(&spread(&[], &reject)).unwrap();
+    for (port, node) in &before {
+        assert_eq!(chosen(&mut kernel, &segment(*port, false)), *node, "flow {port}");
+        let (action, _, reason) = kernel.xdp(&segment(*port + 1_000, true));
+        assert_eq!((action, reason), (Action::Transmit, "rejected_no_backend"), "flow {port}");
+        let (_, _, reason) = kernel.xdp(&datagram(*port));
+        assert_eq!(reason, "rejected_no_backend", "of UDP nobody can tell");
+    }
+    let pass = Policy { empty: WhenEmpty::Pass, ..reject };
+    kernel.datapath.apply(&spread(&[], &pass)).unwrap();
+    let (action, _, reason) = kernel.xdp(&segment(41_000, true));
+    assert_eq!((action, reason), (Action::Pass, "pass_no_backend"));
+    // One is ready again.
+    kernel.datapath.apply(&spread(&[2], &pass)).unwrap();
+    assert!(PORTS.map(|port| chosen(&mut kernel, &segment(port, true))).all(|node| node == 2));
+}
+
+#[test]
 fn udp_flows_stay_with_a_backend_that_only_lost_the_slot() {
     let mut kernel = Kernel::with(&spread(&[1, 2], &Policy::default()));
     let before: BTreeMap<u16, u8> =

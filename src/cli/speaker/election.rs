@@ -24,11 +24,11 @@ pub(super) struct ElectionArgs {
     #[arg(long, value_enum)]
     profile: Option<Profile>,
     /// With raft: how often a session is renewed [default: 100ms].
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::duration)]
     heartbeat: Option<Duration>,
     /// With raft: how long a session lasts without renewal, which is the time after which a dead
     /// node's VIPs move [default: 600ms].
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::duration)]
     ttl: Option<Duration>,
     /// With raft: file with the key that all speakers of the cluster share: hexadecimal, base64 or
     /// any secret text. Their traffic is authenticated and encrypted with it; without it, it is
@@ -36,10 +36,10 @@ pub(super) struct ElectionArgs {
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// With Leases: how often a session is renewed in the API server [default: 1500ms].
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::duration)]
     lease_renew: Option<Duration>,
     /// With Leases: how long a session lasts without renewal [default: 5s].
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::duration)]
     lease_ttl: Option<Duration>,
 }
 
@@ -158,10 +158,6 @@ fn refuse<const N: usize>(given: [(&str, bool); N], why: &str) -> anyhow::Result
         Some((flag, _)) => bail!("{flag} {why}"),
         None => Ok(()),
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 100ms or 2s"))
 }
 
 #[cfg(test)]

@@ -3,10 +3,8 @@
 //! Defaults are those that the API server would fill in, so that a manifest from a directory means
 //! the same as the object it would become.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 

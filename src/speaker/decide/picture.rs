@@ -3,17 +3,20 @@
 //!
 //! Must never put a VIP into the picture's `vips` that is not among those to be spoken for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use herald_ebpf::picture::{Affinity, Locality};
-use herald_ebpf::{Backend, Picture, Protocol as Carried, ServicePort};
+use herald_ebpf::{
+    Affinity, Backend, Locality, Network, Picture, Policy, Protocol as Carried, ServicePort,
+    WhenEmpty,
+};
 use herald_leader_election::NodeName;
+use ipnetwork::IpNetwork;
 
 use super::{ByVip, Carrier, Knowledge};
-use crate::desired::Vip;
+use crate::desired::{Backend as Endpoint, Places, Unused, Vip};
 use crate::facts::Facts;
-use crate::observed::{Protocol, SessionAffinity, TrafficPolicy};
+use crate::observed::{Protocol, Service, SessionAffinity, TrafficPolicy};
 
 /// The picture; `spoken` are the VIPs to answer for.
 pub(super) fn picture(
@@ -39,31 +42,88 @@ pub(super) fn picture(
         let macs = facts.interfaces.iter().filter_map(|i| Some((i.mac()?, addresses(i))));
         picture.peers.extend(macs);
     }
-    // The fence keeps anybody on this node from claiming what it does not hold.
-    picture.all_vips = vips.keys().copied().collect();
-    for (vip, wanted) in vips {
-        services(known, *vip, wanted, &mut picture);
+    // The fence keeps anybody on this node from claiming what it does not hold. A node's own
+    // address is nobody's VIP, and its packets are none of ours.
+    let ours = || vips.iter().filter(|(_, wanted)| !wanted.is_address_of_a_node());
+    picture.all_vips = ours().map(|(vip, _)| *vip).collect();
+    for (vip, wanted) in ours() {
+        for service in wanted.services.iter().filter_map(|it| known.observed.services.get(it)) {
+            ports(known, *vip, wanted, service, &mut picture);
+        }
     }
+    let direct = Places::of(known.observed).networks();
+    picture.direct = direct.map(|it| it.into_iter().map(network).collect());
     picture
 }
 
-/// The ports of a VIP's Services and where each leads.
-fn services(known: &Knowledge<'_>, vip: IpAddr, wanted: &Vip, picture: &mut Picture) {
-    for backend in &wanted.backends {
-        let port = ServicePort { vip, port: backend.port, protocol: carried(backend.protocol) };
-        // A port whose endpoints all drop out stays, empty: its packets are counted as such.
-        let set = picture.services.entry(port).or_default();
-        let policy = picture.policies.entry(port).or_default();
-        let service = known.observed.services.get(&backend.service);
-        let is_local = service.is_some_and(|s| s.external_traffic_policy == TrafficPolicy::Local);
-        let is_sticky = service.is_some_and(|s| s.session_affinity == SessionAffinity::ClientIp);
-        policy.affinity = if is_sticky { Affinity::Client } else { Affinity::None };
-        policy.locality = if is_local { Locality::Local } else { Locality::Cluster };
-        let is_here = backend.node.as_ref() == Some(known.me);
-        let to = |node_mac| Backend { address: backend.address, node_mac, is_local: is_here };
-        set.extend(backend.target.ok().map(to));
-        policy.draining.extend(backend.draining.map(to));
+/// The ports of a Service at a VIP and where each leads. Every port is there, also without any
+/// backend: then its packets are rejected or passed to the stack, and counted as such.
+fn ports(
+    known: &Knowledge<'_>,
+    vip: IpAddr,
+    wanted: &Vip,
+    service: &Service,
+    picture: &mut Picture,
+) {
+    for port in &service.ports {
+        let is_of_port = |it: &&Endpoint| {
+            it.service == service.name && (it.port, it.protocol) == (port.port, port.protocol)
+        };
+        let key = ServicePort { vip, port: port.port, protocol: carried(port.protocol) };
+        // Only externalIPs can have one port twice: the Service whose name comes first has it.
+        if picture.services.contains_key(&key) {
+            continue;
+        }
+        let backends: Vec<&Endpoint> = wanted.backends.iter().filter(is_of_port).collect();
+        let (set, policy) = behind(known.me, service, &backends);
+        picture.services.insert(key, set);
+        picture.policies.insert(key, policy);
     }
+}
+
+/// Where new flows of a port go, and what else is to be done with its packets.
+fn behind(me: &NodeName, service: &Service, backends: &[&Endpoint]) -> (BTreeSet<Backend>, Policy) {
+    let mut set = BTreeSet::new();
+    let mut policy = Policy {
+        affinity: match service.session_affinity {
+            SessionAffinity::ClientIp => Affinity::Client,
+            SessionAffinity::None => Affinity::None,
+        },
+        locality: match service.external_traffic_policy {
+            TrafficPolicy::Local => Locality::Local,
+            TrafficPolicy::Cluster => Locality::Cluster,
+        },
+        sources: service.source_ranges.iter().copied().map(network).collect(),
+        ..Policy::default()
+    };
+    let unused = || backends.iter().filter_map(|it| it.target.err());
+    if unused().any(Unused::is_left_to_the_stack) {
+        return (set, policy);
+    }
+    // Where endpoints are ready that no speaker delivers to, kube-proxy may still get there.
+    if backends.iter().all(|it| it.target == Err(Unused::NotReady)) {
+        policy.empty = WhenEmpty::Reject;
+    }
+    let counts =
+        |it: &Endpoint| policy.locality == Locality::Cluster || it.node.as_ref() == Some(me);
+    let is_any_ready = backends.iter().any(|it| it.target.is_ok() && counts(it));
+    for backend in backends {
+        let is_local = backend.node.as_ref() == Some(me);
+        let to = |node_mac| Backend { address: backend.address, node_mac, is_local };
+        // Better a pod that serves its last than none (KEP-1669, as kube-proxy does).
+        let is_needed =
+            backend.target == Err(Unused::Terminating) && !is_any_ready && counts(backend);
+        let target = if is_needed { backend.draining } else { backend.target.ok() };
+        match target {
+            Some(mac) => drop(set.insert(to(mac))),
+            None => policy.draining.extend(backend.draining.map(to)),
+        }
+    }
+    (set, policy)
+}
+
+fn network(network: IpNetwork) -> Network {
+    Network { address: network.network(), prefix: network.prefix() }
 }
 
 const fn carried(protocol: Protocol) -> Carried {
@@ -87,3 +147,6 @@ fn addresses(interface: &crate::facts::Interface) -> (Option<Ipv4Addr>, Option<I
     }
     (v4, v6)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
 use herald_ebpf::{Protocol as Carried, ServicePort};
-use herald_leader_election::Eligible;
+use herald_leader_election::{Eligible, SessionState};
 
 use super::*;
 use crate::fixture::{
@@ -29,17 +29,33 @@ fn decide_standing(
     leaving: bool,
     standings: &BTreeMap<IpAddr, Standing>,
 ) -> Decision {
-    decide(&Knowledge {
-        me: &node(me),
+    let interfaces = BTreeMap::from([("eth0".to_owned(), carrier)]);
+    let (me, links) = (node(me), links(me));
+    decide(&Knowledge { leaving, ..knowledge(&me, observed, view, &links, &interfaces, standings) })
+}
+
+fn knowledge<'a>(
+    me: &'a NodeName,
+    observed: &'a Observed,
+    view: &'a View,
+    links: &'a Links,
+    interfaces: &'a BTreeMap<String, Carrier>,
+    standings: &'a BTreeMap<IpAddr, Standing>,
+) -> Knowledge<'a> {
+    static NOBODY: BTreeMap<IpAddr, Presence> = BTreeMap::new();
+    static ALLOCATOR: allocator::Config = allocator::Config { class: None };
+    Knowledge {
+        me,
         observed,
         view,
-        links: &links(me),
-        interfaces: &BTreeMap::from([("eth0".to_owned(), carrier)]),
+        links,
+        interfaces,
         standings,
-        allocator: &allocator::Config::default(),
+        presences: &NOBODY,
+        allocator: &ALLOCATOR,
         database: Database::Records,
-        leaving,
-    })
+        leaving: false,
+    }
 }
 
 #[test]
@@ -144,4 +160,131 @@ fn without_xdp_the_announcer_answers_and_the_kernel_does_not() {
     assert_eq!(decided.picture.vips, BTreeSet::new());
     assert_eq!(decided.announced.answering["eth0"], Answering::Userspace);
     assert_eq!(decided.announced.vips.len(), 1);
+}
+
+#[test]
+fn silences_what_it_is_asked_to_hand_over_and_then_gives_it_away() {
+    let held = claimed(claimed(assigned(view(1)), vip_key(), 1), ClaimKey::Allocator, 1);
+    let asked = |key| View { handovers: BTreeMap::from([(key, node(2))]), ..held.clone() };
+    let decided = decision(&asked(vip_key()), 1, false);
+    assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+    assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+    assert_eq!(decided.picture.services.len(), 2, "it forwards on");
+    assert!(decided.allocates);
+
+    let decided = decision(&asked(ClaimKey::Allocator), 1, false);
+    assert!(!decided.allocates);
+    assert_eq!(decided.releases, BTreeSet::from([ClaimKey::Allocator]));
+}
+
+#[test]
+fn keeps_the_pods_of_a_node_whose_speaker_alone_is_gone() {
+    let mut view = assigned(view(1));
+    view.sessions.get_mut(&node(3)).unwrap().state = SessionState::Revoked;
+    let address = IpAddr::from([192, 168, 1, 13]);
+    let with = |presences: &[(IpAddr, Presence)]| {
+        let presences = presences.iter().copied().collect();
+        decide(&Knowledge {
+            presences: &presences,
+            ..knowledge(
+                &node(1),
+                &observed(),
+                &view,
+                &links(1),
+                &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
+                &BTreeMap::new(),
+            )
+        })
+    };
+    let pods = |decided: &Decision| decided.picture.services.values().next().unwrap().len();
+    let asked = BTreeMap::from([(address, MacAddr(mac(3)))]);
+    for presences in [vec![], vec![(address, Presence::Unknown)], vec![(address, Presence::Here)]] {
+        let decided = with(&presences);
+        assert_eq!((pods(&decided), &decided.silent), (3, &asked), "{presences:?}");
+    }
+    let decided = with(&[(address, Presence::Gone)]);
+    assert_eq!((pods(&decided), &decided.silent), (2, &asked), "it is asked on");
+}
+
+#[test]
+fn hands_over_from_a_cordoned_node_what_another_can_have() {
+    let mut observed = observed();
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    for name in ["n1", "n2"] {
+        observed.nodes.get_mut(name).unwrap().cordoned = true;
+    }
+    let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+    assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+    assert_eq!(decided.wanted.claims[&vip_key()], [node(3)].into());
+    assert_eq!((decided.picture.vips.len(), decided.picture.services.len()), (0, 2), "forwards on");
+    observed.nodes.get_mut("n3").unwrap().cordoned = true;
+    let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+    assert_eq!((decided.releases.len(), decided.announced.vips.len()), (0, 1), "nobody else can");
+}
+
+#[test]
+fn a_link_that_goes_down_gives_its_vips_back_before_anybody_heard() {
+    let view = claimed(assigned(view(1)), vip_key(), 1);
+    let mut down = links(1);
+    let decided = |links: &Links| {
+        decide(&Knowledge {
+            me: &node(1),
+            observed: &observed(),
+            view: &view,
+            links,
+            interfaces: &BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]),
+            standings: &BTreeMap::from([(IpAddr::from(VIP), Standing::Clear)]),
+            presences: &BTreeMap::new(),
+            allocator: &allocator::Config::default(),
+            database: Database::Records,
+            leaving: false,
+        })
+    };
+    assert_eq!(decided(&down).releases, BTreeSet::new());
+    down.by_name.get_mut("eth0").unwrap().carrier = false;
+    let decided = decided(&down);
+    assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
+    assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
+    assert_eq!(decided.facts, Facts::default(), "and the others hear of it");
+}
+
+#[test]
+fn the_election_hears_whom_the_advertisements_prefer() {
+    let mut observed = observed();
+    let everywhere = crate::observed::Selector::default();
+    for ad in observed.advertisements.values_mut() {
+        let preferred =
+            crate::observed::PreferredNodes { weight: 30, selector: everywhere.clone() };
+        ad.preferred_nodes = vec![preferred];
+    }
+    let decided = decide_with(&observed, &assigned(view(1)), 1, Carrier::Xdp, false);
+    let preferred: Eligible = (1..=3).map(|n| (node(n), 30)).collect();
+    assert_eq!(decided.wanted.claims[&vip_key()], preferred);
+}
+
+#[test]
+fn an_external_ip_is_claimed_and_announced_and_its_mark_stays() {
+    let external: IpAddr = [192, 168, 1, 77].into();
+    let key = ClaimKey::Vip(external);
+    let mut observed = observed();
+    let service = observed.services.get_mut(&service_name()).unwrap();
+    service.external_ips = vec![external];
+    let policy = crate::observed::Advertisement {
+        kind: crate::observed::PoolKind::Cilium,
+        external_ips: true,
+        ..Default::default()
+    };
+    observed.advertisements.insert("cilium.io/p".into(), policy);
+    let view = claimed(assigned(view(1)), ClaimKey::Allocator, 1);
+    let mut view = claimed(view, key, 1);
+    view.records.insert(records::announced_key(external), b"n1".to_vec());
+    let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+    assert!(decided.announced.vips.contains_key(&external));
+    assert!(decided.wanted.claims.contains_key(&key));
+    assert_eq!(decided.puts, BTreeMap::new(), "its mark is not stale");
+    assert_eq!(decided.plan.assignments[&service_name()].addresses, [IpAddr::from(VIP)]);
+    observed.services.get_mut(&service_name()).unwrap().external_ips.clear();
+    let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
+    assert_eq!(decided.releases, BTreeSet::from([key]));
+    assert_eq!(decided.puts[&records::announced_key(external)].value, None);
 }

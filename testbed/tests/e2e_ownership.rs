@@ -1,0 +1,191 @@
+//! VIPs change hands on request, and speakers end in every way, without a lost packet and with one
+//! voice at a time.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use herald_testbed::client::Transport;
+use herald_testbed::clock;
+use herald_testbed::e2e::in_lab;
+use herald_testbed::lab::addresses::{host, nodes};
+use herald_testbed::probe::Probe;
+use herald_testbed::resolve::who_has;
+use herald_testbed::scenario::{Scenario, service};
+use herald_testbed::tap::Tap;
+
+/// Probes two flows, one to a pod on the node and one to a pod elsewhere, while something happens;
+/// both must lose nothing and stay where they
+/// are.
+fn without_loss(
+    scenario: &mut Scenario,
+    vip: IpAddr,
+    node: &str,
+    happens: impl FnOnce(&mut Scenario) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let server = service(vip, Transport::Udp);
+    let client = scenario.lab.netns("c1")?.clone();
+    let mut probes = Vec::new();
+    for wants_here in [true, false] {
+        let port = scenario.port_to("c1", vip, |on| (on == node) == wants_here)?;
+        probes.push((wants_here, Probe::start(&client, server, port)?));
+    }
+    let answered = |count: u64| {
+        clock::await_for("both probes are answered", Duration::from_secs(20), || {
+            Ok(probes.iter().all(|(_, probe)| probe.last_answer() >= count).then_some(()))
+        })
+    };
+    answered(100)?;
+    happens(scenario)?;
+    let so_far = probes.iter().map(|(_, probe)| probe.last_answer()).max().unwrap_or_default();
+    answered(so_far + 500)?;
+    for (is_here, probe) in probes {
+        let outcome = probe.finish()?;
+        let place = if is_here { "on" } else { "not on" };
+        assert_eq!(outcome.lost(), 0, "of {}, to a pod {place} {node}", outcome.sent());
+        // Another pod would answer a datagram too; a connection would be broken.
+        assert_eq!(outcome.nodes().len(), 1, "to a pod {place} {node}: {:?}", outcome.nodes());
+    }
+    Ok(())
+}
+
+fn holder(scenario: &Scenario, asked: &str, vip: IpAddr) -> Option<String> {
+    scenario.status(asked).ok()?.vip(vip)?.holder.clone()
+}
+
+/// A node that is neither of these.
+fn other(than: &[&str]) -> String {
+    nodes().find(|node| !than.contains(&node.as_str())).unwrap_or_default()
+}
+
+#[test]
+fn vips_move_and_nodes_are_drained_without_loss() -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        scenario.start_all(&[])?;
+        scenario.put_all_manifests()?;
+        let (vip, old) = scenario.served()?.remove(0);
+        let new = other(&[&old]);
+        let third = other(&[&old, &new]);
+        let tap = Tap::at("c1", &[])?;
+
+        // Asked on a third node, which has to pass it on.
+        without_loss(scenario, vip, &old, |scenario| {
+            let (ok, said) = scenario.command(&third, &["move", &vip.to_string(), &new])?;
+            assert!(ok, "{said}");
+            assert_eq!(said, format!("{vip} moved from {old} to {new}\n"));
+            Ok(())
+        })?;
+        assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+        for (arguments, expected) in [
+            (["move", &vip.to_string(), &new], "already_there"),
+            (["move", &vip.to_string(), "n9"], "unknown_node"),
+            (["move", "192.168.1.99", &old], "not_held"),
+        ] {
+            let (ok, said) = scenario.command(&third, &arguments)?;
+            assert!(!ok && said.contains(expected), "{arguments:?}: {said}");
+        }
+
+        without_loss(scenario, vip, &new, |scenario| {
+            let (ok, said) = scenario.command(&new, &["drain"])?;
+            assert!(ok && said.ends_with(&format!("{new} holds nothing\n")), "{said}");
+            assert_eq!(scenario.status(&third)?.election.drained, [new.as_str()]);
+            Ok(())
+        })?;
+        let after_drain = holder(scenario, &third, vip).unwrap();
+        assert_ne!(after_drain, new);
+        let (ok, said) = scenario.command(&third, &["move", &vip.to_string(), &new])?;
+        assert!(!ok && said.contains("drained"), "{said}");
+
+        // A drained node stays drained when its speaker starts anew, and takes nothing back after.
+        scenario.speaker(&new)?.terminate(Duration::from_secs(20))?;
+        scenario.start(&new, &[])?;
+        scenario.wait("the drained node has a session again", 20, |scenario| {
+            Ok(scenario.status(&third)?.open_session(&new).map(drop))
+        })?;
+        assert_eq!(scenario.status(&third)?.election.drained, [new.as_str()]);
+        let (ok, said) = scenario.command(&third, &["undrain", &new])?;
+        assert!(ok, "{said}");
+        clock::pause(Duration::from_secs(1));
+        assert_eq!(holder(scenario, &third, vip), Some(after_drain.clone()));
+
+        let capture = tap.finish()?;
+        let mut expected = vec![old.as_str(), &new, &after_drain];
+        // The tap may have begun after the first holder's last word.
+        if capture.turns(vip).first() != Some(&expected[0]) {
+            expected.remove(0);
+        }
+        assert_eq!(capture.turns(vip), expected);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_killed_speaker_loses_nothing_and_its_node_goes_on_delivering() -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        scenario.start_all(&[])?;
+        scenario.put_all_manifests()?;
+        let (vip, old) = scenario.served()?.remove(0);
+        let tap = Tap::at("c1", &[])?;
+        assert_eq!(who_has(&scenario.lab, vip)?, [host(&old).unwrap().mac()]);
+        let witness = other(&[&old]);
+        let bystander = other(&[&old, &witness]);
+        let mut new = String::new();
+        without_loss(scenario, vip, &old, |scenario| {
+            scenario.speaker(&old)?.kill()?;
+            scenario.forget(&old);
+            new = scenario.wait("another node holds the VIP", 20, |scenario| {
+                Ok(holder(scenario, &witness, vip).filter(|holder| *holder != old))
+            })?;
+            // Longer than it takes to call the node gone, were it gone.
+            clock::pause(Duration::from_secs(2));
+            Ok(())
+        })?;
+        assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+        scenario.start(&old, &[])?;
+        scenario.wait("the killed speaker has a session again", 20, |scenario| {
+            Ok(scenario.status(&witness)?.open_session(&old).map(drop))
+        })?;
+
+        // A speaker that holds nothing.
+        let idle = if new == bystander { old.clone() } else { bystander };
+        without_loss(scenario, vip, &idle, |scenario| {
+            scenario.speaker(&idle)?.kill()?;
+            scenario.forget(&idle);
+            clock::pause(Duration::from_secs(2));
+            Ok(())
+        })?;
+        assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+        assert_eq!(tap.finish()?.turns(vip), [old.as_str(), &new]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_speaker_that_hangs_loses_nothing_and_is_silent_when_it_goes_on() -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        scenario.start_all(&[])?;
+        scenario.put_all_manifests()?;
+        let (vip, old) = scenario.served()?.remove(0);
+        let tap = Tap::at("c1", &[])?;
+        assert_eq!(who_has(&scenario.lab, vip)?, [host(&old).unwrap().mac()]);
+        let witness = other(&[&old]);
+        let mut new = String::new();
+        without_loss(scenario, vip, &old, |scenario| {
+            scenario.speaker(&old)?.signal(libc::SIGSTOP)?;
+            new = scenario.wait("another node holds the VIP", 20, |scenario| {
+                Ok(holder(scenario, &witness, vip).filter(|holder| *holder != old))
+            })?;
+            clock::pause(Duration::from_secs(3));
+            assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+            scenario.speaker(&old)?.signal(libc::SIGCONT)?;
+            scenario.wait("the speaker that hung has a session again", 20, |scenario| {
+                Ok(scenario.status(&witness)?.open_session(&old).map(drop))
+            })?;
+            Ok(())
+        })?;
+        for _ in 0..20 {
+            assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+        }
+        assert_eq!(tap.finish()?.turns(vip), [old.as_str(), &new]);
+        Ok(())
+    })
+}
