@@ -15,7 +15,6 @@ use super::rows::{PER_SECOND, Program, Row, median};
 use super::template::Template;
 use super::wire::{Wire, feed};
 use super::{Scope, conntrack, keep, processor, rules};
-use crate::clock;
 use crate::lab::bpf::index;
 
 /// Endpoints of each Service.
