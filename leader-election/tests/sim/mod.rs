@@ -32,7 +32,7 @@ pub type Wall = u64;
 pub const MS: Wall = 1_000_000;
 
 /// How bad the network is, and how often a process stalls.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weather {
     pub loss_percent: u64,
     pub duplicate_percent: u64,
@@ -92,6 +92,8 @@ pub struct World {
     pub wanted: Wanted,
     /// Directed links that carry nothing.
     pub cut: BTreeSet<(usize, usize)>,
+    /// When the last frame of each link arrives.
+    delivered: BTreeMap<(usize, usize), Wall>,
     events: BTreeMap<u64, Event>,
     order: BinaryHeap<Reverse<(Wall, u64)>>,
     count: u64,
@@ -165,6 +167,7 @@ impl World {
             listed_throughout: true,
             wanted,
             cut: BTreeSet::new(),
+            delivered: BTreeMap::new(),
             events: BTreeMap::new(),
             order: BinaryHeap::new(),
             count: 0,
@@ -463,7 +466,13 @@ impl World {
         for _ in 0..copies {
             let straggles = self.rng.chance(self.weather.straggler_percent);
             let most = if straggles { 1500 * MS } else { 3 * MS };
-            let delay = self.rng.range(MS / 10, most);
+            let mut delay = self.rng.range(MS / 10, most);
+            if self.weather == Weather::default() {
+                // As on a connection that nothing disturbs; in bad weather frames overtake each other.
+                let after = self.delivered.get(&(from, to)).map_or(0, |last| last + 1);
+                delay = delay.max(after.saturating_sub(self.now));
+                self.delivered.insert((from, to), self.now + delay);
+            }
             let name = self.nodes[from].name.clone();
             self.after(delay, Event::Deliver(to, name, frame.clone()));
         }
