@@ -8,7 +8,7 @@ use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::checksum::Change;
 use herald_ebpf_common::flow::Flow;
 use herald_ebpf_common::{
-    Address, Backend, IS_LOCAL, NODE_LINKS, Node, NodeLink, PEER_BITS, Reason, ReverseKey4,
+    Address, Backend, DRAINS_ONLY, IS_LOCAL, NODE_LINKS, Node, NodeLink, PEER_BITS, Reason, ReverseKey4,
     ReverseValue4, ServiceKey, ServiceKey4, ServiceTable, mapped, peer_bit, protocol,
 };
 
@@ -179,7 +179,7 @@ fn decide(
     flow: Flow,
     client: &Address,
 ) -> Option<(&'static Backend, Frame)> {
-    if table.sources != 0 || table.backends == 0 {
+    if table.sources != 0 || table.backends == 0 || table.flags & DRAINS_ONLY != 0 {
         return None;
     }
     let node = NODE.get(0)?;
