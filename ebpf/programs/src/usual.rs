@@ -8,8 +8,8 @@ use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::checksum::Change;
 use herald_ebpf_common::flow::Flow;
 use herald_ebpf_common::{
-    Address, Backend, DRAINS_ONLY, IS_LOCAL, NODE_LINKS, Node, NodeLink, PEER_BITS, Reason, ReverseKey4,
-    ReverseValue4, ServiceKey, ServiceKey4, ServiceTable, mapped, peer_bit, protocol,
+    Address, Backend, DRAINS_ONLY, IS_LOCAL, NODE_LINKS, Node, NodeLink, PEER_BITS, Reason,
+    ReverseKey4, ReverseValue4, ServiceKey, ServiceKey4, ServiceTable, mapped, peer_bit, protocol,
 };
 
 use crate::choose;
