@@ -17,6 +17,7 @@ mod fixture;
 pub mod kubernetes;
 pub mod metrics;
 pub mod observed;
+pub mod pace;
 pub mod problem;
 pub mod source;
 pub mod speaker;

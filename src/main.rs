@@ -7,6 +7,11 @@ use clap::Parser;
 use herald::cli::Cli;
 use tracing_subscriber::EnvFilter;
 
+/// Pictures of a cluster are many small objects, copied and dropped as a whole; and the C library of
+/// a static image is slow at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

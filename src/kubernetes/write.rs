@@ -77,6 +77,11 @@ impl Severity {
 }
 
 impl Target {
+    /// Whether it is a Service.
+    pub fn is_service(&self) -> bool {
+        (self.api_version, self.kind) == ("v1", "Service")
+    }
+
     /// A Service.
     pub fn service(name: &crate::observed::ServiceName) -> Self {
         Self {

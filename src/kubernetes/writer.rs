@@ -27,10 +27,14 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::write::{Target, Write};
-use queue::{AGAIN, Key, Outcome, Queue};
+use queue::{AGAIN, Key, Lane, Outcome, Queue};
 
-/// Requests at the same time. More only wait inside the API server.
-const AT_ONCE: usize = 32;
+/// Addresses written at the same time. More only wait inside the API server.
+const ADDRESSES_AT_ONCE: usize = 32;
+/// Reports written at the same time. An API server that is busy with addresses gives each request
+/// the same share of its time, so few requests at once are a small share; an idle one takes hundreds
+/// a second even so.
+const REPORTS_AT_ONCE: usize = 1;
 /// Who reports, in Events.
 const REPORTER: &str = "herald";
 
@@ -50,9 +54,8 @@ pub fn start(
     wanted: watch::Receiver<Arc<Wanted>>,
     deadline: watch::Receiver<Option<BootTime>>,
 ) -> JoinHandle<()> {
-    let queue = Queue::default();
-    let writer = Writer { client, wanted, deadline, queue, tasks: JoinSet::new() };
-    tokio::spawn(writer.run())
+    let (queue, addresses, reports) = Default::default();
+    tokio::spawn(Writer { client, wanted, deadline, queue, addresses, reports }.run())
 }
 
 struct Writer {
@@ -60,21 +63,26 @@ struct Writer {
     wanted: watch::Receiver<Arc<Wanted>>,
     deadline: watch::Receiver<Option<BootTime>>,
     queue: Queue,
-    tasks: JoinSet<(Key, Result<(), kube::Error>)>,
+    addresses: Tasks,
+    reports: Tasks,
 }
+
+type Tasks = JoinSet<(Key, Result<(), kube::Error>)>;
 
 impl Writer {
     async fn run(mut self) {
         self.want();
         loop {
             self.send();
-            let is_unsettled = self.tasks.is_empty() && self.queue.is_unsettled();
+            let is_idle = self.addresses.is_empty() && self.reports.is_empty();
+            let is_unsettled = is_idle && self.queue.is_unsettled();
             tokio::select! {
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => self.want(),
                     Err(_) => return,
                 },
-                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                Some(ended) = self.addresses.join_next() => self.ended(ended),
+                Some(ended) = self.reports.join_next() => self.ended(ended),
                 () = tokio::time::sleep(AGAIN), if is_unsettled => {
                     self.queue.again(clock::boot_now());
                 }
@@ -89,15 +97,24 @@ impl Writer {
     }
 
     fn send(&mut self) {
-        while self.tasks.len() < AT_ONCE {
-            // Asked anew for each write: the process may have been frozen since the last one.
-            let now = clock::boot_now();
-            let deadline = *self.deadline.borrow();
-            let may_allocate = deadline.is_some_and(|it| it.since(now) > Duration::ZERO);
-            let Some((key, write)) = self.queue.next(now, may_allocate) else { return };
-            let client = self.client.clone();
-            self.tasks.spawn(async move { (key, perform(client, write).await) });
-        }
+        while self.addresses.len() < ADDRESSES_AT_ONCE && self.launch(Lane::Addresses) {}
+        while self.reports.len() < REPORTS_AT_ONCE && self.launch(Lane::Reports) {}
+    }
+
+    /// Sends the next write of a lane; whether there was one.
+    fn launch(&mut self, lane: Lane) -> bool {
+        // Asked anew for each write: the process may have been frozen since the last one.
+        let now = clock::boot_now();
+        let deadline = *self.deadline.borrow();
+        let may_allocate = deadline.is_some_and(|it| it.since(now) > Duration::ZERO);
+        let Some((key, write)) = self.queue.next(lane, now, may_allocate) else { return false };
+        let client = self.client.clone();
+        let tasks = match lane {
+            Lane::Addresses => &mut self.addresses,
+            Lane::Reports => &mut self.reports,
+        };
+        tasks.spawn(async move { (key, perform(client, write).await) });
+        true
     }
 
     fn ended(&mut self, ended: Result<(Key, Result<(), kube::Error>), tokio::task::JoinError>) {
@@ -157,16 +174,15 @@ async fn own(
 ) -> Result<(), kube::Error> {
     let api = api(client, target);
     let patch = Patch::Merge(json!({"status": status}));
-    // It is there already nearly always.
-    match api.patch_status(&target.name, &PatchParams::default(), &patch).await {
-        Err(kube::Error::Api(answer)) if answer.code == 404 => {}
-        result => return result.map(drop),
-    }
+    // Nearly always it is new: one that is not announced any more is deleted.
     let object = object(json!({
         "apiVersion": target.api_version, "kind": target.kind,
         "metadata": {"name": target.name, "labels": labels}, "spec": {},
     }))?;
-    api.create(&PostParams::default(), &object).await?;
+    match api.create(&PostParams::default(), &object).await {
+        Err(kube::Error::Api(answer)) if answer.code == 409 => {}
+        result => drop(result?),
+    }
     api.patch_status(&target.name, &PatchParams::default(), &patch).await.map(drop)
 }
 

@@ -203,21 +203,27 @@ impl Assembler {
     /// Puts all pending files in force at once, if that makes no conflict; then objects can also
     /// move from file to file.
     fn accept_together(&mut self, pending: &[String]) -> bool {
-        let mut index = self.index.clone();
-        for name in pending {
-            index.remove(self.files.get(name).map_or(&[], Tracked::objects_in_force));
-        }
-        for name in pending {
-            let content = self.files.get(name).and_then(Tracked::pending);
-            if content.is_some_and(|content| index.add(name, &content.objects).is_err()) {
+        let Self { files, index, .. } = self;
+        let of = |name| {
+            files
+                .get(name)
+                .map_or((&[][..], None), |it: &Tracked| (it.objects_in_force(), it.pending()))
+        };
+        pending.iter().for_each(|name| index.remove(of(name).0));
+        for (at, name) in pending.iter().enumerate() {
+            let Some(content) = of(name).1 else { continue };
+            if index.add(name, &content.objects).is_err() {
+                let added = pending[..at].iter().filter_map(|name| of(name).1);
+                added.for_each(|content| index.remove(&content.objects));
+                // What is in force is free of conflicts.
+                let restored = pending.iter().all(|name| index.add(name, of(name).0).is_ok());
+                debug_assert!(restored);
                 return false;
             }
         }
-        self.index = index;
-        for tracked in self.files.values_mut() {
-            if let Some(content) = tracked.pending().cloned() {
-                tracked.in_force = Some(content);
-            }
+        for name in pending {
+            let Some(tracked) = files.get_mut(name) else { continue };
+            tracked.in_force = tracked.pending().cloned();
             tracked.conflicts.clear();
         }
         true

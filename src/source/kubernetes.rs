@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use herald_leader_election::clock;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, TypeMeta};
 use kube::runtime::WatchStreamExt;
@@ -24,6 +25,7 @@ use super::directory::WatchError;
 use super::gather::{Gather, Message, Scope};
 use super::object::Kind;
 use crate::observed::Exclusions;
+use crate::pace::Pace;
 
 /// Changes come in bursts: a Deployment that rolls touches many slices.
 const QUIET: Duration = Duration::from_millis(5);
@@ -104,6 +106,7 @@ async fn gather(
         }
     };
     let (sender, receiver) = channel::channel(Arc::new(first_snapshot));
+    let mut pace = Pace::default();
     if first.send(receiver).is_err() {
         return;
     }
@@ -114,17 +117,24 @@ async fn gather(
         };
         let Some(message) = message else { return };
         gather.handle(message);
-        settle(&mut inbox, &mut gather).await;
+        settle(&mut inbox, &mut gather, pace.wait(clock::boot_now())).await;
+        let begin = clock::boot_now();
         if let Some(snapshot) = gather.take(true)
             && snapshot != **sender.borrow()
         {
             sender.send_replace(Arc::new(snapshot));
         }
+        let end = clock::boot_now();
+        pace.spend(end.since(begin), end);
     }
 }
 
-/// Takes in more messages until there has been none for a moment.
-async fn settle(inbox: &mut mpsc::Receiver<Message>, gather: &mut Gather) {
+/// Takes in more messages for some time, then until there has been none for a moment.
+async fn settle(inbox: &mut mpsc::Receiver<Message>, gather: &mut Gather, rest: Duration) {
+    let rested = now() + rest;
+    while let Ok(Some(message)) = timeout_at(rested, inbox.recv()).await {
+        gather.handle(message);
+    }
     let end = now() + QUIET_AT_MOST;
     while let Ok(Some(message)) = timeout_at(end.min(now() + QUIET), inbox.recv()).await {
         gather.handle(message);

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::allocator::Config;
 use crate::facts::Facts;
+use crate::pace::Pace;
 use crate::source::Snapshot;
 use crate::speaker::End;
 use crate::speaker::carriers::Carriers;
@@ -86,6 +87,15 @@ pub(crate) struct Driver {
     leaving_since: Option<BootTime>,
     /// The election has been told to give everything away.
     is_drained: bool,
+    pace: Pace,
+    rounds: Rounds,
+}
+
+/// What deciding and performing has cost so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rounds {
+    count: u64,
+    time: Duration,
 }
 
 impl Driver {
@@ -104,6 +114,8 @@ impl Driver {
             must_retry: false,
             leaving_since: None,
             is_drained: false,
+            pace: Pace::default(),
+            rounds: Rounds::default(),
         }
     }
 
@@ -122,7 +134,7 @@ impl Driver {
         let mut changed_something = true;
         loop {
             if std::mem::replace(&mut changed_something, true) {
-                self.round();
+                self.paced_round();
             }
             if self.may_leave() {
                 self.parts.election.close().await;
@@ -131,15 +143,22 @@ impl Driver {
             let wait = (self.must_retry || !self.in_flight.is_empty()).then_some(RETRY);
             let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
             let wait = wait.into_iter().chain(self.until_clean()).min();
+            // In a burst of changes the next round takes in all that come until it begins. What must
+            // be silent by then is so in the kernel, by its deadline.
+            let rest = self.pace.wait(clock::boot_now());
+            let (is_rested, wait) = match rest.is_zero() {
+                true => (true, wait),
+                false => (false, Some(rest)),
+            };
             tokio::select! {
-                changed = self.view.changed() => changed.context("the election ended")?,
-                changed = self.standings.changed() => changed.context("the announcer ended")?,
-                changed = self.presences.changed() => changed.context("the roll call ended")?,
+                changed = self.view.changed(), if is_rested => changed.context("the election ended")?,
+                changed = self.standings.changed(), if is_rested => changed.context("the announcer ended")?,
+                changed = self.presences.changed(), if is_rested => changed.context("the roll call ended")?,
                 // Only the API server is told of these by itself.
-                changed = self.conflicts.changed(), if self.parts.cluster.is_some() => {
+                changed = self.conflicts.changed(), if is_rested && self.parts.cluster.is_some() => {
                     changed.context("the announcer ended")?;
                 }
-                changed = self.parts.snapshots.changed() => changed.context("the source's watch ended")?,
+                changed = self.parts.snapshots.changed(), if is_rested => changed.context("the source's watch ended")?,
                 changed = self.parts.links.changed() => {
                     changed.context("the interfaces' watch ended")?;
                     let links = self.parts.links.borrow_and_update().clone();
@@ -152,7 +171,9 @@ impl Driver {
                     changed_something = false;
                 }
                 () = end.asked(), if self.leaving_since.is_none() => self.leave(),
-                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
+                    changed_something = is_rested;
+                }
                 ended = &mut tasks.links_task => bail!(why("interface watch", ended)),
                 ended = &mut tasks.source_task => bail!(why("manifest watch", ended)),
                 ended = &mut tasks.announcer_task => bail!(why("announcer", ended)),
@@ -163,6 +184,16 @@ impl Driver {
                 ended = &mut tasks.status_task => bail!("the status socket ended: {ended:?}"),
             }
         }
+    }
+
+    fn paced_round(&mut self) {
+        let begin = clock::boot_now();
+        self.round();
+        let end = clock::boot_now();
+        let took = end.since(begin);
+        self.pace.spend(took, end);
+        self.rounds.count += 1;
+        self.rounds.time += took;
     }
 
     /// Decides and performs.
@@ -353,6 +384,9 @@ impl Driver {
             Some(Err(error)) => tracing::warn!(%error, "cannot read the data plane's counters"),
             None => {}
         }
+        let spent = u64::try_from(self.rounds.time.as_micros()).unwrap_or(u64::MAX);
+        counters.insert("speaker_rounds".to_owned(), self.rounds.count);
+        counters.insert("speaker_rounds_microseconds".to_owned(), spent);
         counters.extend(self.parts.leases.iter().flat_map(Leases::counters));
         let view = self.view.borrow().clone();
         let snapshot = self.parts.snapshots.borrow().clone();

@@ -20,6 +20,9 @@ use super::{Config, names};
 
 /// Requests at the same time, besides those about this node's own session.
 const AT_ONCE: usize = 8;
+/// Of them for claims that never had a holder: a thousand Services that are made at once share the
+/// API server with whoever makes them.
+const NEW_AT_ONCE: usize = 1;
 
 /// Serves the election's requests.
 pub(super) struct Desk {
@@ -27,6 +30,7 @@ pub(super) struct Desk {
     events: mpsc::UnboundedSender<ApiEvent>,
     queue: Queue,
     running: JoinSet<Option<ApiEvent>>,
+    creating: JoinSet<Option<ApiEvent>>,
 }
 
 /// What every request needs.
@@ -53,7 +57,7 @@ impl Desk {
         // Together less than the time between renewals, after which the election asks again.
         let caller = Caller { api, shape, pulse, limit: renew * 2 / 3, pause: renew / 4 };
         let queue = Queue::new(config.node.clone(), renew);
-        Self { caller, events, queue, running: JoinSet::new() }
+        Self { caller, events, queue, running: JoinSet::new(), creating: JoinSet::new() }
     }
 
     /// Until the election drops its end.
@@ -65,33 +69,39 @@ impl Desk {
                     Some(request) => self.queue.push(request, clock::boot_now()),
                     None => return,
                 },
-                Some(ended) = self.running.join_next() => match ended {
-                    Ok(event) => self.tell(event),
-                    Err(error) => tracing::error!(%error, "a request to the API server crashed"),
-                },
+                Some(ended) = self.running.join_next() => self.ended(ended),
+                Some(ended) = self.creating.join_next() => self.ended(ended),
             }
         }
     }
 
     fn launch(&mut self) {
         loop {
-            let own_only = self.running.len() >= AT_ONCE;
-            let Some(request) = self.queue.pop(own_only, clock::boot_now()) else { return };
+            let least = if self.running.len() + self.creating.len() >= AT_ONCE {
+                Rank::Own
+            } else if self.creating.len() >= NEW_AT_ONCE {
+                Rank::Claim
+            } else {
+                Rank::New
+            };
+            let Some((rank, request)) = self.queue.pop(least, clock::boot_now()) else { return };
+            let tasks = if rank == Rank::New { &mut self.creating } else { &mut self.running };
             let caller = self.caller.clone();
             match request {
                 ApiRequest::Write(write) => {
-                    let own = self.queue.rank(&write.key) == Rank::Own;
-                    self.running.spawn(async move { Some(caller.write(write, own).await) })
+                    let own = rank == Rank::Own;
+                    tasks.spawn(async move { Some(caller.write(write, own).await) })
                 }
-                ApiRequest::Read(key) => self.running.spawn(async move { caller.read(key).await }),
+                ApiRequest::Read(key) => tasks.spawn(async move { caller.read(key).await }),
             };
         }
     }
 
-    fn tell(&self, event: Option<ApiEvent>) {
-        if let Some(event) = event {
+    fn ended(&self, ended: Result<Option<ApiEvent>, tokio::task::JoinError>) {
+        match ended {
             // An election that has ended closes the inbox too.
-            let _ = self.events.send(event);
+            Ok(event) => drop(event.map(|event| self.events.send(event))),
+            Err(error) => tracing::error!(%error, "a request to the API server crashed"),
         }
     }
 }

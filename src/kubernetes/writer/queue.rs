@@ -1,8 +1,9 @@
 //! What is still to be written, and in which order (pure).
 //!
-//! States come before Events: an address is waited for, a story about it is not. Work is proportional
-//! to what changes, except once for each list of what is wanted: ten thousand Services are written in
-//! one sweep. A write that fails, or whose effect the watch does not show in time, comes back after a
+//! Addresses go in a lane of their own, because they are waited for. Everything else tells about them,
+//! states before Events, and must not take the API server's time from them (`writer`). Work is
+//! proportional to what changes, except once for each list of what is wanted: ten thousand Services are
+//! written in one sweep. A write that fails, or whose effect the watch does not show in time, comes back after a
 //! while; an Event that nobody wants any more is still told if it is about something that has happened.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -44,10 +45,27 @@ impl Key {
         matches!(self, Self::Event(..))
     }
 
+    /// Where it waits.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Status(target) if target.is_service() => Lane::Addresses,
+            _ => Lane::Reports,
+        }
+    }
+
     /// Whether it tells of something that has happened, and not of how things are.
     fn is_past(&self) -> bool {
         matches!(self, Self::Event(_, "IPAllocated" | "ClearAssignment", _))
     }
+}
+
+/// Writes that wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Addresses of Services.
+    Addresses,
+    /// What is told about them and about this node.
+    Reports,
 }
 
 /// How a write has ended.
@@ -65,6 +83,7 @@ pub(super) enum Outcome {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     entries: BTreeMap<Key, Entry>,
+    addresses: VecDeque<Key>,
     states: VecDeque<Key>,
     events: VecDeque<Key>,
 }
@@ -134,12 +153,17 @@ impl Queue {
     }
 
     fn line_up(&mut self, key: Key) {
-        if key.is_event() { self.events.push_back(key) } else { self.states.push_back(key) }
+        match key.lane() {
+            Lane::Addresses => self.addresses.push_back(key),
+            Lane::Reports if key.is_event() => self.events.push_back(key),
+            Lane::Reports => self.states.push_back(key),
+        }
     }
 
-    /// The next write to send. The allocator's are put off while this node may not act as that.
-    pub fn next(&mut self, now: BootTime, may_allocate: bool) -> Option<(Key, Write)> {
-        while let Some(key) = self.states.pop_front().or_else(|| self.events.pop_front()) {
+    /// The next write to send from a lane. The allocator's are put off while this node may not act as
+    /// that.
+    pub fn next(&mut self, lane: Lane, now: BootTime, may_allocate: bool) -> Option<(Key, Write)> {
+        while let Some(key) = self.first(lane) {
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             if entry.step != Step::Waiting {
                 continue;
@@ -153,6 +177,13 @@ impl Queue {
             return Some((key, entry.write.clone()));
         }
         None
+    }
+
+    fn first(&mut self, lane: Lane) -> Option<Key> {
+        match lane {
+            Lane::Addresses => self.addresses.pop_front(),
+            Lane::Reports => self.states.pop_front().or_else(|| self.events.pop_front()),
+        }
     }
 
     /// A write that `next` handed out has ended.
@@ -237,11 +268,29 @@ mod tests {
 
     /// Everything that would be sent now.
     fn sent(queue: &mut Queue, now: u64) -> Vec<Write> {
-        std::iter::from_fn(|| queue.next(at(now), true)).map(|(_, write)| write).collect()
+        let mut next = |lane| queue.next(lane, at(now), true).map(|(_, write)| write);
+        let addresses: Vec<_> = std::iter::from_fn(|| next(Lane::Addresses)).collect();
+        let reports = std::iter::from_fn(|| next(Lane::Reports));
+        addresses.into_iter().chain(reports).collect()
     }
 
     fn finish(queue: &mut Queue, writes: &[Write], outcome: Outcome, now: u64) {
         writes.iter().for_each(|write| queue.ended(Key::of(write), outcome, at(now)));
+    }
+
+    #[test]
+    fn addresses_have_a_lane_of_their_own() {
+        let mut queue = Queue::default();
+        let mut pool = target("p");
+        pool.kind = "IPAddressPool";
+        let pool = Write::Status { target: pool, patch: json!({}) };
+        let event = event("a", "IPAllocated", "one");
+        queue.want(&allocator(&[event.clone(), pool.clone(), status("a", "1"), own("n")]));
+        let mut next = |lane| queue.next(lane, at(0), true).map(|(_, write)| write);
+        assert_eq!(next(Lane::Addresses), Some(status("a", "1")));
+        assert_eq!(next(Lane::Addresses), None);
+        let reports: Vec<_> = std::iter::from_fn(|| next(Lane::Reports)).collect();
+        assert_eq!(reports, [pool, own("n"), event], "states before Events");
     }
 
     #[test]
@@ -343,9 +392,9 @@ mod tests {
         let mut queue = Queue::default();
         let wanted = Wanted { allocator: vec![status("a", "1")], node: vec![own("n")] };
         queue.want(&wanted);
-        let (_, write) = queue.next(at(0), false).unwrap();
+        assert!(queue.next(Lane::Addresses, at(0), false).is_none());
+        let (_, write) = queue.next(Lane::Reports, at(0), false).unwrap();
         assert_eq!(write, own("n"));
-        assert!(queue.next(at(0), false).is_none());
         queue.again(at(3));
         assert_eq!(sent(&mut queue, 3), [status("a", "1")]);
     }

@@ -97,6 +97,14 @@ fn status(name: &str, version: u64) -> Write {
     Write::Status { target, patch }
 }
 
+fn pool(name: &str) -> Target {
+    Target {
+        kind: "IPAddressPool",
+        plural: "ipaddresspools",
+        ..Target::service(&ServiceName::new("default", name))
+    }
+}
+
 fn wanted(allocator: Vec<Write>) -> Arc<Wanted> {
     Arc::new(Wanted { allocator, ..Wanted::default() })
 }
@@ -146,19 +154,26 @@ async fn an_allocator_whose_session_has_ended_writes_nothing() {
 async fn ten_thousand_services_are_written_once_each_and_a_few_at_once() {
     let server = Arc::new(Server { answers: Some(Semaphore::new(0)), ..Server::default() });
     let writes: Vec<_> = (0..10_000).map(|number| status(&format!("s{number}"), 1)).collect();
-    let (sender, _keep, _task) = running(&server, writes, LONG);
+    let (sender, _keep, _task) = running(&server, writes.clone(), LONG);
+    // What is told about them never takes more than its share.
+    let reports = (0..100).map(|number| Write::Gone(pool(&format!("p{number}"))));
+    sender.send_replace(Arc::new(Wanted { allocator: writes, node: reports.collect() }));
+    let at_once = ADDRESSES_AT_ONCE + REPORTS_AT_ONCE;
     let full = async {
-        while *server.now.lock().unwrap() < AT_ONCE {
+        while *server.now.lock().unwrap() < at_once {
             tokio::task::yield_now().await;
         }
     };
     timeout(PATIENCE, full).await.expect("as many at once as are allowed");
     server.answers.as_ref().unwrap().add_permits(20_000);
-    let asked = server.until(|asked| asked.len() >= 10_000).await;
+    let patches = |asked: &[String]| -> Vec<String> {
+        asked.iter().filter(|it| it.starts_with("PATCH")).take(10_000).cloned().collect()
+    };
+    let asked = server.until(|asked| patches(asked).len() >= 10_000).await;
     // None of them is sent a second time before all have been sent once.
-    let different: std::collections::BTreeSet<_> = asked.iter().take(10_000).collect();
+    let different: std::collections::BTreeSet<_> = patches(&asked).into_iter().collect();
     assert_eq!(different.len(), 10_000);
     assert!(different.iter().all(|it| it.starts_with("PATCH s") && it.ends_with(" 200")));
-    assert_eq!(*server.most.lock().unwrap(), AT_ONCE);
+    assert_eq!(*server.most.lock().unwrap(), at_once);
     drop(sender);
 }

@@ -1,0 +1,107 @@
+//! How often work may be done again that costs more the more there is (pure).
+//!
+//! Deciding reads the whole picture, so its cost grows with the number of Services, and in a burst of
+//! changes each one asks for it. Changes that come alone are answered at once; in a burst the work
+//! takes a small share of a processor and each time does more changes together. A leaky bucket of
+//! time spent.
+
+use std::time::Duration;
+
+use herald_leader_election::BootTime;
+
+/// Time that may be spent without any wait.
+const BURST: Duration = Duration::from_millis(300);
+/// One part in so many of the time may be spent for ever.
+const SHARE: u32 = 16;
+/// Nobody waits longer than this, whatever the work costs.
+const MOST: Duration = Duration::from_millis(500);
+
+/// The bucket: how much more has been spent than was allowed for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    spent: Duration,
+    at: BootTime,
+}
+
+impl Pace {
+    /// Work that ended at this time took so long.
+    pub fn spend(&mut self, took: Duration, now: BootTime) {
+        // More would only mean a longer wait than is ever asked for.
+        self.spent = (self.left(now) + took).min(BURST + MOST / SHARE);
+        self.at = now;
+    }
+
+    /// How long the next work should wait; zero when it may begin.
+    #[must_use]
+    pub fn wait(&self, now: BootTime) -> Duration {
+        (self.left(now).saturating_sub(BURST) * SHARE).min(MOST)
+    }
+
+    fn left(&self, now: BootTime) -> Duration {
+        self.spent.saturating_sub(now.since(self.at) / SHARE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    /// How often work of this cost is done within a time in which it is always asked for.
+    fn count(cost: Duration, time: Duration) -> u32 {
+        let (mut pace, mut now, mut count) = (Pace::default(), BootTime(ms(1000)), 0);
+        let end = BootTime(now.0 + time);
+        while now < end {
+            now = BootTime(now.0 + pace.wait(now) + cost);
+            pace.spend(cost, now);
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn a_few_changes_are_answered_at_once() {
+        let mut pace = Pace::default();
+        for n in 0..30 {
+            let now = BootTime(ms(1000 + n));
+            assert_eq!(pace.wait(now), Duration::ZERO);
+            pace.spend(ms(10), now);
+        }
+        let now = BootTime(ms(1030));
+        pace.spend(ms(10), now);
+        assert!(pace.wait(now) > Duration::ZERO, "the burst is used up");
+        assert_eq!(pace.wait(BootTime(ms(1030 + 16 * 10))), Duration::ZERO);
+    }
+
+    #[test]
+    fn in_a_long_burst_the_work_takes_its_share_and_no_more() {
+        // 300 ms at once, a sixteenth of sixteen seconds, and what begins just before the end.
+        assert_eq!(count(ms(5), ms(16_000)), 261);
+    }
+
+    #[test]
+    fn work_that_takes_very_long_is_still_done_twice_a_second() {
+        let often = count(ms(400), ms(9000));
+        assert!((9..=12).contains(&often), "{often}");
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_waits_longer_than_is_said(costs in prop::collection::vec((0..5000_u64, 0..5000_u64), 1..50)) {
+            let (mut pace, mut now) = (Pace::default(), BootTime(ms(0)));
+            for (cost, pause) in costs {
+                now = BootTime(now.0 + ms(cost));
+                pace.spend(ms(cost), now);
+                prop_assert!(pace.wait(now) <= MOST);
+                let later = BootTime(now.0 + pace.wait(now));
+                prop_assert_eq!(pace.wait(later), Duration::ZERO);
+                now = BootTime(now.0 + ms(pause));
+            }
+        }
+    }
+}
