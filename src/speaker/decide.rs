@@ -119,7 +119,9 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
     facts.insert(known.me.clone(), ours.clone());
     let silent = attendance::silent(known, &facts);
     let gone = attendance::gone(known, &silent);
-    let vips = desired::desired(known.me, known.observed, &current, known.view, &facts, &gone);
+    let told = records::announced(&known.view.records);
+    let vips =
+        desired::desired(known.me, known.observed, &current, known.view, &facts, &gone, &told);
     // What somebody asked this node to hand over is silenced first, like what it may not hold.
     let is_asked_for = |key: &ClaimKey| known.view.handovers.contains_key(key);
     let held: ByVip = vips
