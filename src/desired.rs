@@ -3,6 +3,7 @@
 //!
 //! Must not know who holds a VIP, nor what the kernel can do: election and driver decide those.
 
+mod announcing;
 mod backends;
 mod eligibility;
 mod places;
@@ -13,8 +14,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use herald_leader_election::{NodeName, View};
 
+use self::announcing::StandIns;
 pub use self::places::Places;
-pub use self::reasons::{Ineligible, Unused};
+
+pub use self::reasons::{Ineligible, Uncertain, Unused};
 use crate::allocator::Assignment;
 use crate::facts::Facts;
 use crate::observed::{Endpoint, Observed, Protocol, Service, ServiceName};
@@ -39,6 +42,8 @@ pub struct Vip {
     pub backends: Vec<Backend>,
     /// Services whose endpoints all stopped being ready together, and count all the same.
     pub kept: BTreeSet<ServiceName>,
+    /// What is unknown about it, where it is announced all the same.
+    pub uncertain: Option<Uncertain>,
 }
 
 impl Vip {
@@ -74,7 +79,7 @@ pub fn facts(view: &View) -> BTreeMap<NodeName, Facts> {
 }
 
 /// The wanted VIPs, as seen from `me`; `facts` are those of the view, and `gone` are the nodes that
-/// do not answer any more.
+/// do not answer any more, and `announced` the VIPs that were announced since they were assigned.
 pub fn desired(
     me: &NodeName,
     observed: &Observed,
@@ -82,8 +87,10 @@ pub fn desired(
     view: &View,
     facts: &BTreeMap<NodeName, Facts>,
     gone: &BTreeSet<NodeName>,
+    announced: &BTreeSet<IpAddr>,
 ) -> BTreeMap<IpAddr, Vip> {
-    let context = Context { me, observed, view, facts, gone, places: Places::of(observed) };
+    let (places, stand_ins) = (Places::of(observed), StandIns::new());
+    let context = Context { me, observed, view, facts, gone, announced, places, stand_ins };
     let mut shared: BTreeMap<IpAddr, (Origin<'_>, Vec<&Service>)> = BTreeMap::new();
     for (name, assignment) in assignments {
         let Some(service) = observed.services.get(name) else { continue };
@@ -117,7 +124,9 @@ struct Context<'a> {
     view: &'a View,
     facts: &'a BTreeMap<NodeName, Facts>,
     gone: &'a BTreeSet<NodeName>,
+    announced: &'a BTreeSet<IpAddr>,
     places: Places<'a>,
+    stand_ins: StandIns,
 }
 
 impl<'a> Context<'a> {
@@ -136,8 +145,11 @@ impl<'a> Context<'a> {
 
     fn vip(&self, vip: IpAddr, origin: Origin<'_>, services: &[&Service]) -> Vip {
         let backends = services.iter().flat_map(|service| self.backends(vip, service)).collect();
-        let (eligible, ineligible) = self.candidates(vip, origin, services);
-        let preference = self.preference(origin, services, eligible.keys());
+        let announcing = self.announcing(vip, origin, services);
+        let found = announcing.as_ref().map_err(|why| *why);
+        let found = found.map(|it| &it.advertisements[..]);
+        let (eligible, ineligible) = self.candidates(vip, found, services);
+        let preference = self.preference(found.unwrap_or_default(), eligible.keys());
         let is_kept = |it: &&&Service| self.endpoints(it).iter().any(|endpoint| endpoint.kept);
         Vip {
             services: services.iter().map(|service| service.name.clone()).collect(),
@@ -150,6 +162,7 @@ impl<'a> Context<'a> {
             preference,
             backends,
             kept: services.iter().filter(is_kept).map(|it| it.name.clone()).collect(),
+            uncertain: announcing.ok().and_then(|it| it.uncertain),
         }
     }
 

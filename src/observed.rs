@@ -29,7 +29,8 @@ pub use range::{AddressRange, IpFamily};
 pub use selector::{Requirement, Selector};
 pub use service::{
     ALLOCATED_FROM, ASSIGNED, BGP, CiliumSharing, FamilyPolicy, Grants, HERALD, L2_ANNOUNCER,
-    PREVIOUS, Protocol, Reported, Service, ServicePort, SessionAffinity, TargetPort, TrafficPolicy,
+    Listener, PREVIOUS, Protocol, Reported, Service, ServicePort, SessionAffinity, TargetPort,
+    TrafficPolicy,
 };
 
 /// The whole input picture.
@@ -40,6 +41,9 @@ pub struct Observed {
     /// True while an invalid manifest may hide a pool. Addresses outside all known pools are then
     /// not taken away from anybody.
     pub pools_incomplete: bool,
+    /// True while an invalid manifest may hide an announcement. What was announced then goes on
+    /// being announced.
+    pub advertisements_incomplete: bool,
     /// True while an invalid manifest may hide a Service. Addresses of unknown Services are then
     /// not given to others.
     pub services_incomplete: bool,

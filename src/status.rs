@@ -128,6 +128,9 @@ pub struct Vip {
     /// Services, as `namespace/name`, whose endpoints all turned not ready together: as if they
     /// were ready, they are announced and get their traffic.
     pub kept: Vec<String>,
+    /// What of its configuration cannot be read: `pool_unknown` or `advertisement_unknown`. It is
+    /// announced all the same, because it was before.
+    pub uncertain: Option<&'static str>,
 }
 
 /// A foreign machine that uses a VIP.
@@ -310,6 +313,11 @@ impl Received {
                 let message = "all endpoints turned not ready together: kept".into();
                 noes.push(vec![what, "all_not_ready_together".into(), message]);
             }
+            if !vip["uncertain"].is_null() {
+                let what = format!("certainty about {address}");
+                let message = "announced as before; what says so cannot be read".into();
+                noes.push(vec![what, text(&vip["uncertain"]), message]);
+            }
             for backend in list(&vip["backends"]).filter(|b| b["used"] == false) {
                 let (pod, port) = (text(&backend["address"]), text(&backend["port"]));
                 let message =
@@ -400,7 +408,7 @@ mod tests {
                 "sessions": [{"node": "n1", "state": "open"}, {"node": "n2", "state": "revoked"}]},
             "vips": [{"address": "192.168.1.240", "service": "default/echo", "pool": "first",
                 "holder": "n1", "term": 2, "expires_ms": 480, "ineligible": [],
-                "kept": ["default/echo"],
+                "kept": ["default/echo"], "uncertain": "pool_unknown",
                 "backends": [{"address": "10.244.1.2", "port": 8080, "node": "n1", "used": true},
                     {"address": "10.244.2.2", "port": 8080, "node": "n2", "used": false,
                      "reason": "node_session_lost"}]}],
@@ -421,6 +429,7 @@ VIP            SERVICE       HOLDER  TERM  EXPIRES  BACKENDS  POOL
 NOT                                               REASON                  MESSAGE
 address for default/late                          pool_exhausted          no free address in pool first
 ready endpoint of default/echo for 192.168.1.240  all_not_ready_together  all endpoints turned not ready together: kept
+certainty about 192.168.1.240                     pool_unknown            announced as before; what says so cannot be read
 backend 10.244.2.2 8080                           node_session_lost       of default/echo, on n2
 "
         );

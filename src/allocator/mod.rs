@@ -14,9 +14,11 @@
 
 mod count;
 mod families;
+mod held;
 mod plan;
 mod request;
 mod share;
+mod shared;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -226,18 +228,10 @@ impl<'a> Planner<'a> {
         } else {
             (self.suiting(service, &held), ChangeReason::Families)
         };
-        match wanted {
-            Ok(wanted) if wanted == held => {}
-            Ok(wanted) => {
-                self.why.entry(&service.name).or_insert(reason);
-                self.assign(service, wanted);
-            }
-            Err(refusal) => {
-                self.refusals.insert(&service.name, refusal);
-                return false;
-            }
+        if wanted.as_ref().is_ok_and(|wanted| *wanted != held) {
+            self.why.entry(&service.name).or_insert(reason);
         }
-        true
+        self.settle(service, wanted.map(|wanted| (wanted != held).then_some(wanted)))
     }
 
     /// What the Service asks for by address, given what it has.
@@ -278,14 +272,15 @@ impl<'a> Planner<'a> {
     /// Whether the families are such that the Service needs nothing more and has nothing too much.
     fn suits(&self, service: &Service, held: &Assignment) -> bool {
         let families = self.wanted(service, &held.pool);
-        if self.kind_of(&held.pool) == Some(PoolKind::Cilium) && !service.requested.is_empty() {
+        let is_cilium = self.kind_of(&held.pool) == Some(PoolKind::Cilium);
+        if is_cilium && !service.requested.is_empty() {
             return true;
         }
-        let enough = match service.family_policy {
-            FamilyPolicy::PreferDualStack => !held.addresses.is_empty(),
-            FamilyPolicy::SingleStack | FamilyPolicy::RequireDualStack => {
-                families.iter().all(|family| held.has_family(*family))
-            }
+        // By Cilium's rules a family that is not to be had takes nothing away.
+        let any_will_do = is_cilium || service.family_policy == FamilyPolicy::PreferDualStack;
+        let enough = match any_will_do {
+            true => !held.addresses.is_empty(),
+            false => families.iter().all(|family| held.has_family(*family)),
         };
         enough && held.addresses.iter().all(|address| families.contains(&IpFamily::of(*address)))
     }
@@ -353,23 +348,34 @@ impl<'a> Planner<'a> {
         let nothing = Assignment { pool: String::new(), addresses: Vec::new() };
         for service in asking {
             let found = self.requested(service, &nothing);
-            self.settle(service, found);
+            let _ = self.settle(service, found.map(Some));
         }
         // Then who only wants back what it had.
         any.sort_by_key(|service| service.previous.is_empty());
         for service in any {
             let found = request::automatic(service, self.observed, &mut self.space, self.nodes);
             let found = found.map(|found| self.extended(service, found, &nothing));
-            self.settle(service, found);
+            let _ = self.settle(service, found.map(Some));
         }
     }
 
-    fn settle(&mut self, service: &'a Service, found: Result<Assignment, Refusal>) {
-        match found {
-            Ok(assignment) => self.assign(service, assignment),
-            Err(refusal) => {
-                self.refusals.insert(&service.name, refusal);
+    /// Gives the Service what was found, where that is not what it has; whether it then has all
+    /// that it wants. If not, there is a refusal.
+    fn settle(&mut self, service: &'a Service, found: Result<Option<Assignment>, Refusal>) -> bool {
+        let refusal = match found {
+            Ok(found) => {
+                found.into_iter().for_each(|found| self.assign(service, found));
+                let has = self.assignments.get(&service.name);
+                has.and_then(|has| request::lacking(service, self.observed, has, self.nodes))
             }
+            Err(refusal) => Some(refusal),
+        };
+        match refusal {
+            Some(refusal) => {
+                self.refusals.insert(&service.name, refusal);
+                false
+            }
+            None => true,
         }
     }
 

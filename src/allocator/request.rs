@@ -193,8 +193,9 @@ pub(super) fn automatic(
     let kind = pools.first().map_or(PoolKind::MetalLb, |pool| pool.kind);
     let wanted = wanted(service, kind, nodes);
     let first = &wanted[..1];
-    let needed =
-        if service.family_policy == FamilyPolicy::PreferDualStack { first } else { &wanted };
+    let any_will_do =
+        service.family_policy == FamilyPolicy::PreferDualStack || kind == PoolKind::Cilium;
+    let needed = if any_will_do { first } else { &wanted };
     Err(why_none(service, observed, &pools, needed))
 }
 
@@ -239,6 +240,7 @@ fn previous(
     };
     let families: Vec<_> = service.previous.iter().map(|it| IpFamily::of(*it)).collect();
     let enough = service.family_policy != FamilyPolicy::RequireDualStack
+        || pool.kind == PoolKind::Cilium
         || wanted.iter().all(|family| families.contains(family));
     let mut addresses = service.previous.clone();
     addresses.sort_by_key(|address| rank(service, IpFamily::of(*address)));
@@ -259,7 +261,8 @@ fn from_one_pool(
     pools.iter().find_map(|pool| all_of(service, pool, &wanted[..1], space))
 }
 
-/// Each family from the first pool that has it, as Cilium does.
+/// Each family from the first pool that has it, as Cilium does: also where another family is to be
+/// had nowhere.
 fn from_any_pools(
     service: &Service,
     pools: &[&Pool],
@@ -277,11 +280,30 @@ fn from_any_pools(
             (Some((pool, address)), None) => {
                 found = Some(Assignment { pool, addresses: vec![address] });
             }
-            (None, _) if service.family_policy == FamilyPolicy::PreferDualStack => {}
-            (None, _) => return None,
+            (None, _) => {}
         }
     }
     found
+}
+
+/// What is missing to what the Service has from Cilium's pools, if it requires more. MetalLB's give
+/// both families or nothing.
+pub(super) fn lacking(
+    service: &Service,
+    observed: &Observed,
+    has: &Assignment,
+    nodes: NodeFamilies,
+) -> Option<Refusal> {
+    let pool = observed.pools.get(&has.pool).filter(|pool| pool.kind == PoolKind::Cilium)?;
+    if service.family_policy != FamilyPolicy::RequireDualStack || !service.requested.is_empty() {
+        return None;
+    }
+    let mut missing = wanted(service, pool.kind, nodes);
+    missing.retain(|family| !has.has_family(*family));
+    let missing = missing.first()?;
+    let mut pools = candidates(service, observed).unwrap_or_default();
+    pools.retain(|pool| pool.kind == PoolKind::Cilium);
+    Some(why_none(service, observed, &pools, &[*missing]))
 }
 
 /// One address of each family, from this pool.

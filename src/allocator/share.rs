@@ -1,9 +1,13 @@
 //! When two Services may have one address: MetalLB's rule and Cilium's, by the kind of the pool.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::observed::{CiliumSharing, Grants, PoolKind, Service, TrafficPolicy};
 
 /// Why two Services may not share, in words that follow "because".
 pub(super) fn obstacle(kind: PoolKind, one: &Service, other: &Service) -> Option<&'static str> {
+    #[cfg(test)]
+    work::COMPARED.set(work::COMPARED.get() + 1);
     match kind {
         PoolKind::MetalLb => of_metallb(one, other),
         PoolKind::Cilium => of_cilium(one, other),
@@ -15,6 +19,57 @@ pub(super) fn key(kind: PoolKind, service: &Service) -> Option<&str> {
     match kind {
         PoolKind::MetalLb => service.sharing_key.as_deref(),
         PoolKind::Cilium => service.cilium_sharing.as_ref().map(|sharing| sharing.key.as_str()),
+    }
+}
+
+/// What counts about a Service besides its ports: Services of one class are alike to any third.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Class<'a> {
+    /// It shares with nobody.
+    Alone,
+    /// MetalLB: the key, and the pods that must be the same.
+    MetalLb(&'a str, Option<&'a Labels>),
+    /// Cilium: the key, the namespace, namespaces it grants (none: all), whether it permits other
+    /// pods, and its own if its policy is Local.
+    Cilium(&'a str, &'a str, Option<&'a BTreeSet<String>>, bool, Option<&'a Labels>),
+}
+
+type Labels = BTreeMap<String, String>;
+
+impl<'a> Class<'a> {
+    pub fn of(kind: PoolKind, service: &'a Service) -> Self {
+        let is_local = service.external_traffic_policy == TrafficPolicy::Local;
+        match (kind, key(kind, service), &service.cilium_sharing) {
+            (PoolKind::MetalLb, Some(key), _) => Self::MetalLb(key, backend_key(service)),
+            (PoolKind::Cilium, Some(key), Some(sharing)) => {
+                let grants = match &sharing.grants {
+                    Grants::Every => None,
+                    Grants::Named(names) => Some(names),
+                };
+                let pods = is_local.then_some(&service.selector);
+                let namespace = &service.name.namespace;
+                Self::Cilium(key, namespace, grants, sharing.permits_different_pods, pods)
+            }
+            _ => Self::Alone,
+        }
+    }
+}
+
+/// Services that do not share a group share no address. Those of MetalLB's that do share one if
+/// their ports differ, those of Cilium's may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Group<'a> {
+    MetalLb(&'a str, Option<&'a Labels>),
+    Cilium(&'a str, bool),
+}
+
+impl<'a> Group<'a> {
+    pub fn of(kind: PoolKind, service: &'a Service) -> Option<Self> {
+        match Class::of(kind, service) {
+            Class::Alone => None,
+            Class::MetalLb(key, pods) => Some(Self::MetalLb(key, pods)),
+            Class::Cilium(key, .., pods) => Some(Self::Cilium(key, pods.is_some())),
+        }
     }
 }
 
@@ -32,7 +87,7 @@ fn of_metallb(one: &Service, other: &Service) -> Option<&'static str> {
 
 /// The pods that must be the same: with the policy Local the node of the address must have pods of
 /// both. A Local Service without selector counts as one of the policy Cluster, as in MetalLB.
-fn backend_key(service: &Service) -> Option<&std::collections::BTreeMap<String, String>> {
+fn backend_key(service: &Service) -> Option<&Labels> {
     let is_local = service.external_traffic_policy == TrafficPolicy::Local;
     (is_local && !service.selector.is_empty()).then_some(&service.selector)
 }
@@ -66,6 +121,16 @@ fn grants(sharing: &CiliumSharing, to: &Service) -> bool {
     match &sharing.grants {
         Grants::Every => true,
         Grants::Named(names) => names.contains(&to.name.namespace),
+    }
+}
+
+/// Counts comparisons, so that tests of scale need no clock.
+#[cfg(test)]
+pub(super) mod work {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub static COMPARED: Cell<usize> = const { Cell::new(0) };
     }
 }
 

@@ -2,21 +2,25 @@
 //!
 //! Work is proportional to the number of addresses that are held, never to the size of a pool: an
 //! IPv6 /64 is searched as fast as a /28. While one plan is made, addresses are mostly taken, so a
-//! cursor for each range remembers below what nothing is free; a release moves it back.
+//! cursor for each range remembers below what nothing is free; a release moves it back. `held` has who
+//! shares one address, `shared` where to look for one to share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::share;
+use super::held::Held;
+use super::share::Group;
+use super::shared::Shared;
 use crate::observed::{AddressRange, IpFamily, Pool, PoolKind, Service, ServiceName};
 
 pub(super) struct Space<'a> {
     /// Ranges of pools without conflict by their first address, with their pool. Disjoint.
     ranges: BTreeMap<IpAddr, (AddressRange, &'a Pool)>,
     pools: &'a BTreeMap<String, Pool>,
-    holders: BTreeMap<IpAddr, Vec<Holder<'a>>>,
-    /// Addresses of Services that share, by the kind of rule and the key.
-    shared: BTreeMap<(PoolKind, &'a str), BTreeSet<IpAddr>>,
+    holders: BTreeMap<IpAddr, Held<'a>>,
+    /// Services that share: the place of each group's addresses in the list.
+    groups: BTreeMap<Group<'a>, usize>,
+    shared: Vec<Shared>,
     /// For a range, by its first address: nothing lower is free. None means nothing at all is.
     cursors: BTreeMap<IpAddr, Option<IpAddr>>,
 }
@@ -55,7 +59,8 @@ impl<'a> Space<'a> {
             ranges: ranges.collect(),
             pools,
             holders: BTreeMap::new(),
-            shared: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            shared: Vec::new(),
             cursors: BTreeMap::new(),
         }
     }
@@ -90,48 +95,45 @@ impl<'a> Space<'a> {
         kind: PoolKind,
         address: IpAddr,
     ) -> Option<Obstacle<'a>> {
-        self.holders.get(&address)?.iter().find_map(|holder| match holder {
-            Holder::Known(other) if other.name == service.name => None,
-            Holder::Known(other) => {
-                let why = share::obstacle(kind, service, other)?;
-                let both = share::key(kind, service).is_some() && share::key(kind, other).is_some();
-                Some(Obstacle { holder: &other.name, why: both.then_some(why) })
-            }
-            Holder::Hidden(name) => Some(Obstacle { holder: name, why: None }),
-        })
+        self.holders.get(&address)?.obstacle(service, kind)
     }
 
     pub fn take(&mut self, address: IpAddr, holder: Holder<'a>) {
-        self.holders.entry(address).or_default().push(holder);
-        if let Holder::Known(service) = holder {
-            for kind in KINDS {
-                if let Some(key) = share::key(kind, service) {
-                    self.shared.entry((kind, key)).or_default().insert(address);
-                }
+        self.holders.entry(address).or_default().add(holder);
+        let Holder::Known(service) = holder else { return };
+        let range = self.range_of(address).map(|(range, _)| range);
+        for group in KINDS.into_iter().filter_map(|kind| Group::of(kind, service)) {
+            let place = *self.groups.entry(group).or_insert(self.shared.len());
+            if place == self.shared.len() {
+                self.shared.push(Shared::default());
             }
+            self.shared[place].add(address, range);
         }
     }
 
     pub fn release(&mut self, address: IpAddr, name: &ServiceName) {
-        let Some(holders) = self.holders.get_mut(&address) else { return };
-        let last = holders.iter().find(|holder| holder.name() == name).copied();
-        holders.retain(|holder| holder.name() != name);
-        if !holders.is_empty() {
-            return;
-        }
-        self.holders.remove(&address);
-        // All who shared it had the same key by the rules of its pool's kind, and a key by the other
+        let range = self.range_of(address).map(|(range, _)| range);
+        let Some(held) = self.holders.get_mut(&address) else { return };
+        let last = held.remove(name);
+        let is_free = held.is_empty();
+        // All who share it are of one group by the rules of its pool's kind, and a group by the other
         // kind's rules leads nobody to an address of this one.
         if let Some(Holder::Known(service)) = last {
-            for kind in KINDS {
-                if let Some(key) = share::key(kind, service)
-                    && let Some(addresses) = self.shared.get_mut(&(kind, key))
-                {
-                    addresses.remove(&address);
+            for group in KINDS.into_iter().filter_map(|kind| Group::of(kind, service)) {
+                let Some(place) = self.groups.get(&group) else { continue };
+                let shared = &mut self.shared[*place];
+                match (is_free, range) {
+                    (true, _) => shared.remove(address),
+                    (false, Some(range)) => shared.release(address, range, service.listeners()),
+                    (false, None) => {}
                 }
             }
         }
-        if let Some((range, _)) = self.range_of(address)
+        if !is_free {
+            return;
+        }
+        self.holders.remove(&address);
+        if let Some(range) = range
             && let Some(cursor) = self.cursors.get_mut(&range.first())
         {
             *cursor = Some(cursor.map_or(address, |cursor| cursor.min(address)));
@@ -149,14 +151,21 @@ impl<'a> Space<'a> {
         [shared, free].into_iter().flatten().min_by_key(|address| place(pool, *address))
     }
 
-    fn next_shared(&self, service: &Service, pool: &Pool, family: IpFamily) -> Option<IpAddr> {
-        let key = share::key(pool.kind, service)?;
-        let addresses = self.shared.get(&(pool.kind, key))?.iter().copied();
-        addresses
-            .filter(|address| IpFamily::of(*address) == family && pool.contains(*address))
-            .filter(|address| !is_left_out(pool, *address))
-            .filter(|address| self.obstacle(service, pool.kind, *address).is_none())
-            .min_by_key(|address| place(pool, *address))
+    fn next_shared(&mut self, service: &Service, pool: &Pool, family: IpFamily) -> Option<IpAddr> {
+        let place = *self.groups.get(&Group::of(pool.kind, service)?)?;
+        let (shared, holders) = (&mut self.shared[place], &self.holders);
+        let ranges = pool.ranges.iter().filter(|range| range.family() == family);
+        ranges.into_iter().find_map(|range| {
+            shared.next(service, *range, |address| {
+                let held = holders.get(&address);
+                let is_fit = !is_left_out(pool, address)
+                    && held.is_none_or(|held| held.obstacle(service, pool.kind).is_none());
+                let is_in_use = move |listener| {
+                    held.is_some_and(|held| held.is_in_use(listener, &service.name))
+                };
+                (is_fit, is_in_use)
+            })
+        })
     }
 
     /// The lowest free address of the family, range by range in the order the pool lists them.
@@ -177,7 +186,7 @@ impl<'a> Space<'a> {
     }
 }
 
-const KINDS: [PoolKind; 2] = [PoolKind::MetalLb, PoolKind::Cilium];
+pub(super) const KINDS: [PoolKind; 2] = [PoolKind::MetalLb, PoolKind::Cilium];
 
 /// Where in the pool's order the address comes.
 fn place(pool: &Pool, address: IpAddr) -> (Option<usize>, IpAddr) {
@@ -195,7 +204,12 @@ pub(super) fn is_left_out(pool: &Pool, address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::observed::{
+        CiliumSharing, Grants, Protocol, ServicePort, TargetPort, TrafficPolicy,
+    };
 
     #[test]
     fn a_released_address_is_the_next_free_one_again() {
@@ -213,5 +227,96 @@ mod tests {
         space.release(ip("2001:db8::1"), &service.name);
         assert_eq!(space.next_for(&service, &pool, IpFamily::V6), Some(ip("2001:db8::1")));
         assert_eq!(space.next_for(&service, &pool, IpFamily::V4), None);
+    }
+
+    /// The one that `next_for` is to find among those that are shared, found by asking everybody.
+    fn naive(
+        space: &Space<'_>,
+        held: &[(IpAddr, &Service)],
+        one: &Service,
+        pool: &Pool,
+    ) -> Option<IpAddr> {
+        let mut sharers = BTreeMap::<IpAddr, Vec<&Service>>::new();
+        for (address, other) in held {
+            sharers.entry(*address).or_default().push(other);
+        }
+        let may = |others: &Vec<&Service>| {
+            let obstacle = |other: &&Service| super::super::share::obstacle(pool.kind, one, other);
+            !others.iter().any(|other| other.name != one.name && obstacle(other).is_some())
+        };
+        let fit = sharers.iter().filter(|(_, others)| may(others)).map(|(address, _)| *address);
+        for (address, others) in &sharers {
+            assert_eq!(space.obstacle(one, pool.kind, *address).is_none(), may(others));
+        }
+        fit.min_by_key(|address| place(pool, *address))
+    }
+
+    fn sharer() -> impl Strategy<Value = Service> {
+        let ports = prop::collection::btree_set(0..4u16, 0..3);
+        let local = prop::sample::select(vec![TrafficPolicy::Cluster, TrafficPolicy::Local]);
+        let (key, namespace, pods) = ("[kl]", "[mn]", "[op]?");
+        let grants = prop::collection::btree_set("[mn]", 0..3);
+        (key, namespace, pods, any::<bool>(), local, grants, ports).prop_map(
+            |(key, namespace, pods, permits_different_pods, policy, grants, ports)| Service {
+                name: ServiceName::new(namespace, ""),
+                sharing_key: Some(key.clone()),
+                cilium_sharing: Some(CiliumSharing {
+                    key,
+                    grants: Grants::Named(grants),
+                    permits_different_pods,
+                }),
+                external_traffic_policy: policy,
+                selector: if pods.is_empty() {
+                    BTreeMap::new()
+                } else {
+                    [(pods, "".into())].into()
+                },
+                ports: ports
+                    .into_iter()
+                    .map(|port| ServicePort {
+                        name: String::new(),
+                        protocol: Protocol::Tcp,
+                        port,
+                        target: TargetPort::Number(1),
+                    })
+                    .collect(),
+                ..Service::default()
+            },
+        )
+    }
+
+    proptest! {
+        /// Some come, some go; whoever comes shares the first address that nobody is against, else
+        /// takes a free one.
+        #[test]
+        fn shares_the_first_address_that_no_holder_is_against(
+            mut services in prop::collection::vec((sharer(), 0..4usize), 1..40),
+            is_cilium in any::<bool>(),
+        ) {
+            for (number, (service, _)) in services.iter_mut().enumerate() {
+                service.name.name = number.to_string();
+            }
+            let ip = |last: u8| IpAddr::from([192, 0, 2, last]);
+            let ranges = vec![
+                AddressRange::new(ip(100), ip(102)).unwrap(),
+                AddressRange::new(ip(1), ip(60)).unwrap(),
+            ];
+            let kind = if is_cilium { PoolKind::Cilium } else { PoolKind::MetalLb };
+            let pool = Pool { kind, name: "p".into(), ranges, auto_assign: true, ..Pool::default() };
+            let pools = BTreeMap::from([("p".to_owned(), pool.clone())]);
+            let mut space = Space::new(&pools);
+            let mut held: Vec<(IpAddr, &Service)> = Vec::new();
+            for (service, leaves) in &services {
+                let expected = naive(&space, &held, service, &pool);
+                prop_assert_eq!(space.next_shared(service, &pool, IpFamily::V4), expected);
+                let address = expected.or_else(|| space.next_free(&pool, IpFamily::V4)).unwrap();
+                space.take(address, Holder::Known(service));
+                held.push((address, service));
+                for _ in 0..*leaves / 3 {
+                    let (address, gone) = held.swap_remove(held.len() / 2);
+                    space.release(address, &gone.name);
+                }
+            }
+        }
     }
 }

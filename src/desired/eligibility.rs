@@ -5,28 +5,26 @@ use std::net::IpAddr;
 
 use herald_leader_election::{NodeName, SessionState};
 
-use super::{Context, Ineligible, Origin};
+use super::{Context, Ineligible};
 use crate::facts::Interface;
-use crate::observed::{Advertisement, Endpoint, Node, PoolKind, Service, TrafficPolicy};
+use crate::observed::{Advertisement, Endpoint, Node, Service, TrafficPolicy};
 
 /// The nodes that may hold a VIP, with their interfaces, and those that may not.
 type Candidates = (BTreeMap<NodeName, BTreeSet<String>>, BTreeMap<NodeName, Ineligible>);
 
 impl Context<'_> {
-    /// Judges every node.
+    /// Judges every node, given what announces the VIP at all.
     pub(super) fn candidates(
         &self,
         vip: IpAddr,
-        origin: Origin<'_>,
+        found: Result<&[&Advertisement], Ineligible>,
         services: &[&Service],
     ) -> Candidates {
-        let found = self.announced(vip, origin, services);
         let mut eligible = BTreeMap::new();
         let mut ineligible = BTreeMap::new();
         for (name, node) in &self.observed.nodes {
             let name = NodeName(name.clone());
-            let judged = found.as_ref().map_err(|why| *why);
-            let judged = judged.and_then(|ads| self.eligibility(vip, &name, node, ads));
+            let judged = found.and_then(|ads| self.eligibility(vip, &name, node, ads));
             match judged.and_then(|it| self.has_local(vip, services, &name).map(|()| it)) {
                 Ok(interfaces) => drop(eligible.insert(name, interfaces)),
                 Err(reason) => drop(ineligible.insert(name, reason)),
@@ -40,11 +38,9 @@ impl Context<'_> {
     /// select the node.
     pub(super) fn preference<'n>(
         &self,
-        origin: Origin<'_>,
-        services: &[&Service],
+        advertisements: &[&Advertisement],
         nodes: impl Iterator<Item = &'n NodeName>,
     ) -> BTreeMap<NodeName, u32> {
-        let advertisements = self.advertisements(origin, services).unwrap_or_default();
         let preference = |name: &NodeName| {
             let node = self.observed.nodes.get(&name.0)?;
             let selecting = advertisements.iter().filter(|ad| ad.selects_node(node));
@@ -72,25 +68,6 @@ impl Context<'_> {
         }
     }
 
-    /// What announces the VIP at all.
-    fn announced(
-        &self,
-        vip: IpAddr,
-        origin: Origin<'_>,
-        services: &[&Service],
-    ) -> Result<Vec<&Advertisement>, Ineligible> {
-        if self.places.is_address_of_a_node(vip) {
-            return Err(Ineligible::AddressOfNode);
-        }
-        let found = self.advertisements(origin, services)?;
-        let is_metallb = found.iter().any(|ad| ad.kind == PoolKind::MetalLb);
-        let can_serve = |it: &&Service| self.endpoints(it).iter().any(can_serve);
-        match is_metallb && !services.iter().any(can_serve) {
-            true => Err(Ineligible::NoReadyEndpoint),
-            false => Ok(found),
-        }
-    }
-
     /// Whether the node has endpoints of all Services whose externalTrafficPolicy is Local. An
     /// endpoint that is on no known node could be on any: it is the stack that gets there.
     fn has_local(
@@ -111,35 +88,6 @@ impl Context<'_> {
             true => Ok(()),
             false => Err(Ineligible::NoLocalEndpoint),
         }
-    }
-
-    /// What announces addresses of that origin for these Services.
-    fn advertisements(
-        &self,
-        origin: Origin<'_>,
-        services: &[&Service],
-    ) -> Result<Vec<&Advertisement>, Ineligible> {
-        let pool = match origin {
-            Origin::Pool(pool) => pool,
-            Origin::External => {
-                let covers =
-                    |ad: &&Advertisement| services.iter().any(|s| ad.covers_external_ips(s));
-                return Ok(self.observed.advertisements.values().filter(covers).collect());
-            }
-        };
-        let pool = self.observed.pools.get(pool).ok_or(Ineligible::NoAdvertisement)?;
-        let covering: Vec<&Advertisement> = self
-            .observed
-            .advertisements
-            .values()
-            .filter(|ad| ad.covers(pool) && services.iter().all(|s| ad.covers_service(s)))
-            .collect();
-        if covering.is_empty() {
-            return Err(Ineligible::NoAdvertisement);
-        }
-        let is_safe = |ad: &&Advertisement| services.len() == 1 || !ad.selects_services();
-        let safe: Vec<&Advertisement> = covering.into_iter().filter(is_safe).collect();
-        if safe.is_empty() { Err(Ineligible::SharedAddress) } else { Ok(safe) }
     }
 
     /// The interfaces a node may announce a VIP on: those the advertisements name, or all in a
@@ -193,6 +141,6 @@ impl Context<'_> {
 
 /// Whether new flows may go there if there is nothing better: MetalLB counts an endpoint that
 /// still serves while it ends, and so does kube-proxy.
-fn can_serve(endpoint: &Endpoint) -> bool {
+pub(super) fn can_serve(endpoint: &Endpoint) -> bool {
     endpoint.ready || endpoint.serving
 }

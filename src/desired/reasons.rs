@@ -5,6 +5,8 @@
 pub enum Ineligible {
     /// No L2Advertisement or policy selects the VIP's pool and Services.
     NoAdvertisement,
+    /// The VIP's pool cannot be read, or is another load balancer's: it is not from Herald.
+    PoolUnknown,
     /// L2Advertisements select the pool, but not this node.
     NotSelected,
     /// The node is labelled out of external load balancing.
@@ -39,6 +41,7 @@ impl Ineligible {
     pub const fn label(self) -> &'static str {
         match self {
             Self::NoAdvertisement => "no_advertisement",
+            Self::PoolUnknown => "pool_unknown",
             Self::NotSelected => "node_not_selected",
             Self::Excluded => "node_excluded_by_label",
             Self::Cordoned => "node_cordoned",
@@ -52,6 +55,25 @@ impl Ineligible {
             Self::NoSuchInterface => "no_such_interface",
             Self::InterfaceExcluded => "interface_excluded",
             Self::NotInSubnet => "not_in_subnet",
+        }
+    }
+}
+
+/// What is unknown about a VIP that is announced all the same, as it was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uncertain {
+    /// Its pool cannot be read. What announces every pool, or that one by name, announces it.
+    PoolUnknown,
+    /// What announced it cannot be read. Any node in a network that contains it may have it.
+    AdvertisementUnknown,
+}
+
+impl Uncertain {
+    /// The name in metrics, logs and status.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::PoolUnknown => "pool_unknown",
+            Self::AdvertisementUnknown => "advertisement_unknown",
         }
     }
 }

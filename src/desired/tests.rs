@@ -7,8 +7,15 @@ use crate::fixture::{
 use crate::observed::{Advertisement, Exclusions, Pattern, TrafficPolicy};
 
 fn the_vip(observed: &Observed, view: &View) -> Vip {
-    let mut vips =
-        desired(&node(1), observed, &assignments(), view, &facts(view), &BTreeSet::new());
+    let mut vips = desired(
+        &node(1),
+        observed,
+        &assignments(),
+        view,
+        &facts(view),
+        &BTreeSet::new(),
+        &BTreeSet::new(),
+    );
     vips.remove(&IpAddr::from(VIP)).unwrap()
 }
 
@@ -83,8 +90,15 @@ fn a_named_interface_needs_no_subnet() {
     }
     let assignment = Assignment { pool: "first".into(), addresses: vec![[10, 9, 9, 9].into()] };
     let assignments = BTreeMap::from([(service_name(), assignment)]);
-    let vips =
-        desired(&node(1), &observed, &assignments, &view(1), &facts(&view(1)), &BTreeSet::new());
+    let vips = desired(
+        &node(1),
+        &observed,
+        &assignments,
+        &view(1),
+        &facts(&view(1)),
+        &BTreeSet::new(),
+        &BTreeSet::new(),
+    );
     assert_eq!(vips[&IpAddr::from([10, 9, 9, 9])].eligible.len(), 3);
 }
 
@@ -112,8 +126,15 @@ fn services_that_share_an_address_share_its_vip() {
     observed.endpoints.insert(other.clone(), vec![endpoint(1)]);
     let mut assigned = assignments();
     assigned.insert(other.clone(), assigned[&service_name()].clone());
-    let vips =
-        desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)), &BTreeSet::new());
+    let vips = desired(
+        &node(1),
+        &observed,
+        &assigned,
+        &view(1),
+        &facts(&view(1)),
+        &BTreeSet::new(),
+        &BTreeSet::new(),
+    );
     let vip = &vips[&IpAddr::from(VIP)];
     assert_eq!(vip.services, [service_name(), other]);
     let ports: BTreeSet<u16> = vip.backends.iter().map(|backend| backend.port).collect();
@@ -121,8 +142,15 @@ fn services_that_share_an_address_share_its_vip() {
     for advertisement in observed.advertisements.values_mut() {
         advertisement.service_selectors = vec![crate::observed::Selector::default()];
     }
-    let vips =
-        desired(&node(1), &observed, &assigned, &view(1), &facts(&view(1)), &BTreeSet::new());
+    let vips = desired(
+        &node(1),
+        &observed,
+        &assigned,
+        &view(1),
+        &facts(&view(1)),
+        &BTreeSet::new(),
+        &BTreeSet::new(),
+    );
     let why = vips[&IpAddr::from(VIP)].ineligible.get(&node(1));
     assert_eq!(why, Some(&Ineligible::SharedAddress));
 }
@@ -154,7 +182,15 @@ fn every_unused_endpoint_has_its_reason() {
     let mut view = view(1);
     let reasons = |view: &View, gone: &[NodeName]| -> Vec<_> {
         let gone = gone.iter().cloned().collect();
-        let mut vips = desired(&node(1), &observed, &assignments(), view, &facts(view), &gone);
+        let mut vips = desired(
+            &node(1),
+            &observed,
+            &assignments(),
+            view,
+            &facts(view),
+            &gone,
+            &BTreeSet::new(),
+        );
         let (_, vip) = vips.pop_first().unwrap();
         vip.backends.iter().map(|b| b.target.err()).step_by(2).collect()
     };
@@ -303,7 +339,15 @@ mod external {
     }
 
     fn all(observed: &Observed) -> BTreeMap<IpAddr, Vip> {
-        desired(&node(1), observed, &assignments(), &view(1), &facts(&view(1)), &BTreeSet::new())
+        desired(
+            &node(1),
+            observed,
+            &assignments(),
+            &view(1),
+            &facts(&view(1)),
+            &BTreeSet::new(),
+            &BTreeSet::new(),
+        )
     }
 
     #[test]

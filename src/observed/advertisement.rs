@@ -49,17 +49,20 @@ impl Advertisement {
     /// Whether addresses of the pool are announced. MetalLB: neither names nor selectors means
     /// every pool.
     pub fn covers(&self, pool: &Pool) -> bool {
-        if self.kind != pool.kind {
-            return false;
-        }
-        match self.kind {
-            PoolKind::MetalLb => {
-                (self.pools.is_empty() && self.pool_selectors.is_empty())
-                    || self.pools.contains(&pool.name)
-                    || self.pool_selectors.iter().any(|selector| selector.matches(&pool.labels))
-            }
+        let is_selected =
+            || self.pool_selectors.iter().any(|selector| selector.matches(&pool.labels));
+        self.covers_unlabelled(pool.kind, &pool.name)
+            || (self.kind == PoolKind::MetalLb && pool.kind == self.kind && is_selected())
+    }
+
+    /// Whether addresses of a pool of that kind and name are announced, whatever its labels are.
+    pub fn covers_unlabelled(&self, kind: PoolKind, pool: &str) -> bool {
+        let is_every = self.pools.is_empty() && self.pool_selectors.is_empty();
+        let covers = match kind {
+            PoolKind::MetalLb => is_every || self.pools.contains(pool),
             PoolKind::Cilium => self.load_balancer_ips,
-        }
+        };
+        self.kind == kind && covers
     }
 
     /// Whether the Service's externalIPs are announced.

@@ -129,17 +129,22 @@ impl Service {
 
     /// Whether no port of one is a port of the other.
     pub fn ports_differ(&self, other: &Self) -> bool {
-        let is_ours =
-            |port: &ServicePort| self.ports.iter().any(|ours| ours.is_same_listener(port));
-        !other.ports.iter().any(is_ours)
+        !other.listeners().any(|listener| self.listens_at(listener))
+    }
+
+    /// What it listens at.
+    pub fn listeners(&self) -> impl Iterator<Item = Listener> {
+        self.ports.iter().map(|port| (port.protocol, port.port))
+    }
+
+    /// Whether that is one of its ports.
+    pub fn listens_at(&self, listener: Listener) -> bool {
+        self.listeners().any(|ours| ours == listener)
     }
 }
 
-impl ServicePort {
-    fn is_same_listener(&self, other: &Self) -> bool {
-        (self.protocol, self.port) == (other.protocol, other.port)
-    }
-}
+/// A protocol, and a port at the VIP.
+pub type Listener = (Protocol, u16);
 
 /// Herald's own loadBalancerClass.
 pub const HERALD: &str = "herald.io/herald";

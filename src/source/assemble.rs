@@ -265,8 +265,10 @@ impl Assembler {
         let mut snapshot = Snapshot { files: self.files.len(), ..Snapshot::default() };
         for (name, tracked) in &self.files {
             snapshot.problems.extend(problems_of(name, tracked));
-            snapshot.observed.services_incomplete |= may_hide_a_service(tracked);
-            snapshot.observed.pools_incomplete |= may_hide_a_pool(tracked);
+            let may_hide = |is_meant| may_hide(tracked, is_meant);
+            snapshot.observed.services_incomplete |= may_hide(|kind| kind == Kind::Service);
+            snapshot.observed.pools_incomplete |= may_hide(Kind::is_pool);
+            snapshot.observed.advertisements_incomplete |= may_hide(Kind::is_advertisement);
             if tracked.in_force.is_none() {
                 snapshot.observed.hidden.extend(tracked.reported.clone());
             }
@@ -316,14 +318,10 @@ fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
     problems
 }
 
-/// Whether the file may hold a Service that is not in force.
-fn may_hide_a_service(tracked: &Tracked) -> bool {
-    tracked.in_force.is_none() && tracked.kind.is_none_or(|kind| kind == Kind::Service)
-}
-
-/// Whether the file may hold a pool that is not in force in any version.
-fn may_hide_a_pool(tracked: &Tracked) -> bool {
-    tracked.in_force.is_none() && tracked.kind.is_none_or(Kind::is_pool)
+/// Whether the file may hold an object of the kind that is meant which is not in force in any
+/// version.
+fn may_hide(tracked: &Tracked, is_meant: fn(Kind) -> bool) -> bool {
+    tracked.in_force.is_none() && tracked.kind.is_none_or(is_meant)
 }
 
 fn insert(observed: &mut Observed, object: &Object) {

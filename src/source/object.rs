@@ -102,6 +102,11 @@ impl Kind {
         matches!(self, Self::IpAddressPool | Self::CiliumPool)
     }
 
+    /// Whether it says who announces what.
+    pub const fn is_advertisement(self) -> bool {
+        matches!(self, Self::L2Advertisement | Self::CiliumPolicy)
+    }
+
     /// Whether the namespace is part of what makes an object itself. MetalLB's objects all live in
     /// one namespace, so that pools are known by name alone.
     const fn is_known_by_namespace(self) -> bool {

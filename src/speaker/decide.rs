@@ -117,9 +117,11 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
     let ours = Facts::of(known.links, known.interfaces.keys());
     let mut facts = desired::facts(known.view);
     facts.insert(known.me.clone(), ours.clone());
-    let silent = attendance::silent(known, &facts);
+    let silent = attendance::silent(known, &facts, &assigned(known, &current));
     let gone = attendance::gone(known, &silent);
-    let vips = desired::desired(known.me, known.observed, &current, known.view, &facts, &gone);
+    let told = records::announced(&known.view.records);
+    let vips =
+        desired::desired(known.me, known.observed, &current, known.view, &facts, &gone, &told);
     // What somebody asked this node to hand over is silenced first, like what it may not hold.
     let is_asked_for = |key: &ClaimKey| known.view.handovers.contains_key(key);
     let held: ByVip = vips
@@ -159,6 +161,21 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         current,
         plan,
     }
+}
+
+/// The addresses of Services, but for those that are a node's own.
+fn assigned(
+    known: &Knowledge<'_>,
+    current: &BTreeMap<ServiceName, Assignment>,
+) -> BTreeSet<IpAddr> {
+    let mut assigned: BTreeSet<IpAddr> =
+        current.values().flat_map(|assignment| &assignment.addresses).copied().collect();
+    let services = known.observed.services.values();
+    assigned.extend(services.flat_map(|service| &service.external_ips));
+    for address in known.observed.nodes.values().flat_map(|node| &node.addresses) {
+        assigned.remove(address);
+    }
+    assigned
 }
 
 /// The held VIPs to speak for, and those to probe for first: a VIP that nobody ever announced

@@ -19,6 +19,11 @@ pub fn announced_key(vip: IpAddr) -> String {
     format!("{ANNOUNCED}{vip}")
 }
 
+/// The VIPs that were announced since they were assigned.
+pub fn announced(records: &BTreeMap<String, Vec<u8>>) -> BTreeSet<IpAddr> {
+    records.keys().filter_map(|key| key.strip_prefix(ANNOUNCED)?.parse().ok()).collect()
+}
+
 /// The assignments in the records. A record that cannot be read is left alone and counts as none:
 /// it was written by another version.
 pub fn assignments(records: &BTreeMap<String, Vec<u8>>) -> BTreeMap<ServiceName, Assignment> {

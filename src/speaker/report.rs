@@ -8,7 +8,7 @@ use herald_announcer::Conflict;
 use herald_leader_election::{BootTime, ClaimKey, NodeName, SessionState, View};
 
 use crate::allocator::Count;
-use crate::desired::{Backend, Vip};
+use crate::desired::{Backend, Uncertain, Vip};
 use crate::facts::Facts;
 use crate::observed::{IpFamily, Observed, Pool, PoolKind, Protocol};
 use crate::problem::Problem;
@@ -106,6 +106,7 @@ impl Material<'_> {
             ineligible: ineligible.collect(),
             backends: vip.backends.iter().map(backend).collect(),
             kept: vip.kept.iter().map(ToString::to_string).collect(),
+            uncertain: vip.uncertain.map(Uncertain::label),
         }
     }
 

@@ -128,9 +128,97 @@ fn takes_each_family_from_the_first_pool_that_has_it() {
         ]
     );
     assert_eq!(
-        show(&plan(&pools[1..], &services, &NOBODY))[..2],
-        ["prefer 2001:db8::1 from pool cilium.io/6", "require: no_dual_stack_pool"]
+        show(&plan(&pools[1..], &services, &NOBODY))[..3],
+        [
+            "prefer 2001:db8::1 from pool cilium.io/6",
+            "require 2001:db8::2 from pool cilium.io/6",
+            "require: no_pool_of_family",
+        ]
     );
+}
+
+#[test]
+fn who_requires_both_families_has_what_there_is_and_waits_for_the_rest() {
+    let (v4, v6) = ("192.0.2.1-192.0.2.1", "2001:db8::1-2001:db8::9");
+    let both = [cilium("4", &[v4]), cilium("6", &[v6])];
+    let metallb = [pool("m", &[v4]), pool("n", &[v6])];
+    let node = |addresses: &[&str]| crate::observed::Node {
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+        ..Default::default()
+    };
+    let (only_v4, dual_nodes) = (node(&["10.0.0.1"]), node(&["10.0.0.1", "fd00::1"]));
+    let (held_6, held_4) =
+        (held("cilium.io/6", &["2001:db8::7"]), held("cilium.io/4", &["192.0.2.1"]));
+    let all = "192.0.2.1, 2001:db8::1 from pool cilium.io/4";
+    type Row<'a> =
+        (&'a str, &'a [Pool], &'a crate::observed::Node, Option<&'a Assignment>, &'a [&'a str]);
+    let closed = [both[0].clone(), Pool { disabled: true, ..both[1].clone() }];
+    let table: [Row<'_>; 10] = [
+        ("both are there", &both, &dual_nodes, None, &[all]),
+        ("one is not enabled", &both, &only_v4, None, &["192.0.2.1 from pool cilium.io/4"]),
+        (
+            "no pool has one",
+            &both[1..],
+            &dual_nodes,
+            None,
+            &["2001:db8::1 from pool cilium.io/6", "no_pool_of_family"],
+        ),
+        (
+            "the pool that has one is closed",
+            &closed,
+            &dual_nodes,
+            None,
+            &["192.0.2.1 from pool cilium.io/4", "no_pool_of_family"],
+        ),
+        ("no pool has any", &[], &dual_nodes, None, &["no_pool"]),
+        (
+            "what is there stays",
+            &both[1..],
+            &dual_nodes,
+            Some(&held_6),
+            &["2001:db8::7 from pool cilium.io/6", "no_pool_of_family"],
+        ),
+        (
+            "and is added to",
+            &both,
+            &dual_nodes,
+            Some(&held_6),
+            &["2001:db8::7, 192.0.2.1 from pool cilium.io/6"],
+        ),
+        ("in both orders", &both, &dual_nodes, Some(&held_4), &[all]),
+        (
+            "what is not enabled any more goes",
+            &both,
+            &only_v4,
+            Some(&held("cilium.io/4", &["192.0.2.1", "2001:db8::1"])),
+            &["192.0.2.1 from pool cilium.io/4"],
+        ),
+        ("MetalLB gives all or nothing", &metallb, &dual_nodes, None, &["no_dual_stack_pool"]),
+    ];
+    for (what, pools, node, before, expected) in table {
+        let before = before.map(|held| current(&[("a", held.clone())])).unwrap_or_default();
+        let mut picture = observed(pools, &[dual("a", RequireDualStack)]);
+        picture.nodes.insert("n".into(), node.clone());
+        let plan = allocate(&picture, &before, &Config::default());
+        let given = plan.assignments.values().map(ToString::to_string);
+        let refused = plan.refusals.values().map(|it| it.reason.label().to_owned());
+        assert_eq!(given.chain(refused).collect::<Vec<_>>(), expected, "{what}");
+        let again = allocate(&picture, &plan.assignments, &Config::default());
+        assert_eq!((again.changes, again.refusals), (vec![], plan.refusals), "{what}");
+    }
+}
+
+#[test]
+fn who_lacks_a_family_gets_it_once_it_is_free() {
+    let pools = [cilium("4", &["192.0.2.1-192.0.2.1"]), cilium("6", &["2001:db8::1-2001:db8::9"])];
+    let (first, second) = (dual("first", RequireDualStack), dual("second", RequireDualStack));
+    let crowded = plan(&pools, &[first, second.clone()], &NOBODY);
+    assert_eq!(
+        show(&crowded)[1..3],
+        ["second 2001:db8::2 from pool cilium.io/6", "second: pools_exhausted"]
+    );
+    let alone = plan(&pools, &[second], &crowded.assignments);
+    assert_eq!(show(&alone)[0], "second 2001:db8::2, 192.0.2.1 from pool cilium.io/6");
 }
 
 #[test]

@@ -94,9 +94,11 @@ fn leaves_out_a_file_that_never_was_good_and_says_that_pools_may_be_missing() {
     assert_eq!(snapshot.observed.services.len(), 1);
     assert!(snapshot.observed.pools_incomplete);
     assert!(snapshot.observed.services_incomplete);
+    assert!(snapshot.observed.advertisements_incomplete);
     let snapshot = directory.without("a.yaml").look();
     assert!(!snapshot.observed.pools_incomplete);
     assert!(!snapshot.observed.services_incomplete);
+    assert!(!snapshot.observed.advertisements_incomplete);
 }
 
 #[test]

@@ -14,10 +14,12 @@ use super::Knowledge;
 use crate::facts::Facts;
 
 /// Nodes without an open session, each with the address to ask it for and the MAC it has that at;
-/// `None` where it has none in a network of ours.
+/// `None` where it has none in a network of ours. One of the `assigned` addresses is not its own,
+/// also if it is bound there (kube-proxy in IPVS mode does that): another node answers for it.
 pub(super) fn silent(
     known: &Knowledge<'_>,
     facts: &BTreeMap<NodeName, Facts>,
+    assigned: &BTreeSet<IpAddr>,
 ) -> BTreeMap<NodeName, Option<(IpAddr, MacAddr)>> {
     let sessions = known.view.sessions.values();
     let silent =
@@ -32,7 +34,9 @@ pub(super) fn silent(
         let is_near = |ip: IpAddr| {
             let mut ours = ours.into_iter().flat_map(|facts| &facts.interfaces);
             let is_ours = ours.any(|interface| interface.is_in_network_of(ip));
-            is_ours && !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+            is_ours
+                && !assigned.contains(&ip)
+                && !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
         };
         addresses.filter(|(ip, _)| is_near(*ip)).min()
     };

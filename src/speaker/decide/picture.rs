@@ -25,6 +25,7 @@ pub(super) fn picture(
     vips: &BTreeMap<IpAddr, Vip>,
     spoken: &ByVip,
 ) -> Picture {
+    let is_vip = |ip: IpAddr| vips.get(&ip).is_some_and(|vip| !vip.is_address_of_a_node());
     let index = |name: &String| {
         let is_xdp = known.interfaces.get(name) == Some(&Carrier::Xdp);
         known.links.by_name.get(name).filter(|_| is_xdp).map(|link| link.index)
@@ -39,7 +40,7 @@ pub(super) fn picture(
         }
     }
     for (_, facts) in facts.iter().filter(|(node, _)| *node != known.me) {
-        let macs = facts.interfaces.iter().filter_map(|i| Some((i.mac()?, addresses(i))));
+        let macs = facts.interfaces.iter().filter_map(|i| Some((i.mac()?, addresses(i, is_vip))));
         picture.peers.extend(macs);
     }
     // The fence keeps anybody on this node from claiming what it does not hold. A node's own
@@ -134,12 +135,16 @@ const fn carried(protocol: Protocol) -> Carried {
     }
 }
 
-/// A peer's own addresses on an interface, by which it is told from the clients it forwards for.
-fn addresses(interface: &crate::facts::Interface) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+/// A peer's own addresses on an interface, by which it is told from the clients it forwards for. A
+/// VIP that is bound there too (kube-proxy in IPVS mode does that) is not its own.
+fn addresses(
+    interface: &crate::facts::Interface,
+    is_vip: impl Fn(IpAddr) -> bool,
+) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
     let mut v4 = None;
     let mut v6 = None;
-    for network in &interface.addresses {
-        match network.ip() {
+    for ip in interface.addresses.iter().map(|network| network.ip()).filter(|ip| !is_vip(*ip)) {
+        match ip {
             IpAddr::V4(ip) => v4 = v4.or(Some(ip)),
             IpAddr::V6(ip) if ip.is_unicast_link_local() => {}
             IpAddr::V6(ip) => v6 = v6.or(Some(ip)),

@@ -207,6 +207,28 @@ fn keeps_the_pods_of_a_node_whose_speaker_alone_is_gone() {
 }
 
 #[test]
+fn an_assigned_address_that_is_bound_to_a_node_is_not_its_own() {
+    let bound: [IpAddr; 3] = [VIP.into(), [192, 168, 1, 9].into(), "2001:db8::9".parse().unwrap()];
+    let assignment = Assignment { pool: "first".into(), addresses: bound.to_vec() };
+    let wanted = BTreeMap::from([(service_name(), assignment)]);
+    let records = records::difference(&BTreeMap::new(), &wanted);
+    let mut view = view(1);
+    view.records = records.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+    // As kube-proxy in IPVS mode binds them, and before the node's own.
+    let mut theirs = links(2);
+    let addresses = &mut theirs.by_name.get_mut("eth0").unwrap().addresses;
+    addresses.push("2001:db8::12/64".parse().unwrap());
+    addresses.splice(0..0, bound.map(Into::into));
+    let session = view.sessions.get_mut(&node(2)).unwrap();
+    session.facts = Facts::of(&theirs, &["eth0".to_owned()]).encode().into();
+    let own = (Some([192, 168, 1, 12].into()), Some("2001:db8::12".parse().unwrap()));
+    assert_eq!(decision(&view, 1, false).picture.peers[&mac(2)], own);
+    view.sessions.get_mut(&node(2)).unwrap().state = SessionState::Revoked;
+    let asked = BTreeMap::from([([192, 168, 1, 12].into(), MacAddr(mac(2)))]);
+    assert_eq!(decision(&view, 1, false).silent, asked);
+}
+
+#[test]
 fn hands_over_from_a_cordoned_node_what_another_can_have() {
     let mut observed = observed();
     let view = claimed(assigned(view(1)), vip_key(), 1);

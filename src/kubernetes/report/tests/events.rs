@@ -127,6 +127,7 @@ fn vip(ineligible: &[(&str, Ineligible)]) -> BTreeMap<IpAddr, Vip> {
         preference: BTreeMap::new(),
         backends: vec![],
         kept: BTreeSet::new(),
+        uncertain: None,
     };
     BTreeMap::from([(fixture::VIP.into(), vip)])
 }

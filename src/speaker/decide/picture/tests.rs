@@ -14,7 +14,15 @@ const WEB: ServicePort =
 fn pictured(observed: &Observed) -> Picture {
     let (me, view) = (node(1), view(1));
     let facts = desired::facts(&view);
-    let vips = desired::desired(&me, observed, &assignments(), &view, &facts, &BTreeSet::new());
+    let vips = desired::desired(
+        &me,
+        observed,
+        &assignments(),
+        &view,
+        &facts,
+        &BTreeSet::new(),
+        &BTreeSet::new(),
+    );
     let known = Knowledge {
         me: &me,
         observed,
