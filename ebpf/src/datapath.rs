@@ -6,6 +6,7 @@
 mod attach;
 mod digest;
 pub mod held_back;
+mod programs;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use herald_ebpf_common as common;
 use herald_ebpf_common::{Reason, WHILE_SESSION};
 
 use self::digest::Digest;
+use self::programs::Programs;
 use self::services::Services;
 use crate::fence::SessionFence;
 use crate::picture::Picture;
@@ -78,7 +80,7 @@ pub struct Counter {
 
 /// The loaded programs and their maps.
 pub struct Datapath {
-    ebpf: Ebpf,
+    programs: Programs,
     pins: PathBuf,
     vips: HashMap<MapData, common::VipKey, common::VipState>,
     fenced: HashMap<MapData, common::Address, common::VipState>,
@@ -120,9 +122,6 @@ impl Datapath {
             .default_map_pin_directory(&pins)
             .load(OBJECT)
             .map_err(|source| Error::Load(Box::new(source)))?;
-        let load = |name, source| Error::Program { name, source: Box::new(source) };
-        xdp(&mut ebpf)?.load().map_err(|source| load(XDP, source))?;
-        egress(&mut ebpf)?.load().map_err(|source| load(EGRESS, source))?;
         let session = take(&mut ebpf, "SESSION", Array::try_from)?;
         let services = Services::new(
             take(&mut ebpf, "SERVICES", HashMap::try_from)?,
@@ -150,7 +149,7 @@ impl Datapath {
             fallback: take(&mut ebpf, "FALLBACK", HashMap::try_from)?,
             fallback_known: None,
             drain: DRAIN,
-            ebpf,
+            programs: Programs::load(ebpf, &pins)?,
             pins,
         };
         datapath.adopt(boot_now())?;
@@ -370,7 +369,7 @@ impl Datapath {
     ///
     /// [`Error::Missing`].
     pub fn xdp_program(&mut self) -> Result<&mut Xdp, Error> {
-        xdp(&mut self.ebpf)
+        self.programs.xdp()
     }
 
     /// The loaded tc egress program, for running it on packets of one's own.
@@ -379,7 +378,7 @@ impl Datapath {
     ///
     /// [`Error::Missing`].
     pub fn egress_program(&mut self) -> Result<&mut SchedClassifier, Error> {
-        egress(&mut self.ebpf)
+        self.programs.egress()
     }
 
     fn write(&mut self, write: &Write) -> Result<(), Error> {
@@ -396,16 +395,6 @@ impl Datapath {
             Write::NoChunk(number) => remove("CHUNKS", &mut self.chunks, number),
         }
     }
-}
-
-fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, Error> {
-    let program = ebpf.program_mut(XDP).ok_or(Error::Missing(XDP))?;
-    program.try_into().map_err(|_| Error::Missing(XDP))
-}
-
-fn egress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, Error> {
-    let program = ebpf.program_mut(EGRESS).ok_or(Error::Missing(EGRESS))?;
-    program.try_into().map_err(|_| Error::Missing(EGRESS))
 }
 
 fn take<M>(

@@ -1,4 +1,4 @@
-//! Where maps and links are pinned, and whether they can be: `<pin dir>/<format>/...`. What is
+//! Where maps, links and programs are pinned, and whether they can be: `<pin dir>/<format>/...`. What is
 //! pinned there outlives the process and is adopted by the next one.
 
 use std::ffi::CString;
@@ -12,6 +12,9 @@ use crate::Error;
 
 /// `BPF_FS_MAGIC`, linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// What the names of programs' pins begin with.
+const PROGRAM: &str = "program-";
 
 /// Makes and checks the directory of this format's pins.
 pub(crate) fn directory(pin_dir: &Path) -> Result<PathBuf, Error> {
@@ -33,6 +36,21 @@ pub(crate) fn link(directory: &Path, kind: &str, interface: &str) -> PathBuf {
     // A dot is not allowed in a BPF filesystem's names (kernel/bpf/inode.c, bpf_lookup), but is
     // in VLAN interfaces'; interface names hold no '%'.
     directory.join(format!("{kind}-{}", interface.replace('.', "%")))
+}
+
+/// The pin of a program: its name says which one, of which version.
+pub(crate) fn program(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{PROGRAM}{name}"))
+}
+
+/// All pins of programs, of whatever version.
+pub(crate) fn programs(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let is_program = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_bytes().starts_with(PROGRAM.as_bytes()))
+    };
+    paths.filter(is_program).collect()
 }
 
 fn filesystem(path: &Path) -> io::Result<i64> {

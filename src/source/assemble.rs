@@ -133,6 +133,12 @@ impl Assembler {
         Self { options, ..Self::default() }
     }
 
+    /// Whether these are the files of the last update, byte for byte: then it would change nothing.
+    pub fn has_seen(&self, files: &BTreeMap<String, FileState>) -> bool {
+        let tracked = self.files.iter().map(|(name, tracked)| (name, tracked.state.as_ref()));
+        tracked.eq(files.iter().map(|(name, state)| (name, Some(state))))
+    }
+
     /// Takes in all files as they are now; what is not among them is gone.
     pub fn update(&mut self, files: BTreeMap<String, FileState>) -> Snapshot {
         let gone = self.files.keys().filter(|name| !files.contains_key(*name)).cloned();

@@ -88,8 +88,13 @@ pub async fn watch_with(
     let wake = Arc::new(Notify::new());
     // Watching begins before the first look, so that no change falls between the two.
     let watcher = start_watcher(&path, Arc::clone(&wake));
-    let mut looker =
-        Looker { path, assembler: Assembler::new(options), watcher: None, broken: None };
+    let mut looker = Looker {
+        path,
+        assembler: Assembler::new(options),
+        watcher: None,
+        broken: None,
+        in_force: None,
+    };
     match watcher {
         Ok(watcher) => looker.watcher = Some(watcher),
         Err(error) => looker.broken = Some(error.to_string()),
@@ -99,7 +104,7 @@ pub async fn watch_with(
         Ok(snapshot) => snapshot,
         Err(source) => return Err(WatchError::Directory { path: looker.path, source }),
     };
-    let (sender, receiver) = channel::channel(Arc::new(first));
+    let (sender, receiver) = channel::channel(first);
     let task = tokio::spawn(async move {
         loop {
             tokio::select! {
@@ -110,9 +115,10 @@ pub async fn watch_with(
             let (result, back) = look(looker).await?;
             looker = back;
             let last = Arc::clone(&sender.borrow());
-            let next = result.unwrap_or_else(|error| unreadable(&last, &looker.path, &error));
-            if next != *last {
-                sender.send_replace(Arc::new(next));
+            let next =
+                result.unwrap_or_else(|error| Arc::new(unreadable(&last, &looker.path, &error)));
+            if !Arc::ptr_eq(&next, &last) && next != last {
+                sender.send_replace(next);
             }
         }
     });
@@ -127,12 +133,18 @@ struct Looker {
     watcher: Option<RecommendedWatcher>,
     /// Why there is no watch.
     broken: Option<String>,
+    /// What came of the last look, unless the directory could not be read.
+    in_force: Option<Arc<Snapshot>>,
 }
 
-/// One look at the directory, off the threads that must not block.
-async fn look(mut looker: Looker) -> Result<(Result<Snapshot, ScanError>, Looker), JoinError> {
+/// One look at the directory, off the threads that must not block. Files that are all as they were
+/// cost their reading and nothing more, however many objects are in them.
+async fn look(mut looker: Looker) -> Result<(Result<Arc<Snapshot>, ScanError>, Looker), JoinError> {
     spawn_blocking(move || {
         let snapshot = scan(&looker.path).map(|files| {
+            if let Some(known) = looker.in_force.take_if(|_| looker.assembler.has_seen(&files)) {
+                return known;
+            }
             let mut snapshot = looker.assembler.update(files);
             snapshot.problems.extend(looker.broken.as_ref().map(|cause| Problem {
                 level: Level::Warning,
@@ -144,8 +156,9 @@ async fn look(mut looker: Looker) -> Result<(Result<Snapshot, ScanError>, Looker
                     RESCAN.as_secs()
                 ),
             }));
-            snapshot
+            Arc::new(snapshot)
         });
+        looker.in_force = snapshot.as_ref().ok().cloned();
         (snapshot, looker)
     })
     .await

@@ -8,7 +8,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{LinkOrder, ProgramError, TcAttachType};
 
-use super::{Datapath, EGRESS, Mode, XDP, egress, xdp};
+use super::{Datapath, EGRESS, Mode, XDP};
 use crate::{Error, pins};
 
 impl Datapath {
@@ -19,7 +19,7 @@ impl Datapath {
             source: Box::new(source),
         };
         let pin = pins::link(&self.pins, &format!("xdp-{}", mode.label()), interface);
-        let program = xdp(&mut self.ebpf)?;
+        let program = self.programs.xdp()?;
         if let Some(link) = adopt(&pin).and_then(|link| XdpLink::try_from(link).ok()) {
             // A link whose interface is gone refuses (ENOLINK): then a new one is made.
             if let Ok(id) = program.attach_to_link(link) {
@@ -44,7 +44,7 @@ impl Datapath {
             source: Box::new(source),
         };
         let pin = pins::link(&self.pins, "egress", interface);
-        let program = egress(&mut self.ebpf)?;
+        let program = self.programs.egress()?;
         if let Some(link) = adopt(&pin).and_then(|link| link.try_into().ok())
             && let Ok(id) = program.attach_to_link(link)
         {

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use herald_ebpf::{Backend, Picture, Protocol, ServicePort};
+use herald_ebpf::{Backend, Datapath, Picture, Protocol, ServicePort};
 
 use crate::build::{Frame, TCP, UDP, arp, icmpv6};
 use crate::kernel::{Action, IFINDEX, Kernel};
@@ -390,6 +390,30 @@ fn a_new_process_adopts_what_is_pinned() {
     second.apply(&picture(Pods::Here)).unwrap();
     let (_, _, reason) = first.xdp(&requests()[0].bytes());
     assert_eq!(reason, "delivered");
+}
+
+#[test]
+fn the_next_process_takes_the_programs_over_and_verifies_nothing_again() {
+    let ids = |datapath: &mut Datapath| {
+        let xdp = datapath.xdp_program().unwrap().info().unwrap().id();
+        (xdp, datapath.egress_program().unwrap().info().unwrap().id())
+    };
+    let mut first = Kernel::with(&picture(Pods::Elsewhere));
+    let (mut second, _fence) = Datapath::open(first.directory.path()).unwrap();
+    assert_eq!(ids(&mut second), ids(&mut first.datapath));
+}
+
+#[test]
+fn programs_that_work_on_other_maps_than_the_pinned_ones_are_not_taken_over() {
+    let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
+    let mut directories = std::fs::read_dir(kernel.directory.path()).unwrap();
+    let pins = directories.next().unwrap().unwrap().path();
+    std::fs::remove_file(pins.join("VIPS")).unwrap();
+    (kernel.datapath, kernel.fence) = Datapath::open(kernel.directory.path()).unwrap();
+    kernel.datapath.apply(&picture(Pods::Here)).unwrap();
+    kernel.fence.set(Duration::MAX).unwrap();
+    let (action, ..) = kernel.xdp(&arp(BROADCAST, 1, (CLIENT, CLIENT4), ([0; 6], VIP4)));
+    assert_eq!(action, Action::Transmit, "it answers for a VIP of the new map");
 }
 
 #[test]

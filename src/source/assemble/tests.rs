@@ -56,6 +56,27 @@ fn reasons(snapshot: &Snapshot) -> Vec<&'static str> {
     snapshot.problems.iter().map(|problem| problem.reason.label()).collect()
 }
 
+#[test]
+fn files_that_are_as_they_were_are_known_to_change_nothing() {
+    let mut directory = Directory::default()
+        .with("a.yaml", &pool("a", "192.0.2.0/28"))
+        .with("b.yaml", REVERSED)
+        .with("c.yaml", &service("web"));
+    let has_seen = |directory: &Directory| directory.assembler.has_seen(&directory.files);
+    assert!(!has_seen(&directory), "nothing was looked at");
+    let before = directory.look();
+    assert!(has_seen(&directory));
+    assert_eq!(directory.look(), before);
+    for other in ["d.yaml", "a.yaml"] {
+        directory = directory.with(other, &pool("other", "192.0.2.0/27"));
+        assert!(!has_seen(&directory), "{other} is new or differs");
+        directory.look();
+        assert!(has_seen(&directory));
+    }
+    directory = directory.without("c.yaml");
+    assert!(!has_seen(&directory), "one is gone");
+}
+
 const REVERSED: &str = "192.0.2.9-192.0.2.1";
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::BACKOFF;
@@ -34,6 +35,8 @@ pub(super) struct Caller {
     pub(super) hello: Arc<[u8]>,
     pub(super) key: Option<Key>,
     pub(super) outbox: Arc<Outbox>,
+    /// The peer has called this node.
+    pub(super) called: Arc<Notify>,
     pub(super) refusals: Refusals,
 }
 
@@ -52,8 +55,13 @@ impl Caller {
             }
             // What waited is old news by the time the peer is back.
             self.outbox.clear();
-            sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF.1);
+            // Whoever calls is there. A speaker that was started again needs its leader's word
+            // before its deadline in the kernel passes, and must not wait for a backoff that grew
+            // while it was away.
+            tokio::select! {
+                () = sleep(backoff) => backoff = (backoff * 2).min(BACKOFF.1),
+                () = self.called.notified() => backoff = BACKOFF.0,
+            }
         }
     }
 

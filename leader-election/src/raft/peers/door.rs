@@ -6,7 +6,7 @@
 //! connection is listened to, and while it is talking another one is refused: two processes under
 //! one name would be two voters that raft takes for one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,8 @@ pub(super) struct Door {
     pub(super) cluster: String,
     pub(super) me: NodeName,
     pub(super) key: Option<Key>,
-    pub(super) peers: Mutex<BTreeSet<NodeName>>,
+    /// Who may come in, and whom to tell that it did.
+    pub(super) peers: Mutex<BTreeMap<NodeName, Arc<Notify>>>,
     pub(super) deliver: mpsc::Sender<(NodeName, Frame)>,
     pub(super) refusals: Refusals,
     pub(super) rooms: Mutex<Rooms>,
@@ -66,9 +67,9 @@ struct Guest {
 
 impl Door {
     /// Lets in these nodes from now on; the others are shown out.
-    pub(super) fn admits(&self, peers: BTreeSet<NodeName>) {
+    pub(super) fn admits(&self, peers: BTreeMap<NodeName, Arc<Notify>>) {
         self.rooms().guests.retain(|node, guest| {
-            let stays = peers.contains(node);
+            let stays = peers.contains_key(node);
             if !stays {
                 guest.replaced.notify_one();
             }
@@ -146,10 +147,12 @@ impl Door {
             return Err(Broken::Refused(Refusal::ForeignCluster));
         }
         let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if peers.contains(&node) {
-            Ok((node, channel))
-        } else {
-            Err(Broken::Refused(Refusal::UnknownSender))
+        match peers.get(&node) {
+            Some(called) => {
+                called.notify_one();
+                Ok((node, channel))
+            }
+            None => Err(Broken::Refused(Refusal::UnknownSender)),
         }
     }
 

@@ -10,14 +10,14 @@ mod channel;
 mod door;
 mod outbox;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -55,6 +55,8 @@ pub(super) struct Peers {
 struct Peer {
     address: SocketAddr,
     outbox: Arc<Outbox>,
+    /// It has called us, so it is there.
+    called: Arc<Notify>,
     calling: AbortHandle,
 }
 
@@ -74,7 +76,7 @@ impl Peers {
             cluster: config.cluster.clone(),
             me: config.node.clone(),
             key: key.cloned(),
-            peers: Mutex::new(BTreeSet::new()),
+            peers: Mutex::new(BTreeMap::new()),
             deliver,
             refusals: refusals.clone(),
             rooms: Mutex::new(Rooms::default()),
@@ -108,18 +110,21 @@ impl Peers {
                 continue;
             }
             let outbox = Arc::new(Outbox::default());
+            let called = Arc::new(Notify::new());
             let caller = Caller {
                 node: node.clone(),
                 address,
                 hello: Arc::clone(&self.hello),
                 key: self.key.clone(),
                 outbox: Arc::clone(&outbox),
+                called: Arc::clone(&called),
                 refusals: self.refusals.clone(),
             };
             let calling = self.tasks.spawn(caller.run());
-            self.peers.insert(node.clone(), Peer { address, outbox, calling });
+            self.peers.insert(node.clone(), Peer { address, outbox, called, calling });
         }
-        self.door.admits(self.peers.keys().cloned().collect());
+        let called = |(node, peer): (&NodeName, &Peer)| (node.clone(), Arc::clone(&peer.called));
+        self.door.admits(self.peers.iter().map(called).collect());
     }
 
     /// Queues a frame. Never waits.
