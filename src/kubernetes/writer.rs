@@ -35,6 +35,10 @@ const ADDRESSES_AT_ONCE: usize = 32;
 /// the same share of its time, so few requests at once are a small share; an idle one takes hundreds
 /// a second even so.
 const REPORTS_AT_ONCE: usize = 1;
+/// While Services wait for addresses, reports of one node are at least this far apart.
+const REPORTS_APART: Duration = Duration::from_millis(50);
+/// For so long after one waited, more are expected.
+const BUSY: Duration = Duration::from_secs(1);
 /// Who reports, in Events.
 const REPORTER: &str = "herald";
 
@@ -45,6 +49,8 @@ pub struct Wanted {
     pub allocator: Vec<Write>,
     /// Writes about this node itself.
     pub node: Vec<Write>,
+    /// Services wait for addresses.
+    pub is_busy: bool,
 }
 
 /// Starts the task that writes; it ends when the sender of `wanted` is dropped. `deadline` is when
@@ -54,8 +60,17 @@ pub fn start(
     wanted: watch::Receiver<Arc<Wanted>>,
     deadline: watch::Receiver<Option<BootTime>>,
 ) -> JoinHandle<()> {
-    let (queue, addresses, reports) = Default::default();
-    tokio::spawn(Writer { client, wanted, deadline, queue, addresses, reports }.run())
+    let writer = Writer {
+        client,
+        wanted,
+        deadline,
+        queue: Queue::default(),
+        addresses: Tasks::new(),
+        reports: Tasks::new(),
+        busy_until: BootTime::SILENT,
+        reports_from: BootTime::SILENT,
+    };
+    tokio::spawn(writer.run())
 }
 
 struct Writer {
@@ -65,6 +80,10 @@ struct Writer {
     queue: Queue,
     addresses: Tasks,
     reports: Tasks,
+    /// Until then the API server has more important things to do than to take reports.
+    busy_until: BootTime,
+    /// Until then no report is sent.
+    reports_from: BootTime,
 }
 
 type Tasks = JoinSet<(Key, Result<(), kube::Error>)>;
@@ -76,6 +95,7 @@ impl Writer {
             self.send();
             let is_idle = self.addresses.is_empty() && self.reports.is_empty();
             let is_unsettled = is_idle && self.queue.is_unsettled();
+            let rest = self.reports_from.since(clock::boot_now());
             tokio::select! {
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => self.want(),
@@ -83,6 +103,7 @@ impl Writer {
                 },
                 Some(ended) = self.addresses.join_next() => self.ended(ended),
                 Some(ended) = self.reports.join_next() => self.ended(ended),
+                () = tokio::time::sleep(rest), if !rest.is_zero() && self.reports.is_empty() => {}
                 () = tokio::time::sleep(AGAIN), if is_unsettled => {
                     self.queue.again(clock::boot_now());
                 }
@@ -92,13 +113,28 @@ impl Writer {
 
     fn want(&mut self) {
         let wanted = Arc::clone(&self.wanted.borrow_and_update());
+        if wanted.is_busy {
+            self.busy_until = BootTime(clock::boot_now().0 + BUSY);
+        }
         self.queue.want(&wanted);
         self.queue.again(clock::boot_now());
     }
 
     fn send(&mut self) {
         while self.addresses.len() < ADDRESSES_AT_ONCE && self.launch(Lane::Addresses) {}
-        while self.reports.len() < REPORTS_AT_ONCE && self.launch(Lane::Reports) {}
+        while self.reports.len() < REPORTS_AT_ONCE
+            && self.may_report()
+            && self.launch(Lane::Reports)
+        {
+            let now = clock::boot_now();
+            if now < self.busy_until {
+                self.reports_from = BootTime(now.0 + REPORTS_APART);
+            }
+        }
+    }
+
+    fn may_report(&self) -> bool {
+        clock::boot_now() >= self.reports_from
     }
 
     /// Sends the next write of a lane; whether there was one.

@@ -101,7 +101,8 @@ impl Cluster {
         node.extend(report::conflicts(&self.node, observed, &decision.vips, &foreign));
         let speaker = Component::Speaker(&self.node);
         node.push(report::configuration(speaker, &self.namespace, &self.verdict));
-        self.wanted.send_replace(Arc::new(Wanted { allocator, node }));
+        let is_busy = decision.plan.changes.iter().any(|change| change.to.is_some());
+        self.wanted.send_replace(Arc::new(Wanted { allocator, node, is_busy }));
     }
 
     fn held(&mut self, decision: &Decision, now: &str) -> BTreeMap<IpAddr, Held> {

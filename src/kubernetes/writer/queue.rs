@@ -390,7 +390,8 @@ mod tests {
     #[test]
     fn the_allocators_writes_wait_while_it_may_not_act() {
         let mut queue = Queue::default();
-        let wanted = Wanted { allocator: vec![status("a", "1")], node: vec![own("n")] };
+        let wanted =
+            Wanted { allocator: vec![status("a", "1")], node: vec![own("n")], is_busy: false };
         queue.want(&wanted);
         assert!(queue.next(Lane::Addresses, at(0), false).is_none());
         let (_, write) = queue.next(Lane::Reports, at(0), false).unwrap();

@@ -145,7 +145,7 @@ async fn an_allocator_whose_session_has_ended_writes_nothing() {
     let (sender, _keep, _task) = running(&server, vec![status("a", 1)], Duration::ZERO);
     // What it says about its own node is nobody else's business.
     let node = vec![status("n", 1)];
-    sender.send_replace(Arc::new(Wanted { allocator: vec![status("a", 1)], node }));
+    sender.send_replace(Arc::new(Wanted { allocator: vec![status("a", 1)], node, is_busy: false }));
     let asked = server.until(|asked| !asked.is_empty()).await;
     assert_eq!(asked, ["PATCH n 200"]);
 }
@@ -157,7 +157,11 @@ async fn ten_thousand_services_are_written_once_each_and_a_few_at_once() {
     let (sender, _keep, _task) = running(&server, writes.clone(), LONG);
     // What is told about them never takes more than its share.
     let reports = (0..100).map(|number| Write::Gone(pool(&format!("p{number}"))));
-    sender.send_replace(Arc::new(Wanted { allocator: writes, node: reports.collect() }));
+    sender.send_replace(Arc::new(Wanted {
+        allocator: writes,
+        node: reports.collect(),
+        is_busy: true,
+    }));
     let at_once = ADDRESSES_AT_ONCE + REPORTS_AT_ONCE;
     let full = async {
         while *server.now.lock().unwrap() < at_once {
