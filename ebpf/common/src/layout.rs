@@ -4,7 +4,7 @@
 use core::net::IpAddr;
 
 /// Names the format of everything pinned; part of the pin directory's path.
-pub const PIN_FORMAT: &str = "v3";
+pub const PIN_FORMAT: &str = "v4";
 
 /// Slots of the smallest table, and of each chunk of a larger one. A power of two: the mask is the
 /// verifier's bound.

@@ -10,6 +10,7 @@
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
 pub mod bench;
+pub mod budget;
 pub mod checksum;
 pub mod flow;
 pub mod layout;

@@ -91,6 +91,8 @@ reasons! {
     /// Dropped on its way out: a neighbour solicitation sent from a VIP this node does not hold,
     /// or whose deadline has passed.
     FenceDroppedNs = "fence_dropped_ns",
+    /// Dropped: would have been refused with an ICMP error, of which too many were sent already.
+    RejectLimited = "drop_reject_limited",
 }
 
 /// Entries of the array `REASONS`.

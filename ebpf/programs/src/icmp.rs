@@ -11,8 +11,8 @@ use crate::forward::{addressed, from_peer, send};
 use crate::maps;
 use crate::neighbour::{self, Voice, is_group};
 use crate::packet::{
-    ETH_LEN, Ipv4, Ipv6, Ports, Verdict, at, at_variable, is_host, pass, read, read_variable,
-    set_mac, transmit, words,
+    ETH_LEN, Ipv4, Ipv6, Ports, TCP_CHECKSUM, UDP_CHECKSUM, Verdict, at, at_variable, is_host,
+    pass, read, read_variable, set_mac, transmit, words,
 };
 
 /// The first eight octets of ICMP and ICMPv6 messages alike (RFC 792, RFC 4443 2.1).
@@ -45,6 +45,8 @@ struct Quote {
     l4: usize,
     inner: usize,
     ports: usize,
+    /// Where the message ends, as the outer IP header has it.
+    end: usize,
     is_v4: bool,
 }
 
@@ -83,7 +85,8 @@ pub fn v4(ctx: &XdpContext, l3: usize, l4: usize) -> Verdict {
     let client = mapped(quoted.destination);
     let asked = Asked { key, client, client_port_be: port.destination_be };
     let reporter = mapped(ip.source);
-    error(ctx, &Quote { asked, reporter, l3, l4, inner, ports, is_v4: true })
+    let end = l3 + u16::from_be(ip.total_length_be) as usize;
+    error(ctx, &Quote { asked, reporter, l3, l4, inner, ports, end, is_v4: true })
 }
 
 #[inline(always)]
@@ -117,7 +120,8 @@ pub fn v6(ctx: &XdpContext, l3: usize, l4: usize) -> Verdict {
     let client = words(&quoted.destination);
     let asked = Asked { key, client, client_port_be: port.destination_be };
     let reporter = words(&ip.source);
-    error(ctx, &Quote { asked, reporter, l3, l4, inner, ports, is_v4: false })
+    let end = l3 + size_of::<Ipv6>() + u16::from_be(ip.payload_length_be) as usize;
+    error(ctx, &Quote { asked, reporter, l3, l4, inner, ports, end, is_v4: false })
 }
 
 #[inline(always)]
@@ -155,8 +159,8 @@ fn error(ctx: &XdpContext, quote: &Quote) -> Verdict {
     }
 }
 
-/// To the pod, about the packet as the pod sent it. The quoted transport checksum stays: it is
-/// seldom quoted, and nobody verifies it.
+/// To the pod, about the packet as the pod sent it, its transport checksum included where that is
+/// quoted: a stack or a filter that verifies it would take the error for a forged one.
 #[inline(always)]
 fn rewrite(ctx: &XdpContext, quote: &Quote, backend: &Backend) -> Option<()> {
     let is_sctp = quote.asked.key.protocol == protocol::SCTP;
@@ -164,29 +168,56 @@ fn rewrite(ctx: &XdpContext, quote: &Quote, backend: &Backend) -> Option<()> {
     let icmp = at_variable::<Icmp>(ctx, quote.l4)?;
     let ports = at_variable::<Ports>(ctx, quote.ports)?;
     let mut change = Change::none();
+    let mut quoted;
     // SAFETY: all lie within the packet, see `at`, and do not overlap.
     unsafe {
         if quote.is_v4 {
             let inner = &mut *at_variable::<Ipv4>(ctx, quote.inner)?;
-            let header = Change::none().word(inner.source, backend.address[3]);
-            let checksum = header.apply(inner.checksum);
-            change = change.word(inner.source, backend.address[3]).half(inner.checksum, checksum);
+            quoted = Change::none().word(inner.source, backend.address[3]);
+            let checksum = quoted.apply(inner.checksum);
+            change = change.half(inner.checksum, checksum);
             inner.source = backend.address[3];
             inner.checksum = checksum;
             let _ = deliver::address(ctx, quote.l3, true, &backend.address)?;
         } else {
             let inner = &mut *at_variable::<Ipv6>(ctx, quote.inner)?;
-            let quoted = changed(&inner.source, &backend.address);
+            quoted = changed(&inner.source, &backend.address);
             inner.source = words(&backend.address);
             // The pseudo-header has the outer destination (RFC 4443 2.3).
             let outer = deliver::address(ctx, quote.l3, false, &backend.address)?;
-            change = change.and(quoted).and(outer);
+            change = change.and(outer);
         }
-        change = change.half((*ports).source_be, port_be);
+        quoted = quoted.half((*ports).source_be, port_be);
         (*ports).source_be = port_be;
+        change = change.and(quoted);
+        if let Some(checksum) = transport_checksum(ctx, quote) {
+            let is_udp = quote.asked.key.protocol == protocol::UDP;
+            // As in `deliver`: zero means that none was computed.
+            if !(is_udp && *checksum == 0) {
+                let new = quoted.apply(*checksum);
+                let new = if is_udp && new == 0 { 0xffff } else { new };
+                change = change.half(*checksum, new);
+                *checksum = new;
+            }
+        }
         (*icmp).checksum = change.apply((*icmp).checksum);
     }
     Some(())
+}
+
+/// The quoted packet's transport checksum, if that much of it is quoted.
+#[inline(always)]
+fn transport_checksum(ctx: &XdpContext, quote: &Quote) -> Option<*mut u16> {
+    let offset = match quote.asked.key.protocol {
+        protocol::TCP => TCP_CHECKSUM,
+        protocol::UDP => UDP_CHECKSUM,
+        _ => return None,
+    };
+    let at = quote.ports + offset;
+    if at + size_of::<u16>() > quote.end {
+        return None;
+    }
+    at_variable::<u16>(ctx, at)
 }
 
 #[inline(always)]

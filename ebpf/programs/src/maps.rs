@@ -4,9 +4,11 @@
 //! `HELD_BACK`.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
+use herald_ebpf_common::budget::{self, Budget};
 use herald_ebpf_common::reason::REASONS as REASON_COUNT;
 use herald_ebpf_common::{
     Address, BACKENDS as BACKEND_COUNT, Backend, Chunk, FlowKey, FragmentKey, HeldBackKey, Link,
@@ -88,6 +90,19 @@ pub static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_COUNT, 0);
 /// under a program; when it is full, `REASONS` alone counts on.
 #[map]
 pub static HELD_BACK: PerCpuHashMap<HeldBackKey, u64> = PerCpuHashMap::pinned(1_024, 0);
+
+/// One entry: how many ICMP errors this CPU may send now. Not pinned: it means nothing for long.
+#[map]
+static REJECTIONS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether one more packet may be answered with an ICMP error.
+#[inline(always)]
+pub fn may_reject() -> bool {
+    let Some(budget) = REJECTIONS.get_ptr_mut(0) else { return false };
+    // SAFETY: a helper without arguments, and a per-CPU value that only this program, on this CPU,
+    // is writing now.
+    unsafe { (*budget).take(budget::REJECTIONS, bpf_ktime_get_ns()) }
+}
 
 /// Adds one to the counter of what the fence stopped at an interface.
 #[inline(always)]

@@ -2,7 +2,9 @@
 //! unreachable (RFC 792, RFC 4443 3.1), so that a client learns at once and not by a timeout.
 //!
 //! An answer is never longer than what a flood would pay for it: it quotes eight octets of the
-//! transport header and no more. What it cannot quote that simply goes to the stack.
+//! transport header and no more. What it cannot quote that simply goes to the stack. Nor are there
+//! more answers than the kernel itself would give (RFC 1812 4.3.2.8, RFC 4443 2.4 (f)): the rest is
+//! dropped, as the kernel drops it.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
@@ -11,10 +13,11 @@ use herald_ebpf_common::checksum::fold;
 use herald_ebpf_common::{Link, Reason, protocol};
 
 use crate::forward::Request;
+use crate::maps;
 use crate::neighbour::{is_group, pseudo_header};
 use crate::packet::{
-    ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, Ipv4, Ipv6, VERSION_6_BE, Verdict, at, is_host,
-    mac_number, pass, set_mac_number, transmit, words,
+    ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, Ipv4, Ipv6, VERSION_6_BE, Verdict, at, drop,
+    is_host, mac_number, pass, set_mac_number, transmit, words,
 };
 
 /// Octets of the transport header that are quoted.
@@ -50,6 +53,9 @@ pub fn reject(ctx: &XdpContext, request: &Request, own: &Link) -> Verdict {
     };
     if !is_plain || !is_whole || !is_answerable || is_group(&sender) {
         return pass(Reason::NoBackend);
+    }
+    if !maps::may_reject() {
+        return drop(Reason::RejectLimited);
     }
     let (asker, own) = (mac_number(&sender), mac_number(&own.mac));
     let done = match request.is_v4 {

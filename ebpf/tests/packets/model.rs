@@ -313,9 +313,20 @@ impl Packet<'_> {
         }
         let Pods::Here = self.pods else { return self.forwarded() };
         let mut expected = self.addressed();
-        expected.frame[from].copy_from_slice(&self.pod());
+        expected.frame[from.clone()].copy_from_slice(&self.pod());
         expected.frame[ports..ports + 2].copy_from_slice(&8080_u16.to_be_bytes());
         let mut covers = one(self.l4..ports + 4);
+        // What is behind the message's end is no checksum.
+        let at = ports + if protocol == 17 { 6 } else { 16 };
+        let end = match self.is_v4 {
+            true => self.l3 + usize::from(half(self.frame, self.l3 + 2)?),
+            false => self.l3 + 40 + usize::from(half(self.frame, self.l3 + 4)?),
+        };
+        if at + 2 <= end.min(self.frame.len()) {
+            let quoted = vec![from.clone(), ports..ports + 4, at..at + 2];
+            expected.sums.push(Sum { at, covers: quoted, is_udp: protocol == 17 });
+            covers.push(at..at + 2);
+        }
         if self.is_v4 {
             let header = inner..inner + 20;
             expected.sums.push(Sum { at: inner + 10, covers: one(header), is_udp: false });

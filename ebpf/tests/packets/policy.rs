@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use herald_ebpf::{Affinity, Backend, Network, Picture, Policy, ServicePort, WhenEmpty};
+use herald_ebpf_common::budget::{REJECTIONS, Rate};
 
 use crate::build::{Frame, UDP, icmp};
 use crate::kernel::{Action, Kernel};
@@ -72,6 +73,37 @@ fn refuses_as_kube_proxy_does_when_there_is_no_backend() {
         assert_eq!(out, expected, "{request:?}");
         let from_peer = Frame { source: PEER, ..request };
         assert_eq!(kernel.xdp(&from_peer.bytes()).2, "pass_no_backend");
+    }
+}
+
+#[test]
+fn answers_no_flood_with_a_flood() {
+    let reject = Policy { empty: WhenEmpty::Reject, ..Policy::default() };
+    let mut kernel = Kernel::with(&with(picture(Pods::Nowhere), &reject));
+    let packets: Vec<_> = requests().iter().map(Frame::bytes).collect();
+    let processors = std::thread::available_parallelism().unwrap().get() as u64;
+    let start = Instant::now();
+    let mut answered = 0;
+    let mut packet = packets.iter().cycle();
+    // As fast as can be, until there is no answer.
+    let (action, refused) = loop {
+        match kernel.run(packet.next().unwrap()) {
+            (Action::Transmit, _) => answered += 1,
+            other => break other,
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{answered} answers in a minute");
+    };
+    assert_eq!(action, Action::Drop);
+    assert!(packets.contains(&refused), "changed although dropped");
+    let counters = kernel.datapath.counters().unwrap();
+    let labels: Vec<_> = counters.iter().map(|it| (it.reason.label(), it.packets)).collect();
+    assert_eq!(labels, [("rejected_no_backend", answered), ("drop_reject_limited", 1)]);
+    let Rate { interval, burst } = REJECTIONS;
+    let most = processors * (burst + start.elapsed().as_nanos() as u64 / interval + 1);
+    assert!((burst..=most).contains(&answered), "{answered} answers, at most {most}");
+    // There is an answer again in time.
+    while kernel.run(packet.next().unwrap()).0 != Action::Transmit {
+        assert!(start.elapsed() < Duration::from_secs(60), "none again");
     }
 }
 
@@ -159,6 +191,9 @@ fn flows_stay_while_backends_come_and_drain() {
     }
 }
 
+/// Of packets that are refused, fewer than are answered at once.
+const FEW: u16 = 20;
+
 #[test]
 fn where_all_backends_drain_flows_stay_and_new_ones_are_turned_away() {
     let mut kernel = Kernel::with(&spread(&[1, 2], &Policy::default()));
@@ -169,6 +204,10 @@ fn where_all_backends_drain_flows_stay_and_new_ones_are_turned_away() {
     kernel.datapath.apply(&spread(&[], &reject)).unwrap();
     for (port, node) in &before {
         assert_eq!(chosen(&mut kernel, &segment(*port, false)), *node, "flow {port}");
+        // More answers than a few would need time.
+        if *port >= PORTS.start + FEW {
+            continue;
+        }
         let (action, _, reason) = kernel.xdp(&segment(*port + 1_000, true));
         assert_eq!((action, reason), (Action::Transmit, "rejected_no_backend"), "flow {port}");
         let (_, _, reason) = kernel.xdp(&datagram(*port));
