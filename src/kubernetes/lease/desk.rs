@@ -99,8 +99,11 @@ impl Desk {
 
     fn ended(&self, ended: Result<Option<ApiEvent>, tokio::task::JoinError>) {
         match ended {
-            // An election that has ended closes the inbox too.
-            Ok(event) => drop(event.map(|event| self.events.send(event))),
+            Ok(None) => {}
+            Ok(Some(event)) => {
+                // An election that has ended closes the inbox too.
+                let _ = self.events.send(event);
+            }
             Err(error) => tracing::error!(%error, "a request to the API server crashed"),
         }
     }
