@@ -5,6 +5,7 @@
 //! shape and prints it.
 
 mod lease;
+mod raft;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::lease::Lease;
+pub use self::raft::{Founding, Member};
 
 use crate::problem::Problem;
 
@@ -81,6 +83,10 @@ pub struct Election {
     pub deadline_ms: Option<u64>,
     /// How the API server serves the election, where Leases decide.
     pub lease: Option<Lease>,
+    /// The nodes that take part in raft, as far as this one knows.
+    pub members: Vec<Member>,
+    /// Why this node takes no part in raft yet, if so.
+    pub founding: Option<Founding>,
 }
 
 /// One node's session.
@@ -270,6 +276,9 @@ impl Received {
         );
         if let Some(outage) = lease::outage(&election["lease"], election["deadline_ms"].as_u64()) {
             let _ = writeln!(out, "{outage}");
+        }
+        for line in raft::lines(election) {
+            let _ = writeln!(out, "{line}");
         }
         for datapath in list(&report["datapath"]) {
             let reason = match datapath["reason"].as_str() {

@@ -26,5 +26,7 @@ pub use model::{
     BootTime, Claim, ClaimKey, Eligible, Fence, Guard, NodeName, Session, SessionState, View,
     Wanted,
 };
-pub use raft::{Handle, Key, KeyError, Patience, RaftConfig, Voters, start, start_with_key};
+pub use raft::{
+    Founding, Handle, Key, KeyError, Patience, RaftConfig, Voters, start, start_with_key,
+};
 pub use timing::{Timing, TimingError};

@@ -4,10 +4,10 @@
 //! the files mean is decided in `assemble`, never here. A directory of a mounted ConfigMap works:
 //! its files are links, and the change is a renamed link named with a dot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -19,8 +19,11 @@ use super::assemble::{Assembler, FileState, Options, Snapshot};
 use super::file::MAX_FILE_BYTES;
 use crate::problem::{Level, Location, Problem, Reason};
 
-/// A change is often several: a file is truncated, then written, then renamed.
+/// A change is often several: a file is truncated, then written in pieces. Half a file may well be
+/// a manifest of fewer objects.
 const QUIET: Duration = Duration::from_millis(20);
+/// Files that were closed or renamed are whole; others may be right behind them.
+const QUIET_WHEN_WHOLE: Duration = Duration::from_millis(2);
 /// A directory that never is quiet is looked at all the same.
 const QUIET_AT_MOST: Duration = Duration::from_millis(200);
 /// Watches lose events, for example when the directory itself is replaced.
@@ -85,7 +88,7 @@ pub async fn watch_with(
     options: Options,
 ) -> Result<(channel::Receiver<Arc<Snapshot>>, JoinHandle<Result<(), WatchError>>), WatchError> {
     let path = directory.to_owned();
-    let wake = Arc::new(Notify::new());
+    let wake = Arc::new(Wake::default());
     // Watching begins before the first look, so that no change falls between the two.
     let watcher = start_watcher(&path, Arc::clone(&wake));
     let mut looker = Looker {
@@ -109,7 +112,7 @@ pub async fn watch_with(
         loop {
             tokio::select! {
                 () = sender.closed() => return Ok(()),
-                () = wake.notified() => settle(&wake).await,
+                () = wake.told.notified() => wake.settle().await,
                 () = sleep(RESCAN) => {}
             }
             let (result, back) = look(looker).await?;
@@ -164,31 +167,61 @@ async fn look(mut looker: Looker) -> Result<(Result<Arc<Snapshot>, ScanError>, L
     .await
 }
 
-fn start_watcher(path: &Path, wake: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
+/// What the watch has told since the last look.
+#[derive(Debug, Default)]
+struct Wake {
+    told: Notify,
+    /// Manifests that somebody has begun to write and not closed yet.
+    unfinished: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Wake {
+    fn tell(&self, event: &notify::Event) {
+        use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind};
+        let is_begun = match event.kind {
+            // Our own reading makes access events too.
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+            EventKind::Access(_) => return,
+            EventKind::Create(CreateKind::File) | EventKind::Modify(ModifyKind::Data(_)) => true,
+            _ => false,
+        };
+        let name =
+            |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).map(is_manifest);
+        let mut unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in event.paths.iter().filter(|path| name(path) == Some(true)) {
+            match is_begun {
+                true => drop(unfinished.insert(path.clone())),
+                false => drop(unfinished.remove(path)),
+            }
+        }
+        drop(unfinished);
+        self.told.notify_one();
+    }
+
+    /// Waits until the directory has been quiet for a moment.
+    async fn settle(&self) {
+        let quiet = async { while timeout(self.quiet(), self.told.notified()).await.is_ok() {} };
+        let _ = timeout(QUIET_AT_MOST, quiet).await;
+        // A hard link is a file that nobody closes; whoever still writes will tell.
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn quiet(&self) -> Duration {
+        let unfinished = self.unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        if unfinished.is_empty() { QUIET_WHEN_WHOLE } else { QUIET }
+    }
+}
+
+fn start_watcher(path: &Path, wake: Arc<Wake>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading makes access events too. An error may mean lost events.
-        let is_change = event.map_or(true, |event| !is_reading(event.kind));
-        if is_change {
-            wake.notify_one();
+        match event {
+            Ok(event) => wake.tell(&event),
+            // Events may be lost.
+            Err(_) => wake.told.notify_one(),
         }
     })?;
     watcher.watch(path, RecursiveMode::NonRecursive)?;
     Ok(watcher)
-}
-
-fn is_reading(kind: notify::EventKind) -> bool {
-    use notify::event::{AccessKind, AccessMode, EventKind};
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-        EventKind::Access(_) => true,
-        _ => false,
-    }
-}
-
-/// Waits until the directory has been quiet for a moment.
-async fn settle(wake: &Notify) {
-    let quiet = async { while timeout(QUIET, wake.notified()).await.is_ok() {} };
-    let _ = timeout(QUIET_AT_MOST, quiet).await;
 }
 
 /// The last state, with the problem that there is no newer one.
@@ -379,5 +412,28 @@ mod tests {
         let files = scan(directory.path()).unwrap();
         assert_eq!(files.keys().collect::<Vec<_>>(), ["a.yaml", "b.yml", "c.json", "large.yaml"]);
         assert_eq!(files["large.yaml"], FileState::TooLarge(MAX_FILE_BYTES as u64 + 1));
+    }
+
+    #[test]
+    fn a_file_that_is_still_written_is_waited_for_longer_than_a_whole_one() {
+        use notify::event::{
+            AccessKind, AccessMode, CreateKind, DataChange, Event, EventKind, ModifyKind,
+            RenameMode,
+        };
+        let wake = Wake::default();
+        let tell = |kind, name: &str| wake.tell(&Event::new(kind).add_path(name.into()));
+        let create = EventKind::Create(CreateKind::File);
+        let write = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let close = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let rename = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        tell(create, "/m/.a.yaml.new");
+        tell(rename, "/m/a.yaml");
+        assert_eq!(wake.quiet(), QUIET_WHEN_WHOLE, "what is not read may be half written");
+        tell(create, "/m/a.yaml");
+        tell(write, "/m/b.yaml");
+        tell(close, "/m/a.yaml");
+        assert_eq!(wake.quiet(), QUIET, "b is open");
+        tell(close, "/m/b.yaml");
+        assert_eq!(wake.quiet(), QUIET_WHEN_WHOLE);
     }
 }

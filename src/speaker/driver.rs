@@ -403,6 +403,8 @@ impl Driver {
             decision,
             deadline: *self.deadline.borrow(),
             lease: self.parts.leases.as_ref().map(|leases| leases.status(clock::boot_now())),
+            members: self.parts.election.members(),
+            founding: self.parts.election.founding(),
             now: clock::boot_now(),
             datapath: self.parts.carriers.report(),
             counters,

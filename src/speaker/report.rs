@@ -1,11 +1,11 @@
 //! From what the driver knows to the report that `herald status` prints (pure).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use herald_announcer::Conflict;
-use herald_leader_election::{BootTime, ClaimKey, NodeName, SessionState, View};
+use herald_leader_election::{BootTime, ClaimKey, Founding, NodeName, SessionState, View};
 
 use crate::allocator::Count;
 use crate::desired::{Backend, Uncertain, Vip};
@@ -29,6 +29,10 @@ pub struct Material<'a> {
     pub deadline: Option<BootTime>,
     /// How the API server serves the election, where Leases decide.
     pub lease: Option<status::Lease>,
+    /// Who takes part in raft, and whether it votes.
+    pub members: BTreeMap<NodeName, bool>,
+    /// What this node waits for before it takes part in raft.
+    pub founding: Option<Founding>,
     /// The present.
     pub now: BootTime,
     /// The interfaces and their modes.
@@ -48,7 +52,7 @@ pub fn report(material: Material<'_>) -> status::Report {
     status::Report {
         node: material.me.to_string(),
         version: env!("CARGO_PKG_VERSION"),
-        election: election(material.view, left, material.lease.clone()),
+        election: material.election(left),
         vips: material.decision.vips.iter().map(|(ip, vip)| material.vip(*ip, vip, left)).collect(),
         services: material.services(),
         pools: material.observed.pools.values().map(|pool| material.pool(pool)).collect(),
@@ -58,29 +62,42 @@ pub fn report(material: Material<'_>) -> status::Report {
     }
 }
 
-fn election(view: &View, left: Option<Duration>, lease: Option<status::Lease>) -> status::Election {
-    let sessions = view.sessions.values().map(|session| status::Session {
-        node: session.node.to_string(),
-        epoch: session.epoch,
-        state: match session.state {
-            SessionState::Open => "open",
-            SessionState::Revoked => "revoked",
-            SessionState::Closed => "closed",
-        },
-        draining: session.draining,
-    });
-    status::Election {
-        backend: if lease.is_some() { "lease" } else { "raft" },
-        leader: view.leader.as_ref().map(ToString::to_string),
-        term: view.raft_term,
-        drained: view.drained.iter().map(ToString::to_string).collect(),
-        sessions: sessions.collect(),
-        deadline_ms: left.map(milliseconds),
-        lease,
-    }
-}
-
 impl Material<'_> {
+    fn election(&self, left: Option<Duration>) -> status::Election {
+        let view = self.view;
+        let sessions = view.sessions.values().map(|session| status::Session {
+            node: session.node.to_string(),
+            epoch: session.epoch,
+            state: match session.state {
+                SessionState::Open => "open",
+                SessionState::Revoked => "revoked",
+                SessionState::Closed => "closed",
+            },
+            draining: session.draining,
+        });
+        let names = |nodes: &BTreeSet<NodeName>| nodes.iter().map(ToString::to_string).collect();
+        let member = |(node, voter): (&NodeName, &bool)| status::Member {
+            node: node.to_string(),
+            voter: *voter,
+        };
+        status::Election {
+            backend: if self.lease.is_some() { "lease" } else { "raft" },
+            leader: view.leader.as_ref().map(ToString::to_string),
+            term: view.raft_term,
+            drained: view.drained.iter().map(ToString::to_string).collect(),
+            sessions: sessions.collect(),
+            deadline_ms: left.map(milliseconds),
+            lease: self.lease.clone(),
+            members: self.members.iter().map(member).collect(),
+            founding: self.founding.as_ref().map(|founding| status::Founding {
+                founders: names(&founding.founders),
+                waiting_for: names(&founding.waiting_for),
+                cluster_exists: founding.cluster_exists,
+                since_ms: milliseconds(self.now.since(founding.since)),
+            }),
+        }
+    }
+
     fn vip(&self, address: IpAddr, vip: &Vip, left: Option<Duration>) -> status::Vip {
         let key = ClaimKey::Vip(address);
         let holder = self.view.holder(&key);

@@ -103,7 +103,7 @@ impl Scenario {
         for node in nodes() {
             self.start(&node, flags)?;
         }
-        self.wait("all speakers have a session", 15, |scenario| {
+        self.wait("all speakers have a session", COLD_START, |scenario| {
             let agreed = nodes().all(|node| {
                 let status = scenario.status(&node).ok();
                 status.is_some_and(|status| status.open_sessions() == usize::from(addresses::NODES))
@@ -310,6 +310,10 @@ pub fn directory(node: &str) -> PathBuf {
 fn log(node: &str) -> PathBuf {
     Path::new(SCRATCH).join(format!("logs/herald-{node}.log"))
 }
+
+/// Seconds for a cold start. A speaker first has its programs verified: 0.4 s of a quiet CPU, but
+/// three of them on two CPUs with twenty other runnable tasks took more than 15 s (measured).
+const COLD_START: u64 = 90;
 
 /// How much of a log is shown when something failed.
 const LOG_LINES: usize = 30;

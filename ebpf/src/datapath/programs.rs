@@ -31,9 +31,12 @@ impl Programs {
         let [xdp_pin, egress_pin] = [XDP, EGRESS].map(|name| pin(pins, name, OBJECT));
         forget_all_but(pins, &[&xdp_pin, &egress_pin]);
         if let Some(kept) = kept(&xdp_pin, &egress_pin, pins) {
-            tracing::debug!("the programs of the process before serve on");
+            tracing::info!("taking over the programs of the process before");
             return Ok(Self { ebpf, kept: Some(kept) });
         }
+        tracing::info!(
+            "loading the programs, which the kernel verifies: seconds on a busy machine"
+        );
         let load = |name, source| Error::Program { name, source: Box::new(source) };
         xdp(&mut ebpf)?.load().map_err(|source| load(XDP, source))?;
         egress(&mut ebpf)?.load().map_err(|source| load(EGRESS, source))?;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::core::{Action, Core, Input};
+use super::handle::Group;
 use super::peers::Peers;
 use super::refusals::Refusals;
 use super::wal::Wal;
@@ -30,7 +31,7 @@ pub(super) struct Driver {
     pub(super) inputs: mpsc::UnboundedReceiver<Input>,
     pub(super) publish: watch::Sender<Arc<View>>,
     pub(super) announce: watch::Sender<Option<BootTime>>,
-    pub(super) count: watch::Sender<BTreeMap<NodeName, bool>>,
+    pub(super) group: watch::Sender<Group>,
     pub(super) refusals: Refusals,
 }
 
@@ -46,6 +47,7 @@ impl Driver {
             for action in self.core.handle(input, boot_now()) {
                 self.perform(action)?;
             }
+            self.tell_founding();
             let Some(deadline) = self.core.next_deadline() else { break };
             let wait = deadline.since(boot_now());
             input = tokio::select! {
@@ -72,6 +74,16 @@ impl Driver {
         self.peers.set(&self.nodes);
     }
 
+    /// For whoever wonders why nothing happens.
+    fn tell_founding(&self) {
+        let founding = self.core.founding();
+        self.group.send_if_modified(|known| {
+            let changed = known.founding != founding;
+            known.founding = founding;
+            changed
+        });
+    }
+
     fn perform(&mut self, action: Action) -> Result<(), Error> {
         match action {
             Action::SetDeadline(deadline) => {
@@ -83,11 +95,9 @@ impl Driver {
             Action::Send(to, frame) => self.peers.send(&to, &frame),
             Action::Publish(view) => {
                 let members = self.core.members();
-                self.count.send_if_modified(|known| {
-                    let changed = *known != members;
-                    if changed {
-                        *known = members;
-                    }
+                self.group.send_if_modified(|known| {
+                    let changed = known.members != members;
+                    known.members = members;
                     changed
                 });
                 let before = self.publish.send_replace(Arc::clone(&view));
@@ -160,7 +170,7 @@ mod tests {
         let (_ask, inputs) = mpsc::unbounded_channel();
         let (publish, _view) = watch::channel(core.view().into());
         let (announce, _deadline) = watch::channel(None);
-        let (count, _members) = watch::channel(core.members());
+        let (group, _group) = watch::channel(Group::default());
         let fence = Remembered::default();
         wal.fill_up();
         let nodes = config.nodes;
@@ -174,7 +184,7 @@ mod tests {
             inputs,
             publish,
             announce,
-            count,
+            group,
             refusals,
         };
         let ended = tokio::time::timeout(Duration::from_secs(20), driver.run()).await.unwrap();

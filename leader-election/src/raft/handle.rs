@@ -9,12 +9,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
-use super::core::Input;
+use super::core::{Founding, Input};
 use super::refusals::Refusals;
 use crate::handover::{self, MoveRefusal};
 use crate::model::{
     BootTime, ClaimKey, Guard, MAX_FACTS, MAX_RECORD_KEY, MAX_RECORD_VALUE, NodeName, View, Wanted,
 };
+
+/// Who takes part in raft.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Group {
+    /// Members, and whether each votes.
+    pub(super) members: BTreeMap<NodeName, bool>,
+    /// What this node waits for, if it is no member yet.
+    pub(super) founding: Option<Founding>,
+}
 
 /// A handle on the running election. When the last one is dropped, it closes.
 #[derive(Clone, Debug)]
@@ -23,8 +32,8 @@ pub struct Handle {
     view: watch::Receiver<Arc<View>>,
     deadline: watch::Receiver<Option<BootTime>>,
     refusals: Refusals,
-    /// Who takes part and whether it votes; `None` where nobody votes.
-    members: Option<watch::Receiver<BTreeMap<NodeName, bool>>>,
+    /// `None` where nobody votes.
+    group: Option<watch::Receiver<Group>>,
     /// The nodes that were last said to be there.
     nodes: Arc<Mutex<BTreeMap<NodeName, SocketAddr>>>,
     /// What was last wanted here, to judge moves by.
@@ -43,20 +52,25 @@ impl Handle {
             view,
             deadline,
             refusals,
-            members: None,
+            group: None,
             nodes: Arc::default(),
             wanted: Arc::default(),
         }
     }
 
-    pub(crate) fn with_members(self, members: watch::Receiver<BTreeMap<NodeName, bool>>) -> Self {
-        Self { members: Some(members), ..self }
+    pub(crate) fn with_group(self, group: watch::Receiver<Group>) -> Self {
+        Self { group: Some(group), ..self }
     }
 
     /// The nodes that take part in raft, as far as this one knows, and whether each votes; empty
     /// before it has joined, and where the API server decides.
     pub fn members(&self) -> BTreeMap<NodeName, bool> {
-        self.members.as_ref().map(|members| members.borrow().clone()).unwrap_or_default()
+        self.group.as_ref().map(|group| group.borrow().members.clone()).unwrap_or_default()
+    }
+
+    /// What this node waits for before it can take part in raft; `None` once it does.
+    pub fn founding(&self) -> Option<Founding> {
+        self.group.as_ref()?.borrow().founding.clone()
     }
 
     /// Says which nodes there are by the source now and where each is reached, this one included.

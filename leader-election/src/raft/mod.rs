@@ -111,6 +111,14 @@
 //!   heartbeat. What is left needs all of: a list without the old founders, most of its nodes never
 //!   in the old cluster or emptied, and no connection to any old member. Whoever plans that names the
 //!   voters.
+//! - *A founder that is deleted from the source before it ever ran* would hold up the others for ever.
+//!   A promise is kept to the node that decides, which decides once. So it may ask for another
+//!   promise, once it made that its own, durably: it has not decided by the last one (it would be a
+//!   member, and ask nothing) and never will. If it is the decider itself that is gone, a node takes
+//!   its promise back after a long while in which no member told it of a cluster, and only while it
+//!   lists most of those founders. Had the decider founded after all, its cluster has no majority
+//!   without them, and who of them never entered it enters another one: again never two that live
+//!   at one time, save by the lists above.
 
 pub(crate) mod codec;
 pub mod command;
@@ -137,13 +145,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 pub use self::codec::CodecError;
-pub use self::core::Patience;
+pub use self::core::{Founding, Patience};
 pub use self::handle::Handle;
 pub use self::key::{Key, KeyError};
 pub use self::membership::Voters;
 
 use self::core::{Batch, Core, CoreConfig};
 use self::driver::Driver;
+use self::handle::Group;
 use self::peers::Peers;
 use self::refusals::Refusals;
 use self::wal::Wal;
@@ -227,11 +236,12 @@ pub fn start_with_key(
     let (ask, inputs) = mpsc::unbounded_channel();
     let (publish, view) = watch::channel(core.view().into());
     let (announce, deadline) = watch::channel(None);
-    let (count, members) = watch::channel(core.members());
-    let handle = Handle::new(ask, view, deadline, refusals.clone()).with_members(members);
+    let first = Group { members: core.members(), founding: core.founding() };
+    let (group, told) = watch::channel(first);
+    let handle = Handle::new(ask, view, deadline, refusals.clone()).with_group(told);
     let nodes = config.nodes;
     let driver =
-        Driver { core, wal, peers, nodes, fence, inputs, publish, announce, count, refusals };
+        Driver { core, wal, peers, nodes, fence, inputs, publish, announce, group, refusals };
     Ok((handle, tokio::spawn(driver.run())))
 }
 

@@ -8,6 +8,7 @@
 //! member, a node votes for nobody and takes no entries: it enters by a snapshot, or as a founder.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ::raft::RawNode;
 
@@ -27,6 +28,26 @@ pub(super) struct Joining {
     fresh: BTreeMap<NodeName, (Knock, BootTime)>,
     /// Somebody said that there is a cluster.
     cluster_exists: bool,
+    /// Since when a founder that this node promised to found with is no node of the source.
+    unlisted: Option<BootTime>,
+}
+
+/// A promised founder has this many ttl, and no less than [`LEAST_PATIENCE`], to come back to the
+/// source. By then any member that can be reached has said that there is a cluster.
+const PATIENCE_TTLS: u32 = 10;
+const LEAST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a node waits for that is no member of any cluster yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founding {
+    /// Who founds the cluster, if there is none.
+    pub founders: BTreeSet<NodeName>,
+    /// Those of them that have not answered lately that they are new, as far as this node asks.
+    pub waiting_for: BTreeSet<NodeName>,
+    /// There is a cluster, which has not taken this node in yet.
+    pub cluster_exists: bool,
+    /// Since when this process waits.
+    pub since: BootTime,
 }
 
 impl Core {
@@ -35,12 +56,31 @@ impl Core {
         self.joining.is_none()
     }
 
+    /// What this node waits for before it takes part.
+    pub fn founding(&self) -> Option<Founding> {
+        let joining = self.joining.as_ref()?;
+        let founders = self.founders();
+        let decides = founders.first() == Some(&self.me);
+        // Only the first founder asks the others; all others wait for it alone.
+        let waits = |node: &&NodeName| match decides {
+            true => **node != self.me && !self.is_new(node),
+            false => founders.first() == Some(*node),
+        };
+        Some(Founding {
+            waiting_for: founders.iter().filter(waits).cloned().collect(),
+            cluster_exists: joining.cluster_exists,
+            since: self.born,
+            founders,
+        })
+    }
+
     /// Asks around, and founds the cluster if it is this node's turn.
     pub(super) fn join(&mut self, beat: bool, out: &mut Out) {
-        let Some(joining) = &self.joining else { return };
         if self.member.closing.is_some() {
             return;
         }
+        self.reconsider(out);
+        let Some(joining) = &self.joining else { return };
         let founders = self.founders();
         let decides = founders.first() == Some(&self.me) && self.may_promise(&founders);
         if decides && !joining.cluster_exists {
@@ -88,10 +128,14 @@ impl Core {
         }
         if knock.founders.contains(&self.me) {
             let agrees = self.voters.any_node() || knock.founders == self.founders();
-            if !agrees || !self.may_promise(&knock.founders) {
+            // A promise is one to whoever decides: if that node asks for another, it has decided
+            // nothing, and never will by the last.
+            let decider = self.raft.store().promised().and_then(|promised| promised.first());
+            let is_deciders = self.voters.any_node() && decider == Some(from);
+            if !agrees || !(is_deciders || self.may_promise(&knock.founders)) {
                 return Err(Refusal::OtherFounders);
             }
-            self.promise(&knock.founders, out);
+            self.promise_instead(&knock.founders, out);
         }
         let mine = Knock { id: self.raft.raft.id, founders: self.founders() };
         out.send(from.clone(), Frame::Fresh(knock.id, mine));
@@ -115,7 +159,11 @@ impl Core {
     pub(super) fn take_founded(&mut self, founders: Founders, out: &mut Out) {
         let promised = self.raft.store().promised();
         let ours = founders.get(&self.me) == Some(&self.raft.raft.id)
-            && promised.is_some_and(|promised| promised.iter().eq(founders.keys()));
+            && promised.is_some_and(|promised| match self.voters.any_node() {
+                // What it decided between two promises is as good: it decides once.
+                true => promised.first() == founders.keys().next(),
+                false => promised.iter().eq(founders.keys()),
+            });
         if !self.is_member() && ours {
             self.enter(founders, out);
         }
@@ -167,6 +215,50 @@ impl Core {
         if self.raft.store().promised().is_none() {
             self.raft.mut_store().promise(founders.clone());
             out.durable.push(Action::Rewrite(self.raft.store().image(self.member.epoch)));
+        }
+    }
+
+    fn promise_instead(&mut self, founders: &BTreeSet<NodeName>, out: &mut Out) {
+        if self.raft.store().promised() != Some(founders) {
+            self.raft.mut_store().promise(founders.clone());
+            out.durable.push(Action::Rewrite(self.raft.store().image(self.member.epoch)));
+        }
+    }
+
+    /// Takes a promise back that cannot be kept: a founder is no longer a node of the source, so it
+    /// will never answer. Only where nobody can have founded with this node by that promise: this
+    /// node itself decides and has not, or the one that decides is itself gone, and no member that
+    /// can be reached has spoken up for long. The argument is in [`crate::raft`].
+    fn reconsider(&mut self, out: &mut Out) {
+        let promised = self.raft.store().promised().filter(|_| self.voters.any_node());
+        let broken = promised.filter(|promised| !promised.is_subset(&self.nodes)).cloned();
+        let (now, nodes) = (self.now, &self.nodes);
+        let Some(joining) = &mut self.joining else { return };
+        let Some(broken) = broken.filter(|_| !joining.cluster_exists) else {
+            joining.unlisted = None;
+            return;
+        };
+        let patience = (self.timing.ttl * PATIENCE_TTLS).max(LEAST_PATIENCE);
+        let since = *joining.unlisted.get_or_insert(now);
+        // Without these, whoever decided has no majority.
+        let left = broken.intersection(nodes).count();
+        let decider = broken.first();
+        let is_orphan = decider.is_none_or(|it| !nodes.contains(it)) && left * 2 > broken.len();
+        let is_free = decider == Some(&self.me) || is_orphan;
+        if is_free && now.since(since) >= patience {
+            joining.unlisted = None;
+            joining.fresh.clear();
+            // Those who promised did so to this node, so it has to remain the one that decides.
+            let decides = broken.first() == Some(&self.me);
+            let may_found = |node: &&NodeName| !decides || **node >= self.me;
+            let listed = self.nodes.iter().filter(may_found).cloned().collect();
+            let founders = self.voters.founders(&listed);
+            tracing::warn!(
+                before = names(&broken),
+                now = names(&founders),
+                "a founder is gone from the source before it ever ran: founding with others"
+            );
+            self.promise_instead(&founders, out);
         }
     }
 
@@ -222,6 +314,10 @@ impl Core {
             let _ = self.raft.campaign();
         }
     }
+}
+
+fn names(nodes: &BTreeSet<NodeName>) -> String {
+    nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(",")
 }
 
 /// The library on top of what is durable.

@@ -82,6 +82,80 @@ fn a_node_founds_only_with_those_it_promised_to() {
     assert_eq!(core.members().len(), 3);
 }
 
+/// One of a, b, c and d, which choose their voters by themselves, with an empty directory.
+fn automatic(node: &str) -> Core {
+    let all = config(&["a", "b", "c", "d"]);
+    let config = CoreConfig { node: node.into(), voters: Voters::Automatic, ..all };
+    Core::new(config, &Image { id: id(node), epoch: 1, ..Image::default() }, at(0)).unwrap()
+}
+
+fn listed(nodes: &[&str]) -> Input {
+    let address = ([127, 0, 0, 1], 7946).into();
+    Input::Nodes(nodes.iter().map(|node| (NodeName::from(*node), address)).collect())
+}
+
+fn promised(actions: &[Action]) -> Option<BTreeSet<NodeName>> {
+    let mut rewrites = actions.iter().filter_map(|action| match action {
+        Action::Rewrite(image) => image.promised.clone(),
+        _ => None,
+    });
+    rewrites.next_back()
+}
+
+#[test]
+fn a_founder_that_never_ran_and_is_deleted_is_replaced_after_a_while_by_who_decides() {
+    let mut core = automatic("a");
+    assert_eq!(promised(&core.handle(Input::Tick, at(0))), Some(names(&["a", "b", "c"])));
+    let waits = |core: &Core| core.founding().map(|founding| founding.waiting_for);
+    core.handle(from("b", Frame::Fresh(id("a"), knock("b", &["a", "b", "c"]))), at(10));
+    assert_eq!(waits(&core), Some(names(&["c"])));
+    core.handle(listed(&["a", "b", "d"]), at(1000));
+    assert_eq!(promised(&core.handle(Input::Tick, at(6900))), None, "it may come back");
+    let actions = core.handle(Input::Tick, at(7000));
+    let others = names(&["a", "b", "d"]);
+    assert_eq!(promised(&actions), Some(others.clone()));
+    assert!(matches!(actions[0], Action::Rewrite(_)), "durable before it is said");
+    assert_eq!(waits(&core), Some(names(&["b", "d"])), "answers to the last question are none");
+    core.handle(from("b", Frame::Fresh(id("a"), knock("b", &["a", "b", "d"]))), at(7001));
+    core.handle(from("d", Frame::Fresh(id("a"), knock("d", &["a", "b", "d"]))), at(7002));
+    assert_eq!(core.members().into_keys().collect::<BTreeSet<_>>(), others);
+    assert_eq!(core.founding(), None);
+}
+
+#[test]
+fn a_promise_is_changed_on_the_word_of_who_decides_and_of_nobody_else() {
+    let mut core = automatic("b");
+    let (first, second) = (["a", "b", "c"], ["a", "b", "d"]);
+    core.handle(from("a", Frame::Knock(knock("a", &first))), at(1));
+    let refused = core.handle(from("c", Frame::Knock(knock("c", &["c", "b"]))), at(2));
+    assert!(promised(&refused).is_none(), "b decides among b and c, who is not c: {refused:?}");
+    let actions = core.handle(from("a", Frame::Knock(knock("a", &second))), at(3));
+    assert_eq!(promised(&actions), Some(names(&second)));
+}
+
+#[test]
+fn nobody_takes_a_promise_back_who_may_belong_to_a_cluster() {
+    // The decider is there and may have founded, with c.
+    let mut core = automatic("b");
+    core.handle(from("a", Frame::Knock(knock("a", &["a", "b", "c"]))), at(1));
+    core.handle(listed(&["a", "b", "d"]), at(2));
+    for ms in [10_000, 20_000] {
+        assert_eq!(promised(&core.handle(Input::Tick, at(ms))), None);
+    }
+    // Somebody says that there is a cluster.
+    let mut core = automatic("a");
+    core.handle(Input::Tick, at(0));
+    core.handle(from("b", Frame::Member), at(1));
+    core.handle(listed(&["a", "b", "d"]), at(2));
+    assert_eq!(promised(&core.handle(Input::Tick, at(20_000))), None);
+    // Only once the decider is gone, too, and nobody spoke up.
+    let mut core = automatic("b");
+    core.handle(from("a", Frame::Knock(knock("a", &["a", "b", "c"]))), at(1));
+    core.handle(listed(&["b", "c", "d"]), at(2));
+    assert_eq!(promised(&core.handle(Input::Tick, at(100))), None);
+    assert_eq!(promised(&core.handle(Input::Tick, at(6200))), Some(names(&["b", "c", "d"])));
+}
+
 #[test]
 fn a_node_that_is_no_member_votes_for_nobody() {
     let mut core = newcomer();

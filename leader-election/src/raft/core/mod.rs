@@ -16,6 +16,8 @@ mod joining;
 mod joining_tests;
 mod leading;
 mod member;
+#[cfg(test)]
+mod placing_tests;
 mod ready;
 #[cfg(test)]
 mod rubbish;
@@ -31,6 +33,7 @@ use ::raft::RawNode;
 
 pub use self::action::{Action, Batch, Input};
 pub use self::config::{CoreConfig, Patience};
+pub use self::joining::Founding;
 
 use self::config::NEVER;
 use self::joining::{Joining, fresh_id, raft_node};
@@ -76,6 +79,8 @@ pub struct Core {
     member: Member,
     leading: Option<Leading>,
     wanted: Option<Wanted>,
+    /// When this process began.
+    born: BootTime,
     now: BootTime,
     next_tick: BootTime,
     ticks: u32,
@@ -138,6 +143,7 @@ impl Core {
             machine,
             leading: None,
             wanted: None,
+            born: now,
             now,
             next_tick: now + timing.tick(),
             ticks: 0,

@@ -13,7 +13,6 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::BACKOFF;
 use super::channel::{Broken, Channel};
 use super::outbox::Outbox;
 use crate::model::NodeName;
@@ -35,6 +34,8 @@ pub(super) struct Caller {
     pub(super) hello: Arc<[u8]>,
     pub(super) key: Option<Key>,
     pub(super) outbox: Arc<Outbox>,
+    /// Between attempts, growing.
+    pub(super) backoff: (Duration, Duration),
     /// The peer has called this node.
     pub(super) called: Arc<Notify>,
     pub(super) refusals: Refusals,
@@ -43,11 +44,12 @@ pub(super) struct Caller {
 impl Caller {
     /// Keeps a connection to the peer and sends what is queued for it.
     pub(super) async fn run(self) {
-        let mut backoff = BACKOFF.0;
+        let (shortest, longest) = self.backoff;
+        let mut backoff = shortest;
         loop {
             match self.connect().await {
                 Ok((stream, channel)) => {
-                    backoff = BACKOFF.0;
+                    backoff = shortest;
                     self.talk(stream, channel).await;
                 }
                 Err(Broken::Refused(reason)) => self.refusals.count(self.node.as_str(), reason),
@@ -59,8 +61,8 @@ impl Caller {
             // before its deadline in the kernel passes, and must not wait for a backoff that grew
             // while it was away.
             tokio::select! {
-                () = sleep(backoff) => backoff = (backoff * 2).min(BACKOFF.1),
-                () = self.called.notified() => backoff = BACKOFF.0,
+                () = sleep(backoff) => backoff = (backoff * 2).min(longest),
+                () = self.called.notified() => backoff = shortest,
             }
         }
     }
@@ -99,5 +101,35 @@ impl Caller {
             // looking, a restarted peer would cost the first frame, lost on the dead connection.
             _ = from.read(&mut nothing) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_a_peer_that_called_at_once_however_long_it_would_have_waited() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let called = Arc::new(Notify::new());
+        let caller = Caller {
+            node: NodeName::from("b"),
+            address: listener.local_addr().unwrap(),
+            hello: b"hello".as_slice().into(),
+            key: None,
+            outbox: Arc::new(Outbox::default()),
+            backoff: (Duration::from_secs(3600), Duration::from_secs(3600)),
+            called: Arc::clone(&called),
+            refusals: Refusals::default(),
+        };
+        let calling = tokio::spawn(caller.run());
+        let next = || timeout(Duration::from_secs(30), listener.accept());
+        // The peer ends, and is there again.
+        drop(next().await.unwrap().unwrap());
+        called.notify_one();
+        next().await.expect("it waits for its backoff").unwrap();
+        calling.abort();
     }
 }

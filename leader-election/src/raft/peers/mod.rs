@@ -117,6 +117,7 @@ impl Peers {
                 hello: Arc::clone(&self.hello),
                 key: self.key.clone(),
                 outbox: Arc::clone(&outbox),
+                backoff: BACKOFF,
                 called: Arc::clone(&called),
                 refusals: self.refusals.clone(),
             };
