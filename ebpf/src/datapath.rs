@@ -89,7 +89,6 @@ pub struct Datapath {
     services: Services,
     digest: Digest,
     backends: Array<MapData, common::Backend>,
-    chunks: HashMap<MapData, u32, common::Chunk>,
     sources: LpmTrie<MapData, [u32; 5], u32>,
     reasons: PerCpuArray<MapData, u64>,
     held_back: PerCpuHashMap<MapData, common::HeldBackKey, u64>,
@@ -139,7 +138,6 @@ impl Datapath {
             services,
             digest,
             backends: take(&mut ebpf, "BACKENDS", Array::try_from)?,
-            chunks: take(&mut ebpf, "CHUNKS", HashMap::try_from)?,
             sources: take(&mut ebpf, "SOURCES", LpmTrie::try_from)?,
             reasons: take(&mut ebpf, "REASONS", PerCpuArray::try_from)?,
             held_back: take(&mut ebpf, "HELD_BACK", PerCpuHashMap::try_from)?,
@@ -257,11 +255,11 @@ impl Datapath {
         for key in sources.difference(&listed) {
             self.sources.insert(&trie_key(key), 0, 0).map_err(failed("write", "SOURCES"))?;
         }
-        self.digest.admit(picture.services.keys())?;
+        self.digest.admit(self.tables.guesses())?;
         for write in &update.writes {
             self.write(write)?;
         }
-        self.digest.admit_only(picture.services.keys())?;
+        self.digest.admit_only(self.tables.guesses())?;
         for key in listed.difference(&sources) {
             self.sources.remove(&trie_key(key)).map_err(failed("remove from", "SOURCES"))?;
         }
@@ -305,15 +303,13 @@ impl Datapath {
     /// Takes what is in the maps for what was written.
     fn adopt(&mut self, now: Duration) -> Result<(), Error> {
         let services = self.services.entries()?;
-        let chunk = |number| self.chunks.get(&number, 0).ok();
+        let known: Vec<common::ServiceKey> = services.iter().map(|(key, _)| *key).collect();
         let backend = |number| self.backends.get(&u32::from(number), 0).ok();
-        self.tables = Tables::adopt(self.drain, now, services, chunk, backend);
-        let used = self.tables.chunks();
-        let keys: Result<Vec<u32>, MapError> = self.chunks.keys().collect();
-        for number in keys.map_err(failed("read", "CHUNKS"))? {
-            if !used.contains(&number) {
-                remove("CHUNKS", &mut self.chunks, &number)?;
-            }
+        self.tables = Tables::adopt(self.drain, now, services, backend);
+        // Chunks that no table has: an earlier process was stopped while it wrote them.
+        let used = self.tables.keys();
+        for key in known.iter().filter(|key| !used.contains(key)) {
+            self.services.remove(key)?;
         }
         Ok(())
     }
@@ -387,12 +383,8 @@ impl Datapath {
             Write::Backend(index, entry) => {
                 self.backends.set(u32::from(*index), entry, 0).map_err(failed("BACKENDS"))
             }
-            Write::Chunk(number, chunk) => {
-                self.chunks.insert(number, chunk.as_ref(), 0).map_err(failed("CHUNKS"))
-            }
             Write::Service(key, table) => self.services.insert(key, table),
             Write::NoService(key) => self.services.remove(key),
-            Write::NoChunk(number) => remove("CHUNKS", &mut self.chunks, number),
         }
     }
 }

@@ -165,7 +165,7 @@ impl ServicePort {
             vip: common::address(self.vip),
             port_be: self.port.to_be(),
             protocol: self.protocol.number(),
-            reserved: 0,
+            chunk: 0,
         }
     }
 }

@@ -1,16 +1,18 @@
 //! From pictures to map entries (pure): which indices backends get, which tables a change
 //! touches, and in which order to write them so that no packet meets half of it.
 //!
-//! Order: new backends first, then chunks, then the services that name both, then removals. An
-//! index is freed when no table names it and is reused as late as possible, because a packet on
-//! another CPU may still be walking the old table. Read [`crate::slots`] first.
+//! Order: new backends first, then the tables that name them, then removals. A table in several
+//! chunks is written from its last to its first, which says how many there are. An index is freed
+//! when no table names it and is reused as late as possible, because a packet on another CPU may
+//! still be walking the old table. Read [`crate::slots`] first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use herald_ebpf_common::{
-    self as common, BACKENDS, Backend as Entry, Chunk, IS_GONE, LOCAL_SLOTS, SLOTS, ServiceKey,
+    self as common, BACKENDS, Backend as Entry, Guess, IS_GONE, LOCAL_SLOTS, SLOTS, ServiceKey,
     ServiceTable, Slot, SourceKey,
 };
 
@@ -23,14 +25,10 @@ use crate::slots::Slots;
 pub enum Write {
     /// An entry of `BACKENDS`.
     Backend(u16, Entry),
-    /// A value of `CHUNKS`.
-    Chunk(u32, Box<Chunk>),
-    /// A value of `SERVICES`, new or replaced.
+    /// A value of `SERVICES`, new or replaced: a chunk of a table.
     Service(ServiceKey, Box<ServiceTable>),
     /// A key of `SERVICES` to remove.
     NoService(ServiceKey),
-    /// A key of `CHUNKS` to remove.
-    NoChunk(u32),
 }
 
 /// What to write, and what cannot be.
@@ -42,7 +40,7 @@ pub struct Update {
     pub refused: usize,
 }
 
-/// What `SERVICES`, `CHUNKS` and `BACKENDS` hold now.
+/// What `SERVICES` and `BACKENDS` hold now.
 #[derive(Debug)]
 pub struct Tables {
     /// How long a changed slot is dirty.
@@ -52,8 +50,6 @@ pub struct Tables {
     /// Occupied indices, to find free ones.
     used: BTreeSet<u16>,
     cursor: u16,
-    /// The next key in `CHUNKS`.
-    next_chunk: u32,
     /// The lists of networks in `SOURCES`.
     lists: BTreeMap<BTreeSet<Network>, u32>,
     next_list: u32,
@@ -68,7 +64,6 @@ struct Installed {
     slots: Slots,
     /// When a slot becomes clean.
     deadline: Option<Duration>,
-    base: u32,
     chunks: u32,
 }
 
@@ -94,7 +89,6 @@ impl Tables {
             indices: HashMap::new(),
             used: BTreeSet::new(),
             cursor: 0,
-            next_chunk: 0,
             lists: BTreeMap::new(),
             next_list: 1,
         }
@@ -110,21 +104,19 @@ impl Tables {
         drain: Duration,
         now: Duration,
         tables: impl IntoIterator<Item = (ServiceKey, ServiceTable)>,
-        chunk: impl Fn(u32) -> Option<Chunk>,
         backend: impl Fn(u16) -> Option<Entry>,
     ) -> Self {
         let mut adopted = Self::new(drain);
-        for (key, table) in tables {
-            adopted.next_list = adopted.next_list.max(table.sources.saturating_add(1));
-            let after = table.base.wrapping_add(table.chunks);
-            adopted.next_chunk = adopted.next_chunk.max(after);
+        let tables: BTreeMap<ServiceKey, ServiceTable> = tables.into_iter().collect();
+        for (key, first) in tables.iter().filter(|(key, _)| key.chunk == 0) {
+            adopted.next_list = adopted.next_list.max(first.sources.saturating_add(1));
+            let part = |key: ServiceKey| tables.get(&key);
             let mut installed = Installed {
                 spec: None,
                 members: BTreeMap::new(),
-                slots: Slots::adopt(&read_slots(&table, &chunk), now + drain),
+                slots: Slots::adopt(&read_slots(*key, first, part), now + drain),
                 deadline: None,
-                base: table.base,
-                chunks: table.chunks,
+                chunks: first.chunks,
             };
             let named: BTreeSet<u16> = installed.slots.named().collect();
             for number in named {
@@ -139,7 +131,7 @@ impl Tables {
                     index.users += 1;
                 }
             }
-            adopted.services.insert(key, installed);
+            adopted.services.insert(*key, installed);
         }
         adopted
     }
@@ -172,9 +164,8 @@ impl Tables {
         let wanted: BTreeSet<ServiceKey> = picture.services.keys().map(|port| port.key()).collect();
         let gone: Vec<_> = self.services.keys().filter(|k| !wanted.contains(k)).copied().collect();
         for key in gone {
-            tables.push(Write::NoService(key));
             if let Some(old) = self.services.remove(&key) {
-                late.extend(chunk_keys(old.base, old.chunks).map(Write::NoChunk));
+                tables.extend(keys(key, 0..old.chunks).map(Write::NoService));
                 self.release(old.members.into_values(), &mut late);
             }
         }
@@ -202,9 +193,17 @@ impl Tables {
         self.services.values().filter_map(|installed| installed.deadline).min()
     }
 
-    /// The keys of `CHUNKS` that are in use.
-    pub fn chunks(&self) -> BTreeSet<u32> {
-        self.services.values().flat_map(|used| chunk_keys(used.base, used.chunks)).collect()
+    /// All services, and what `VIP_FILTER` should say of their VIPs.
+    pub fn guesses(&self) -> impl Iterator<Item = (&ServiceKey, Guess)> {
+        self.services.iter().map(|(key, installed)| {
+            let affinity = installed.spec.as_ref().map(|spec| spec.policy.affinity);
+            (key, Guess::new(installed.chunks, affinity == Some(Affinity::Client)))
+        })
+    }
+
+    /// The keys of `SERVICES` that are in use.
+    pub fn keys(&self) -> BTreeSet<ServiceKey> {
+        self.services.iter().flat_map(|(key, used)| keys(*key, 0..used.chunks)).collect()
     }
 
     fn install(
@@ -240,9 +239,7 @@ impl Tables {
         let living: BTreeSet<u16> = numbers.values().copied().collect();
         slots.assign(current, now, now + self.drain, |index| living.contains(&index));
         let deadline = slots.next_deadline();
-        let chunks = if slots.len() > SLOTS { (slots.len() / SLOTS) as u32 } else { 0 };
-        let base = self.next_chunk;
-        self.next_chunk = base.wrapping_add(chunks);
+        let chunks = slots.len().div_ceil(SLOTS).max(1) as u32;
         let sources = self.list(&spec.policy.sources);
         // A connectionless protocol has no first packet by which the flows that were there before
         // could be told from new ones: those of a draining backend move, so that nothing new
@@ -251,33 +248,35 @@ impl Tables {
         let draining: BTreeSet<u16> =
             roles.draining.iter().filter_map(|a| numbers.get(a).copied()).collect();
         let may_precede = |index: u16| is_tcp || !draining.contains(&index);
-        let rendered: Vec<Slot> =
-            (0..slots.len()).map(|number| slots.slot(number, may_precede)).collect();
         let mut table = empty_table();
         table.backends = roles.candidates.len() as u32;
-        table.base = base;
         table.chunks = chunks;
         table.sources = sources;
         table.flags = flags(&spec.policy, roles.drains_only);
+        if table.backends > 0 && sources == 0 && !roles.drains_only {
+            let has_affinity = spec.policy.affinity == Affinity::Client;
+            table.usual = Guess::new(chunks, has_affinity).number();
+        }
         for backend in roles.local.iter().take(LOCAL_SLOTS) {
             table.local[table.local_count as usize] = numbers[backend];
             table.local_count += 1;
         }
-        if chunks == 0 {
-            let length = rendered.len();
-            table.slots[..length].copy_from_slice(&rendered);
-        } else {
-            for (number, part) in chunk_keys(base, chunks).zip(rendered.as_chunks::<SLOTS>().0) {
-                tables.push(Write::Chunk(number, Box::new(Chunk { slots: *part })));
+        for (number, key) in keys(key, 0..chunks).enumerate().rev() {
+            let mut part = Box::new(table);
+            for (position, slot) in part.slots.iter_mut().enumerate() {
+                let number = number * SLOTS + position;
+                if number < slots.len() {
+                    *slot = slots.slot(number, may_precede);
+                }
             }
+            tables.push(Write::Service(key, part));
         }
-        tables.push(Write::Service(key, Box::new(table)));
         let members = roles.members;
         if let Some(old) = old {
-            late.extend(chunk_keys(old.base, old.chunks).map(Write::NoChunk));
+            late.extend(keys(key, chunks..old.chunks).map(Write::NoService));
             self.release(old.members.into_values(), late);
         }
-        let installed = Installed { spec: Some(spec), members, slots, deadline, base, chunks };
+        let installed = Installed { spec: Some(spec), members, slots, deadline, chunks };
         self.services.insert(key, installed);
         Some(())
     }
@@ -452,19 +451,38 @@ fn assignment(
         .collect()
 }
 
-fn read_slots(table: &ServiceTable, chunk: impl Fn(u32) -> Option<Chunk>) -> Vec<Slot> {
-    if table.backends == 0 {
+/// All slots of a table, by its first chunk and how to find the others.
+fn read_slots<'a>(
+    key: ServiceKey,
+    first: &'a ServiceTable,
+    part: impl Fn(ServiceKey) -> Option<&'a ServiceTable>,
+) -> Vec<Slot> {
+    if first.backends == 0 {
         return Vec::new();
     }
-    if table.chunks == 0 {
-        return table.slots.to_vec();
-    }
-    let read: Option<Vec<Chunk>> = chunk_keys(table.base, table.chunks).map(chunk).collect();
-    read.into_iter().flatten().flat_map(|chunk| chunk.slots).collect()
+    let others: Option<Vec<_>> = keys(key, 1..first.chunks).map(part).collect();
+    let parts = std::iter::once(first).chain(others.unwrap_or_default());
+    // A process that was stopped while a table changed its size left parts of another size: what
+    // they had before is what the table of the first part's size has.
+    let slot = |part: &ServiceTable, slot: Slot| match part.chunks == first.chunks {
+        true => slot,
+        false if slot.previous == common::PREVIOUS_IS_CURRENT => clean(slot.current),
+        false => clean(slot.previous),
+    };
+    parts.flat_map(|part| part.slots.map(|read| slot(part, read))).collect()
 }
 
-fn chunk_keys(base: u32, count: u32) -> impl Iterator<Item = u32> {
-    (0..count).map(move |i| base.wrapping_add(i))
+const fn clean(index: u16) -> Slot {
+    Slot { current: index, previous: index }
+}
+
+/// The keys of some chunks of a table.
+fn keys(
+    key: ServiceKey,
+    chunks: Range<u32>,
+) -> impl DoubleEndedIterator<Item = ServiceKey> + ExactSizeIterator {
+    let chunks = chunks.start as u8..chunks.end as u8;
+    chunks.map(move |chunk| ServiceKey { chunk, ..key })
 }
 
 fn flags(policy: &Policy, drains_only: bool) -> u32 {
@@ -483,8 +501,8 @@ const fn empty_table() -> ServiceTable {
     ServiceTable {
         backends: 0,
         local_count: 0,
-        chunks: 0,
-        base: 0,
+        chunks: 1,
+        usual: 0,
         flags: 0,
         sources: 0,
         local: [0; LOCAL_SLOTS],

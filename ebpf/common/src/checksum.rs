@@ -36,6 +36,13 @@ impl Change {
         Self(self.0 + other.0)
     }
 
+    /// The change as a sum of 32 bits, as the kernel's helpers take it.
+    #[inline(always)]
+    pub const fn sum(self) -> u32 {
+        let sum = (self.0 >> 32) + (self.0 & 0xffff_ffff);
+        ((sum >> 32) + (sum & 0xffff_ffff)) as u32
+    }
+
     /// The checksum after the change: RFC 1624, equation 3.
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {
@@ -70,6 +77,15 @@ mod tests {
         words[8] = 0x0102;
         words[1] = 0x0101;
         assert_eq!(change.apply(before), checksum(&words));
+    }
+
+    #[test]
+    fn a_sum_of_32_bits_says_the_same() {
+        let change = Change::none().word(0xac10_0a0c, 0x0af4_0102).word(3, 0xffff_fff0).half(1, 7);
+        for before in [0, 1, 0x1234, 0xfffe, 0xffff] {
+            let sum = u64::from(change.sum()) + u64::from(!before);
+            assert_eq!(!fold(sum), change.apply(before));
+        }
     }
 
     #[test]

@@ -55,7 +55,8 @@ pub const fn fmix32(mut h: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::Flow;
-    use crate::layout::{SLOTS, mapped};
+    use crate::layout::mapped;
+    use crate::service::SLOTS;
 
     #[test]
     fn spreads_ports_that_rise_by_two_over_all_slots() {

@@ -6,19 +6,9 @@ use core::net::IpAddr;
 /// Names the format of everything pinned; part of the pin directory's path.
 pub const PIN_FORMAT: &str = "v4";
 
-/// Slots of the smallest table, and of each chunk of a larger one. A power of two: the mask is the
-/// verifier's bound.
-pub const SLOTS: usize = 1024;
-
-/// Backends on this node that one service's table lists (see [`ServiceTable::local`]).
-pub const LOCAL_SLOTS: usize = 64;
-
 /// Distinct backends on one node's tables: what a `u16` can name, without
-/// [`PREVIOUS_IS_CURRENT`].
+/// [`PREVIOUS_IS_CURRENT`](crate::service::PREVIOUS_IS_CURRENT).
 pub const BACKENDS: u32 = 65_535;
-
-/// `Slot::previous` of a dirty slot whose flows without an entry go to its current backend.
-pub const PREVIOUS_IS_CURRENT: u16 = u16::MAX;
 
 /// `VipState::valid_until` of a VIP that is spoken for as long as the session lasts.
 pub const WHILE_SESSION: u64 = u64::MAX;
@@ -131,8 +121,6 @@ pub struct Link {
 pub const NODE_LINKS: usize = 64;
 /// Bits of [`Node::peers`].
 pub const PEER_BITS: u32 = 2048;
-/// Bits of the map `VIP_FILTER`.
-pub const VIP_BITS: u32 = 65_536;
 
 /// The one value of the array `NODE`: the maps `LINKS` and `PEERS` in a form that takes no hash
 /// look-up, for the usual packet. What it does not answer, those maps do.
@@ -169,13 +157,6 @@ pub const fn peer_bit(mac: u64) -> u32 {
     crate::flow::fmix32(mac as u32 ^ (mac >> 16) as u32) & (PEER_BITS - 1)
 }
 
-/// The bit of a VIP in the map `VIP_FILTER`, by the last word of its address: an address whose bit
-/// is not set is no Service's.
-#[inline(always)]
-pub const fn vip_bit(last_word: u32) -> u32 {
-    crate::flow::fmix32(last_word) & (VIP_BITS - 1)
-}
-
 /// Key of the map `PEERS`: the MAC another speaker forwards with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -195,129 +176,6 @@ pub struct Peer {
     pub v4: Address,
     /// The peer's IPv6 address, or zeros.
     pub v6: Address,
-}
-
-/// Key of the map `SERVICES`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceKey {
-    /// The VIP.
-    pub vip: Address,
-    /// The Service's port.
-    pub port_be: u16,
-    /// TCP, UDP or SCTP, see [`protocol`].
-    pub protocol: u8,
-    /// No meaning; keeps the size explicit.
-    pub reserved: u8,
-}
-
-/// Key of the map `SERVICES4`: as [`ServiceKey`], of an IPv4 VIP. A short key of its own is hashed
-/// and compared in a fraction of the time; one number, because a key that is stored in parts and
-/// hashed as words stalls until the parts have reached the cache.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceKey4(u64);
-
-impl ServiceKey4 {
-    /// The key of a port of a VIP.
-    #[inline(always)]
-    pub const fn new(vip: u32, port_be: u16, protocol: u8) -> Self {
-        Self(vip as u64 | (port_be as u64) << 32 | (protocol as u64) << 48)
-    }
-
-    /// The VIP.
-    #[inline(always)]
-    pub const fn vip(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// The Service's port.
-    #[inline(always)]
-    pub const fn port_be(self) -> u16 {
-        (self.0 >> 32) as u16
-    }
-
-    /// TCP, UDP or SCTP, see [`protocol`].
-    #[inline(always)]
-    pub const fn protocol(self) -> u8 {
-        (self.0 >> 48) as u8
-    }
-
-    /// The common form.
-    #[inline(always)]
-    pub const fn long(self) -> ServiceKey {
-        ServiceKey {
-            vip: mapped(self.vip()),
-            port_be: self.port_be(),
-            protocol: self.protocol(),
-            reserved: 0,
-        }
-    }
-}
-
-impl ServiceKey {
-    /// The short form of an IPv4 VIP's key.
-    #[inline(always)]
-    pub const fn short(&self) -> Option<ServiceKey4> {
-        if !is_mapped(&self.vip) {
-            return None;
-        }
-        Some(ServiceKey4::new(self.vip[3], self.port_be, self.protocol))
-    }
-}
-
-/// One slot: where its flows go.
-///
-/// A slot is clean while both are the same, and its flows have no state. A dirty slot changed
-/// less than a drain time ago: its flows are remembered in `FLOWS`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slot {
-    /// Index into `BACKENDS`: where new flows go.
-    pub current: u16,
-    /// Index into `BACKENDS`: where flows go that were there before the change, or
-    /// [`PREVIOUS_IS_CURRENT`].
-    pub previous: u16,
-}
-
-/// Value of the map `CHUNKS`: a part of a table too large for `ServiceTable::slots`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunk {
-    /// By the low bits of the slot's number.
-    pub slots: [Slot; SLOTS],
-}
-
-/// `ServiceTable::flags`: all flows of a client go to one slot.
-pub const CLIENT_AFFINITY: u32 = 1;
-/// `ServiceTable::flags`: without a backend, a request is refused with an ICMP error.
-pub const REJECT_WHEN_EMPTY: u32 = 2;
-/// `ServiceTable::flags`: the backends in the table keep their flows and get no new ones; a packet
-/// that opens a flow finds the service empty.
-pub const DRAINS_ONLY: u32 = 4;
-
-/// Value of the map `SERVICES`: one service port's whole slot table, replaced as one value so
-/// that no packet sees half of an update. A larger table is written to fresh chunks first.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceTable {
-    /// Backends in the table; with none, `slots` means nothing.
-    pub backends: u32,
-    /// How many entries of `local` count.
-    pub local_count: u32,
-    /// How many chunks the table has, a power of two; 0 while `slots` is the table.
-    pub chunks: u32,
-    /// Key in `CHUNKS` of the first chunk; the others follow.
-    pub base: u32,
-    /// [`CLIENT_AFFINITY`], [`REJECT_WHEN_EMPTY`], [`DRAINS_ONLY`].
-    pub flags: u32,
-    /// Key in `SOURCES` of the networks that may ask; 0 if all may.
-    pub sources: u32,
-    /// Indices into `BACKENDS` of the backends on this node: what a frame from a peer may be
-    /// given to when the two nodes' tables differ for a moment.
-    pub local: [u16; LOCAL_SLOTS],
-    /// The slots, unless they are in chunks.
-    pub slots: [Slot; SLOTS],
 }
 
 /// Key of the map `SOURCES`, a longest-prefix-match trie (`struct bpf_lpm_trie_key`).
@@ -480,10 +338,10 @@ pub struct ReverseValue {
 #[cfg(feature = "user")]
 mod user {
     use super::{
-        Backend, Chunk, FlowKey, FragmentKey, HeldBackKey, Link, Node, Peer, PeerKey, Remembered,
-        ReverseKey, ReverseKey4, ReverseValue, ReverseValue4, ServiceKey, ServiceKey4,
-        ServiceTable, SourceKey, VipKey, VipState,
+        Backend, FlowKey, FragmentKey, HeldBackKey, Link, Node, Peer, PeerKey, Remembered,
+        ReverseKey, ReverseKey4, ReverseValue, ReverseValue4, SourceKey, VipKey, VipState,
     };
+    use crate::service::{ServiceKey, ServiceKey4, ServiceTable};
 
     macro_rules! plain {
         ($($name:ident)*) => {$(
@@ -491,7 +349,7 @@ mod user {
             unsafe impl aya::Pod for $name {}
         )*};
     }
-    plain!(VipKey VipState Link PeerKey Peer ServiceKey ServiceTable Chunk Backend);
+    plain!(VipKey VipState Link PeerKey Peer ServiceKey ServiceTable Backend);
     plain!(Node ServiceKey4 ReverseKey4 ReverseValue4);
     plain!(ReverseKey ReverseValue FlowKey FragmentKey Remembered SourceKey HeldBackKey);
 }
@@ -503,14 +361,10 @@ const _: () = {
     assert!(size_of::<Link>() == 8);
     assert!(size_of::<NodeLink>() == 16);
     assert!(size_of::<Node>() == 16 * NODE_LINKS + PEER_BITS as usize / 8);
-    assert!(size_of::<ServiceKey4>() == 8);
     assert!(size_of::<ReverseKey4>() == 16);
     assert!(size_of::<ReverseValue4>() == 8);
     assert!(size_of::<PeerKey>() == 8);
     assert!(size_of::<Peer>() == 32);
-    assert!(size_of::<ServiceKey>() == 16 + 4);
-    assert!(size_of::<ServiceTable>() == 24 + 2 * LOCAL_SLOTS + 4 * SLOTS);
-    assert!(size_of::<Chunk>() == 4 * SLOTS);
     assert!(size_of::<SourceKey>() == 4 + 4 + 16);
     assert!(size_of::<FlowKey>() == 16 + 16 + 2 + 2 + 4);
     assert!(size_of::<FragmentKey>() == 16 + 16 + 4 + 4);

@@ -15,6 +15,8 @@ pub mod checksum;
 pub mod flow;
 pub mod layout;
 pub mod reason;
+pub mod service;
 
 pub use layout::*;
 pub use reason::Reason;
+pub use service::*;

@@ -5,10 +5,10 @@ use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::flow::Flow;
 use herald_ebpf_common::{
     Address, Backend, CLIENT_AFFINITY, FlowKey, IS_GONE, IS_LOCAL, LOCAL_SLOTS,
-    PREVIOUS_IS_CURRENT, Remembered, SLOTS, ServiceKey, ServiceTable, Slot, protocol,
+    PREVIOUS_IS_CURRENT, Remembered, SLOTS, ServiceKey, ServiceTable, Slot, chunk_of, protocol,
 };
 
-use crate::maps::{self, BACKENDS, CHUNKS, FLOWS};
+use crate::maps::{self, BACKENDS, FLOWS};
 use crate::packet::{read, words};
 
 /// A flow as its client sends it.
@@ -38,30 +38,22 @@ pub struct Choice {
     hash: u32,
 }
 
-/// The hash of a flow of a table.
+/// The backend of a clean slot of the part that has the flow's; none if the slot is dirty.
 #[inline(always)]
-pub fn hash(table: &ServiceTable, flow: Flow) -> u32 {
-    match table.flags & CLIENT_AFFINITY {
-        0 => flow.hash(),
-        _ => flow.of_client().hash(),
-    }
-}
-
-/// The backend of a clean slot; none if the slot is dirty.
-#[inline(always)]
-pub fn clean(table: &ServiceTable, hash: u32) -> Option<&'static Backend> {
-    let slot = slot(table, hash)?;
+pub fn clean(part: &ServiceTable, hash: u32) -> Option<&'static Backend> {
+    let slot = slot(part, hash);
     if slot.current != slot.previous {
         return None;
     }
     BACKENDS.get(u32::from(slot.current))
 }
 
-/// The flow's backend. `l4` is where a packet of the flow itself has its transport header.
+/// The flow's backend, by the first part of its table. `l4` is where a packet of the flow itself
+/// has its transport header.
 #[inline(always)]
 pub fn backend(
     ctx: &XdpContext,
-    table: &ServiceTable,
+    table: &'static ServiceTable,
     asked: &Asked,
     l4: Option<usize>,
 ) -> Option<Choice> {
@@ -70,8 +62,11 @@ pub fn backend(
         client_port_be: asked.client_port_be,
         port_be: asked.key.port_be,
     };
-    let hash = hash(table, flow);
-    let slot = slot(table, hash)?;
+    let hash = match table.flags & CLIENT_AFFINITY {
+        0 => flow.hash(),
+        _ => flow.of_client().hash(),
+    };
+    let slot = slot(part(table, &asked.key, hash)?, hash);
     let index = match slot.current == slot.previous {
         true => u32::from(slot.current),
         false => dirty(ctx, slot, asked, l4)?,
@@ -97,15 +92,24 @@ pub fn local(table: &ServiceTable, choice: &Choice) -> Option<Choice> {
     })
 }
 
+/// The part of the table that has the slot of a hash.
 #[inline(always)]
-fn slot(table: &ServiceTable, hash: u32) -> Option<Slot> {
-    let position = hash as usize & (SLOTS - 1);
-    if table.chunks == 0 {
-        return Some(table.slots[position]);
+fn part(
+    first: &'static ServiceTable,
+    key: &ServiceKey,
+    hash: u32,
+) -> Option<&'static ServiceTable> {
+    let chunk = chunk_of(hash, first.chunks);
+    if chunk == 0 {
+        return Some(first);
     }
-    let number = hash / SLOTS as u32 & (table.chunks - 1);
-    let chunk = maps::lookup(&CHUNKS, &table.base.wrapping_add(number))?;
-    Some(chunk.slots[position])
+    let (vip, port_be, protocol) = (words(&key.vip), key.port_be, key.protocol);
+    maps::service(&ServiceKey { vip, port_be, protocol, chunk: chunk as u8 })
+}
+
+#[inline(always)]
+fn slot(part: &ServiceTable, hash: u32) -> Slot {
+    part.slots[hash as usize & (SLOTS - 1)]
 }
 
 /// The backend of a flow whose slot changed within the drain time.

@@ -1,20 +1,21 @@
 //! A pod's reply, on its way out of the interface: its source becomes the VIP and port that the
 //! client asked, whatever the stack, conntrack and the CNI made of it before.
 //!
-//! The kernel's helpers do the rewriting because only they know an unfinished checksum
-//! (CHECKSUM_PARTIAL) and a segment that is still to be cut (GSO).
+//! The kernel's helpers do the rewriting because only they know an unfinished transport checksum
+//! (CHECKSUM_PARTIAL) and a segment that is still to be cut (GSO); that of the IPv4 header is
+//! always finished.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::{
-    bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes,
-};
+use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
+use herald_ebpf_common::checksum::Change;
 use herald_ebpf_common::{
     DIRECT, FragmentKey, Reason, ReverseKey, ReverseValue, ServiceKey, SourceKey, WHOLE_SOURCE,
     mapped, protocol,
 };
 
+use crate::deliver::changed;
 use crate::maps::{self, FALLBACK, REPLY_FRAGMENTS, SOURCES};
 use crate::packet::{
     ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, FRAGMENT, Fragment, Ipv4, Ipv6, Ports,
@@ -32,12 +33,14 @@ pub enum Restore {
     Failed(Reason),
 }
 
-/// Offset of the source address in an IPv4 header.
-const IPV4_SOURCE: usize = 12;
 /// Offset of the checksum in an IPv4 header.
 const IPV4_CHECKSUM: usize = 10;
 /// Offset of the source address in an IPv6 header.
 const IPV6_SOURCE: usize = 8;
+/// Where the ports of a packet are whose IP header has no options.
+const V4_PORT: usize = ETH_LEN + size_of::<Ipv4>();
+/// Where those of a packet are that has no extension headers.
+const V6_PORT: usize = ETH_LEN + size_of::<Ipv6>();
 
 /// The headers an Ethernet frame needs at most before the TCP flags end: IPv4 with all
 /// options.
@@ -120,7 +123,7 @@ fn by_port(ctx: &TcContext, reply: &Reply) -> Option<ReverseValue> {
         vip: words(&reply.key.pod),
         port_be: reply.key.pod_port_be,
         protocol: protocol::TCP,
-        reserved: 0,
+        chunk: 0,
     };
     let known = maps::lookup(&FALLBACK, &key)?;
     let client =
@@ -211,57 +214,76 @@ fn is_transport(number: u8) -> bool {
     number == protocol::TCP || number == protocol::UDP || number == protocol::SCTP
 }
 
+/// Gives a reply its VIP and port. A helper costs as much as half the rest of this program, so the
+/// octets from the address to the port behind it are written at once where they lie together.
 #[inline(always)]
 fn rewrite(ctx: &TcContext, reply: &Reply, known: &ReverseValue) -> Result<(), i64> {
     let is_udp = reply.key.protocol == u32::from(protocol::UDP);
     // An SCTP checksum covers no address, and its port is the Service's.
     // A later fragment has none.
     let has_sum = reply.key.protocol != u32::from(protocol::SCTP) && reply.part != Part::Later;
-    let offset = if is_udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
-    let l4_checksum = (reply.l4 + offset) as u32;
-    // A UDP checksum of zero stays zero: none was computed.
-    let mangled = if is_udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
-    let pseudo = u64::from(BPF_F_PSEUDO_HDR) | mangled;
-    let skb = ctx.as_ptr().cast();
-    let old = reply.key.pod;
-    let new = known.vip;
-    // SAFETY: helper calls on this program's own context; the pointers are to stack values that
-    // outlive the calls, with their exact lengths.
-    unsafe {
-        if reply.is_v4 {
-            let ip_checksum = (ETH_LEN + IPV4_CHECKSUM) as u32;
-            if has_sum {
-                let (old, new) = (old[3].into(), new[3].into());
-                check(bpf_l4_csum_replace(skb, l4_checksum, old, new, pseudo | 4))?;
+    let (old, new, client) = (&reply.key.pod, &known.vip, &reply.key.client);
+    let (old_port, new_port) = (reply.key.pod_port_be, known.port_be);
+    let is_together = has_sum && reply.l4 == if reply.is_v4 { V4_PORT } else { V6_PORT };
+    let ip_checksum = match tc_read::<Ipv4>(ctx, ETH_LEN) {
+        Some(ip) => Change::none().word(old[3], new[3]).apply(ip.checksum),
+        None => 0,
+    };
+    if has_sum {
+        let offset = if is_udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
+        let at = (reply.l4 + offset) as u32;
+        // A UDP checksum of zero stays zero: none was computed.
+        let mangled = if is_udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let change = match reply.is_v4 {
+            true => Change::none().word(old[3], new[3]),
+            false => changed(old, new),
+        };
+        let pseudo = u64::from(BPF_F_PSEUDO_HDR) | mangled;
+        let skb = ctx.as_ptr().cast();
+        // SAFETY: helper calls on this program's own context.
+        unsafe {
+            check(bpf_l4_csum_replace(skb, at, 0, change.sum().into(), pseudo))?;
+            if old_port != new_port {
+                let (old, new) = (old_port.into(), new_port.into());
+                check(bpf_l4_csum_replace(skb, at, old, new, mangled | 2))?;
             }
-            check(bpf_l3_csum_replace(skb, ip_checksum, old[3].into(), new[3].into(), 4))?;
-            let source = (ETH_LEN + IPV4_SOURCE) as u32;
-            check(bpf_skb_store_bytes(skb, source, (&raw const new[3]).cast(), 4, 0))?;
-        } else {
-            let change = bpf_csum_diff(
-                old.as_ptr().cast_mut().cast(),
-                16,
-                new.as_ptr().cast_mut().cast(),
-                16,
-                0,
-            );
-            if change < 0 {
-                return Err(change);
-            }
-            if has_sum {
-                check(bpf_l4_csum_replace(skb, l4_checksum, 0, change as u64, pseudo))?;
-            }
-            let source = (ETH_LEN + IPV6_SOURCE) as u32;
-            check(bpf_skb_store_bytes(skb, source, new.as_ptr().cast(), 16, 0))?;
         }
-        if !has_sum {
-            return Ok(());
-        }
-        let (old_port, new_port) = (reply.key.pod_port_be.into(), known.port_be.into());
-        check(bpf_l4_csum_replace(skb, l4_checksum, old_port, new_port, mangled | 2))?;
-        let port = (&raw const known.port_be).cast();
-        check(bpf_skb_store_bytes(skb, reply.l4 as u32, port, 2, 0))
     }
+    if reply.is_v4 {
+        // The checksum, source, destination and source port.
+        let words = [
+            u32::from(ip_checksum) | new[3] << 16,
+            new[3] >> 16 | client[3] << 16,
+            client[3] >> 16 | u32::from(new_port) << 16,
+        ];
+        let length = if is_together { 12 } else { 6 };
+        store(ctx, ETH_LEN + IPV4_CHECKSUM, &words, length)?;
+    } else {
+        // The source, destination and source port.
+        let [a, b, c, d] = *new;
+        let [e, f, g, h] = *client;
+        let words = [a, b, c, d, e, f, g, h, u32::from(new_port)];
+        store(ctx, ETH_LEN + IPV6_SOURCE, &words, if is_together { 34 } else { 16 })?;
+    }
+    if has_sum && !is_together && old_port != new_port {
+        store(ctx, reply.l4, &[u32::from(new_port)], 2)?;
+    }
+    Ok(())
+}
+
+/// Writes the first octets of some words.
+#[inline(always)]
+fn store<const N: usize>(
+    ctx: &TcContext,
+    offset: usize,
+    words: &[u32; N],
+    length: u32,
+) -> Result<(), i64> {
+    // SAFETY: a helper call on this program's own context; the words outlive it and are as many
+    // octets at least.
+    check(unsafe {
+        bpf_skb_store_bytes(ctx.as_ptr().cast(), offset as u32, words.as_ptr().cast(), length, 0)
+    })
 }
 
 #[inline(always)]

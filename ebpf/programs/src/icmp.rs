@@ -80,7 +80,7 @@ pub fn v4(ctx: &XdpContext, l3: usize, l4: usize) -> Verdict {
         vip: mapped(quoted.source),
         port_be: port.source_be,
         protocol: quoted.protocol,
-        reserved: 0,
+        chunk: 0,
     };
     let client = mapped(quoted.destination);
     let asked = Asked { key, client, client_port_be: port.destination_be };
@@ -115,7 +115,7 @@ pub fn v6(ctx: &XdpContext, l3: usize, l4: usize) -> Verdict {
         port_be: port.source_be,
         // With an extension header in between, this is no service's protocol.
         protocol: quoted.next_header,
-        reserved: 0,
+        chunk: 0,
     };
     let client = words(&quoted.destination);
     let asked = Asked { key, client, client_port_be: port.destination_be };

@@ -124,7 +124,7 @@ fn ipv4(ctx: &XdpContext, l3: usize) -> Verdict {
         vip: mapped(ip.destination),
         port_be: ports.destination_be,
         protocol: ip.protocol,
-        reserved: 0,
+        chunk: 0,
     };
     let asked = Asked { key, client: mapped(ip.source), client_port_be: ports.source_be };
     let pieces = if is_piece { Pieces::first_of(identification) } else { Pieces::NONE };
@@ -193,7 +193,7 @@ fn ipv6(ctx: &XdpContext, l3: usize) -> Verdict {
         vip: words(&ip.destination),
         port_be: ports.destination_be,
         protocol: next,
-        reserved: 0,
+        chunk: 0,
     };
     let asked = Asked { key, client: words(&ip.source), client_port_be: ports.source_be };
     forward::request(ctx, &Request { asked, l3, l4, is_v4: false, pieces })

@@ -11,10 +11,10 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use herald_ebpf_common::budget::{self, Budget};
 use herald_ebpf_common::reason::REASONS as REASON_COUNT;
 use herald_ebpf_common::{
-    Address, BACKENDS as BACKEND_COUNT, Backend, Chunk, FlowKey, FragmentKey, HeldBackKey, Link,
-    Node, Peer, PeerKey, Reason, Remembered, ReverseKey, ReverseKey4, ReverseValue, ReverseValue4,
-    ServiceKey, ServiceKey4, ServiceTable, SourceKey, VIP_BITS, VipKey, VipState, is_mapped,
-    mapped, vip_bit,
+    Address, BACKENDS as BACKEND_COUNT, Backend, FlowKey, FragmentKey, GUESSES, Guess, HeldBackKey,
+    Link, Node, Peer, PeerKey, Reason, Remembered, ReverseKey, ReverseKey4, ReverseValue,
+    ReverseValue4, ServiceKey, ServiceKey4, ServiceTable, SourceKey, VIP_BUCKETS, VipKey, VipState,
+    is_mapped, mapped,
 };
 
 #[map]
@@ -39,20 +39,17 @@ pub static PEERS: HashMap<PeerKey, Peer> = HashMap::pinned(8_192, BPF_F_NO_PREAL
 #[map]
 pub static NODE: Array<Node> = Array::pinned(1, 0);
 
-/// A Bloom filter of one hash, see [`vip_bit`].
+/// See [`Guess`].
 #[map]
-pub static VIP_FILTER: Array<u64> = Array::pinned(VIP_BITS / 64, 0);
+pub static VIP_FILTER: Array<u64> = Array::pinned(VIP_BUCKETS / GUESSES, 0);
 
 /// Of IPv6 VIPs.
 #[map]
-pub static SERVICES: HashMap<ServiceKey, ServiceTable> = HashMap::pinned(32_768, BPF_F_NO_PREALLOC);
+pub static SERVICES: HashMap<ServiceKey, ServiceTable> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static SERVICES4: HashMap<ServiceKey4, ServiceTable> =
-    HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
-
-#[map]
-pub static CHUNKS: HashMap<u32, Chunk> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+    HashMap::pinned(131_072, BPF_F_NO_PREALLOC);
 
 /// Flows of dirty slots.
 #[map]
@@ -147,7 +144,7 @@ pub fn lookup<K, V>(map: &HashMap<K, V>, key: &K) -> Option<&'static V> {
     map.get_ptr(key).map(|value| unsafe { &*value })
 }
 
-/// The table of a service port.
+/// A part of a service port's table.
 #[inline(always)]
 pub fn service(key: &ServiceKey) -> Option<&'static ServiceTable> {
     match key.short() {
@@ -156,11 +153,14 @@ pub fn service(key: &ServiceKey) -> Option<&'static ServiceTable> {
     }
 }
 
-/// Whether the address may be a Service's; if not, it is none's.
+/// What is known of an address before a Service of its is looked up.
 #[inline(always)]
-pub fn may_be_vip(last_word: u32) -> bool {
-    let bit = vip_bit(last_word);
-    VIP_FILTER.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
+pub fn guess(last_word: u32) -> Guess {
+    let bucket = Guess::bucket(last_word);
+    match VIP_FILTER.get(bucket / GUESSES) {
+        Some(word) => Guess::read(*word, bucket),
+        None => Guess::NONE,
+    }
 }
 
 /// What a client knows a pod as. Copied at once: an LRU element may be recycled while it is read,

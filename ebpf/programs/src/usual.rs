@@ -8,8 +8,8 @@ use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::checksum::Change;
 use herald_ebpf_common::flow::Flow;
 use herald_ebpf_common::{
-    Address, Backend, DRAINS_ONLY, IS_LOCAL, NODE_LINKS, Node, NodeLink, PEER_BITS, Reason,
-    ReverseKey4, ReverseValue4, ServiceKey, ServiceKey4, ServiceTable, mapped, peer_bit, protocol,
+    Address, Backend, Guess, IS_LOCAL, NODE_LINKS, Node, NodeLink, PEER_BITS, Reason, ReverseKey4,
+    ReverseValue4, ServiceKey, ServiceKey4, ServiceTable, chunk_of, mapped, peer_bit, protocol,
 };
 
 use crate::choose;
@@ -53,16 +53,21 @@ fn v4(ctx: &XdpContext) -> Option<Verdict> {
         return None;
     }
     let vip = ip.destination;
-    if !maps::may_be_vip(vip) {
+    let guess = maps::guess(vip);
+    if guess == Guess::NONE {
         return Some(pass(Reason::NotForVip));
     }
-    let key = ServiceKey4::new(vip, ports.destination_be, ip.protocol);
-    let Some(table) = maps::lookup(&SERVICES4, &key) else {
-        return Some(pass(Reason::NotForVip));
-    };
     let client = mapped(ip.source);
-    let flow = Flow { client, client_port_be: ports.source_be, port_be: ports.destination_be };
-    let (backend, frame) = decide(ctx, table, flow, &client)?;
+    let hash = hash(guess, &client, ports);
+    let chunk = chunk_of(hash, guess.chunks());
+    let key = ServiceKey4::new(vip, ports.destination_be, ip.protocol).with_chunk(chunk);
+    let Some(part) = maps::lookup(&SERVICES4, &key) else {
+        return unknown(chunk);
+    };
+    if part.usual != guess.number() {
+        return None;
+    }
+    let (backend, frame) = decide(ctx, part, hash, &client)?;
     if backend.flags & IS_LOCAL != 0 {
         return deliver(ctx, &key, backend, frame.delivered());
     }
@@ -92,20 +97,25 @@ fn v6(ctx: &XdpContext) -> Option<Verdict> {
     if !is_usual {
         return None;
     }
-    if !maps::may_be_vip(ip.destination[3]) {
+    let guess = maps::guess(ip.destination[3]);
+    if guess == Guess::NONE {
         return Some(pass(Reason::NotForVip));
     }
+    let client = words(&ip.source);
+    let hash = hash(guess, &client, ports);
+    let chunk = chunk_of(hash, guess.chunks());
     // By words, for the reason of `ServiceKey4`.
     let [a, b, c, d] = words(&ip.destination);
-    let last = u32::from(ports.destination_be) | u32::from(ip.next_header) << 16;
+    let last = u32::from(ports.destination_be) | u32::from(ip.next_header) << 16 | chunk << 24;
     // SAFETY: a service key is five words without padding.
     let key = unsafe { core::mem::transmute::<[u32; 5], ServiceKey>([a, b, c, d, last]) };
-    let Some(table) = maps::lookup(&SERVICES, &key) else {
-        return Some(pass(Reason::NotForVip));
+    let Some(part) = maps::lookup(&SERVICES, &key) else {
+        return unknown(chunk);
     };
-    let client = words(&ip.source);
-    let flow = Flow { client, client_port_be: ports.source_be, port_be: ports.destination_be };
-    let (backend, frame) = decide(ctx, table, flow, &client)?;
+    if part.usual != guess.number() {
+        return None;
+    }
+    let (backend, frame) = decide(ctx, part, hash, &client)?;
     if backend.flags & IS_LOCAL != 0 || frame.is_final || ip.hop_limit <= 1 {
         return None;
     }
@@ -156,6 +166,23 @@ fn deliver(
     Some(pass(reason))
 }
 
+/// The hash of a flow of a table as guessed.
+#[inline(always)]
+fn hash(guess: Guess, client: &Address, ports: &Ports) -> u32 {
+    let client = words(client);
+    let flow = Flow { client, client_port_be: ports.source_be, port_be: ports.destination_be };
+    match guess.is_by_client() {
+        false => flow.hash(),
+        true => flow.of_client().hash(),
+    }
+}
+
+/// There is no such part: the guess was wrong, unless it is the first, which every table has.
+#[inline(always)]
+fn unknown(chunk: u32) -> Option<Verdict> {
+    (chunk == 0).then(|| pass(Reason::NotForVip))
+}
+
 /// The protocols whose checksums can be rewritten.
 #[inline(always)]
 fn is_carried(number: u8) -> bool {
@@ -175,13 +202,10 @@ struct Frame {
 #[inline(always)]
 fn decide(
     ctx: &XdpContext,
-    table: &ServiceTable,
-    flow: Flow,
+    part: &ServiceTable,
+    hash: u32,
     client: &Address,
 ) -> Option<(&'static Backend, Frame)> {
-    if table.sources != 0 || table.backends == 0 || table.flags & DRAINS_ONLY != 0 {
-        return None;
-    }
     let node = NODE.get(0)?;
     // Both MACs in two words.
     let &first = read::<u64>(ctx, 0)?;
@@ -194,7 +218,7 @@ fn decide(
     let source = first >> 48 | u64::from(rest) << 16;
     let is_final = may_be_peer(node, source)
         && from_peer([source as u16, (source >> 16) as u16, (source >> 32) as u16], client);
-    let backend = choose::clean(table, choose::hash(table, flow))?;
+    let backend = choose::clean(part, hash)?;
     Some((backend, Frame { own, is_final }))
 }
 

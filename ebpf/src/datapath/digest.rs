@@ -1,14 +1,16 @@
 //! The maps `NODE` and `VIP_FILTER`: what other maps hold, in a form the usual packet reads
-//! without hashing. Both may say "perhaps" where the answer is no, never "no" where it is yes.
+//! without hashing. Both may say "perhaps" where the answer is no, never "no" where it is yes; how
+//! large a Service's table is may be wrong for a while.
 
 use aya::maps::{Array, MapData};
 use herald_ebpf_common::{
-    self as common, NODE_LINKS, Node, NodeLink, PEER_BITS, VIP_BITS, mac_number, peer_bit, vip_bit,
+    self as common, GUESSES, Guess, NODE_LINKS, Node, NodeLink, PEER_BITS, ServiceKey, VIP_BUCKETS,
+    mac_number, peer_bit,
 };
 
 use super::failed;
 use crate::Error;
-use crate::picture::{Picture, ServicePort};
+use crate::picture::Picture;
 
 pub(super) struct Digest {
     node: Array<MapData, Node>,
@@ -27,24 +29,32 @@ impl Digest {
         self.node.set(0, node(picture), 0).map_err(failed("write", "NODE"))
     }
 
-    /// Lets packets for these ports' VIPs be looked up, before there is something to find.
+    /// Lets packets for these VIPs be looked up, before there is something to find.
     pub(super) fn admit<'a>(
         &mut self,
-        ports: impl Iterator<Item = &'a ServicePort>,
+        services: impl Iterator<Item = (&'a ServiceKey, Guess)>,
     ) -> Result<(), Error> {
-        let mut wanted = filter(ports);
-        for (word, old) in wanted.iter_mut().zip(self.admitted()?) {
-            *word |= old;
+        let mut filter = Filter(self.admitted()?);
+        for (key, guess) in services {
+            if filter.guess(key) == Guess::NONE {
+                filter.set(key, guess);
+            }
         }
-        self.write(wanted)
+        self.write(filter.0)
     }
 
     /// Lets only those be, after there is nothing else to find.
     pub(super) fn admit_only<'a>(
         &mut self,
-        ports: impl Iterator<Item = &'a ServicePort>,
+        services: impl Iterator<Item = (&'a ServiceKey, Guess)>,
     ) -> Result<(), Error> {
-        self.write(filter(ports))
+        let mut filter = Filter(vec![0; (VIP_BUCKETS / GUESSES) as usize]);
+        for (key, guess) in services {
+            // Of two sizes the larger one: then most flows of the smaller take the long way, and
+            // are few.
+            filter.set(key, guess.max(filter.guess(key)));
+        }
+        self.write(filter.0)
     }
 
     fn admitted(&self) -> Result<Vec<u64>, Error> {
@@ -87,12 +97,21 @@ fn node(picture: &Picture) -> Node {
     node
 }
 
-fn filter<'a>(ports: impl Iterator<Item = &'a ServicePort>) -> Vec<u64> {
-    let mut filter = vec![0; VIP_BITS as usize / 64];
-    for port in ports {
-        set(&mut filter, vip_bit(common::address(port.vip)[3]));
+/// The words of `VIP_FILTER`.
+struct Filter(Vec<u64>);
+
+impl Filter {
+    fn guess(&self, key: &ServiceKey) -> Guess {
+        let bucket = Guess::bucket(key.vip[3]);
+        Guess::read(self.0[(bucket / GUESSES) as usize], bucket)
     }
-    filter
+
+    fn set(&mut self, key: &ServiceKey, guess: Guess) {
+        let bucket = Guess::bucket(key.vip[3]);
+        let word = &mut self.0[(bucket / GUESSES) as usize];
+        let change = Guess::read(*word, bucket).number() ^ guess.number();
+        *word ^= u64::from(change) << (bucket % GUESSES * 4);
+    }
 }
 
 fn set(words: &mut [u64], bit: u32) {

@@ -43,7 +43,6 @@ fn draining(backends: &[u16]) -> Policy {
 struct Maps {
     tables: Option<Tables>,
     services: BTreeMap<ServiceKey, ServiceTable>,
-    chunks: BTreeMap<u32, Chunk>,
     backends: BTreeMap<u16, Entry>,
 }
 
@@ -52,30 +51,37 @@ impl Maps {
         let tables = self.tables.get_or_insert_with(|| Tables::new(DRAIN));
         let update = tables.update(picture, now);
         assert_eq!(update.refused, 0);
-        for write in update.writes.clone() {
-            match write {
-                Write::Backend(number, entry) => drop(self.backends.insert(number, entry)),
-                Write::Chunk(number, chunk) => drop(self.chunks.insert(number, *chunk)),
-                Write::Service(key, table) => {
-                    for number in chunk_keys(table.base, table.chunks) {
-                        assert!(self.chunks.contains_key(&number), "a chunk before its table");
-                    }
-                    for slot in read_slots(&table, |number| self.chunks.get(&number).copied()) {
-                        assert!(self.backends.contains_key(&slot.current), "backends first");
-                    }
-                    let _ = self.services.insert(key, *table);
-                }
-                Write::NoService(key) => drop(self.services.remove(&key)),
-                Write::NoChunk(number) => drop(self.chunks.remove(&number)),
-            }
-        }
+        update.writes.iter().cloned().for_each(|write| self.write(write));
         update.writes
+    }
+
+    fn write(&mut self, write: Write) {
+        match write {
+            Write::Backend(number, entry) => drop(self.backends.insert(number, entry)),
+            Write::Service(key, table) => {
+                for slot in table.slots.iter().filter(|_| table.backends > 0) {
+                    assert!(self.backends.contains_key(&slot.current), "backends first");
+                }
+                let _ = self.services.insert(key, *table);
+            }
+            Write::NoService(key) => drop(self.services.remove(&key)),
+        }
+    }
+
+    /// Where the programs send a new flow of a hash, and one that was there before.
+    fn ways(&self, n: u8, hash: u32) -> (u16, u16) {
+        let key = port(n).key();
+        let chunk = common::chunk_of(hash, self.services[&key].chunks) as u8;
+        let slot = self.services[&ServiceKey { chunk, ..key }].slots[hash as usize % SLOTS];
+        let is_current = slot.previous == common::PREVIOUS_IS_CURRENT;
+        (slot.current, if is_current { slot.current } else { slot.previous })
     }
 
     /// The slots of a service: addresses of the current and of the previous backend.
     fn slots(&self, n: u8) -> Vec<(SocketAddr, Option<SocketAddr>)> {
         let address = |number: u16| Backend::of_entry(&self.backends[&number]).address;
-        read_slots(&self.services[&port(n).key()], |number| self.chunks.get(&number).copied())
+        let key = port(n).key();
+        read_slots(key, &self.services[&key], |key| self.services.get(&key))
             .into_iter()
             .map(|slot| {
                 let is_dirty = slot.current != slot.previous;
@@ -88,13 +94,9 @@ impl Maps {
     }
 
     fn restart(&mut self, now: Duration) {
-        self.tables = Some(Tables::adopt(
-            DRAIN,
-            now,
-            self.services.clone(),
-            |number| self.chunks.get(&number).copied(),
-            |number| self.backends.get(&number).copied(),
-        ));
+        self.tables = Some(Tables::adopt(DRAIN, now, self.services.clone(), |number| {
+            self.backends.get(&number).copied()
+        }));
     }
 }
 
@@ -258,7 +260,7 @@ fn a_large_service_lies_in_chunks() {
     let before = maps.slots(1);
     let _ = maps.update(&picture(&[(1, &many)]), at(1));
     let after = maps.slots(1);
-    assert_eq!((before.len(), after.len(), maps.chunks.len()), (1024, 16_384, 16));
+    assert_eq!((before.len(), after.len(), maps.services.len()), (1024, 16_384, 16));
     for (number, (now, previous)) in after.iter().enumerate() {
         let old = before[number % 1024].0;
         assert_eq!(*previous, (*now != old).then_some(old), "slot {number}");
@@ -270,7 +272,36 @@ fn a_large_service_lies_in_chunks() {
         before.iter().map(|slot| slot.0).collect::<Vec<_>>()
     );
     let _ = maps.update(&picture(&[(1, &few)]), at(2000));
-    assert_eq!((maps.slots(1), maps.chunks.len()), (before, 0));
+    assert_eq!((maps.slots(1), maps.services.len()), (before, 1));
+}
+
+#[test]
+fn a_table_is_whole_at_every_moment_while_it_changes_its_size() {
+    // In slots: 1,024 to 16,384; 4,096 to 16,384; and to 4,096 when all slots are clean.
+    let steps = [(10, 50, 0), (30, 50, 0), (50, 30, 2_000)];
+    for (from, to, clean_at) in steps {
+        let (from, to): (Vec<u16>, Vec<u16>) = ((0..from).collect(), (0..to).collect());
+        let mut maps = Maps::default();
+        let _ = maps.update(&picture(&[(1, &from)]), at(0));
+        if clean_at > 0 {
+            // The change itself keeps the size: what is watched is the end of the drain time.
+            let _ = maps.update(&picture(&[(1, &to)]), at(1));
+        }
+        let flows: Vec<u32> = (0..2_000).map(common::flow::fmix32).collect();
+        let before: Vec<_> = flows.iter().map(|hash| maps.ways(1, *hash)).collect();
+        let (services, backends) = (maps.services.clone(), maps.backends.clone());
+        let writes = maps.update(&picture(&[(1, &to)]), at(clean_at + 1));
+        (maps.services, maps.backends) = (services, backends);
+        for (number, write) in writes.into_iter().enumerate() {
+            maps.write(write);
+            for (hash, before) in flows.iter().zip(&before) {
+                let now = maps.ways(1, *hash);
+                // With the drain time over, all flows without an entry are the slot's owner's.
+                let is_same = if clean_at > 0 { now.0 == before.0 } else { now.1 == before.1 };
+                assert!(is_same, "write {number}: {hash:#x}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -284,6 +315,35 @@ fn a_restart_moves_nothing_and_keeps_dirty_slots_dirty() {
     assert_eq!(living(&writes), [], "the indices are adopted too");
     assert_eq!(maps.slots(1), before);
     assert_eq!(maps.tables.as_ref().and_then(Tables::next_deadline), Some(at(1000)));
+}
+
+#[test]
+fn a_restart_while_a_table_grows_moves_nothing() {
+    let (few, many): (Vec<u16>, Vec<u16>) = ((0..30).collect(), (0..50).collect());
+    for done in [1, 12, 13, 15] {
+        let mut maps = Maps::default();
+        let _ = maps.update(&picture(&[(1, &few)]), at(0));
+        let before = maps.slots(1);
+        let (services, backends) = (maps.services.clone(), maps.backends.clone());
+        let writes = maps.update(&picture(&[(1, &many)]), at(1));
+        // Stopped when so many of its chunks were written.
+        (maps.services, maps.backends) = (services, backends);
+        let mut left = done;
+        for write in writes {
+            match &write {
+                Write::Service(..) if left > 0 => left -= 1,
+                Write::Backend(..) => {}
+                _ => continue,
+            }
+            maps.write(write);
+        }
+        maps.restart(at(2));
+        let _ = maps.update(&picture(&[(1, &many)]), at(3));
+        for (number, (now, previous)) in maps.slots(1).into_iter().enumerate() {
+            let old = before[number % before.len()].0;
+            assert_eq!(previous, (now != old).then_some(old), "slot {number}, {done} written");
+        }
+    }
 }
 
 #[test]

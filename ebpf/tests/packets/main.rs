@@ -13,6 +13,7 @@ mod network;
 mod policy;
 mod random;
 mod replies;
+mod resize;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
