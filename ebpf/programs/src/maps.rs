@@ -90,7 +90,7 @@ pub static HELD_BACK: PerCpuHashMap<HeldBackKey, u64> = PerCpuHashMap::pinned(1_
 
 /// One entry: how many ICMP errors this CPU may send now. Not pinned: it means nothing for long.
 #[map]
-static REJECTIONS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
+static REJECTIONS: PerCpuArray<Budget> = PerCpuArray::pinned(1, 0);
 
 /// Whether one more packet may be answered with an ICMP error.
 #[inline(always)]
