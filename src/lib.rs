@@ -22,3 +22,4 @@ pub mod problem;
 pub mod source;
 pub mod speaker;
 pub mod status;
+mod trouble;

@@ -7,6 +7,7 @@
 
 mod advertisement;
 mod exclusion;
+mod faulty;
 mod pattern;
 mod pool;
 mod range;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use advertisement::{Advertisement, PreferredNodes};
 pub use exclusion::Exclusions;
+pub use faulty::Faulty;
 pub use pattern::{Pattern, PatternError};
 pub use pool::{Allocation, CILIUM_PREFIX, Pool, PoolKind};
 pub use range::{AddressRange, IpFamily};
@@ -56,6 +58,9 @@ pub struct Observed {
     /// The conditions that Cilium's policies carry, by the name of the object, also of those that
     /// cannot be read.
     pub policies: BTreeMap<String, Vec<serde_json::Value>>,
+    /// Objects of the configuration in an API server that cannot be used as they are, by what
+    /// problems call them.
+    pub faulty: BTreeMap<String, Faulty>,
     /// All Services, of every type.
     pub services: BTreeMap<ServiceName, Service>,
     /// Endpoints by the Service they belong to, sorted by address.

@@ -361,6 +361,14 @@ impl Cluster {
         }
         self.delete_pool("ciliumloadbalancerippools", "cilium.io/v2", "test-c").await;
         self.delete_pool("ciliuml2announcementpolicies", "cilium.io/v2alpha1", "test-d").await;
+        // What an earlier run was told must not be taken for an answer to this one.
+        for (kind, plural) in [
+            ("ServiceL2Status", "servicel2statuses"),
+            ("ConfigurationState", "configurationstates"),
+        ] {
+            let api = self.api("metallb.io/v1beta1", kind, plural, Some("herald-system"));
+            api.delete_collection(&Default::default(), &Default::default()).await.unwrap();
+        }
         for name in ["web", "later", "after", "two"] {
             let _ = self.services().delete(name, &Default::default()).await;
         }
@@ -441,12 +449,12 @@ impl Cluster {
 
     async fn until_event(&self, service: &str, reason: &str) {
         let events: Api<Event> = Api::namespaced(self.admin.clone(), NAMESPACE);
+        // Events of an earlier run of this test are about other Services of the same name.
+        let uid = self.get(service).await.metadata.uid;
         for _ in 0..PATIENCE {
             let list = events.list(&Default::default()).await.unwrap();
-            let is_it = |it: &&Event| {
-                it.reason.as_deref() == Some(reason)
-                    && it.involved_object.name.as_deref() == Some(service)
-            };
+            let is_it =
+                |it: &&Event| it.reason.as_deref() == Some(reason) && it.involved_object.uid == uid;
             if list.items.iter().any(|it| is_it(&it)) {
                 return;
             }

@@ -158,7 +158,8 @@ pub struct PreferredNodeSelector {
 )]
 pub struct ServiceL2StatusSpec {}
 
-/// What is announced. The fields after `interfaces` are Herald's; MetalLB's own CRD drops them.
+/// What is announced. The fields after `interfaces` are Herald's; where MetalLB's own CRD drops
+/// them, they are kept in the annotation `herald.io/more-status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceL2StatusStatus {

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-pub use configuration::{Component, Verdict, configuration};
+pub use configuration::{Component, Verdict, configuration, faults};
 pub use events::{Foreign, conflicts, unannounced};
 pub use node::{Held, announced};
 pub use policy::policies;

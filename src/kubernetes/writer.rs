@@ -8,6 +8,7 @@
 //! it from undoing what the next allocator wrote to the same Service, and an address given to two
 //! Services is healed by `allocator`.)
 
+mod own;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::write::{Target, Write};
+use crate::trouble::Troubles;
 use queue::{AGAIN, Key, Lane, Outcome, Queue};
 
 /// Addresses written at the same time. More only wait inside the API server.
@@ -65,6 +67,7 @@ pub fn start(
         wanted,
         deadline,
         queue: Queue::default(),
+        troubles: Troubles::default(),
         addresses: Tasks::new(),
         reports: Tasks::new(),
         busy_until: BootTime::SILENT,
@@ -78,6 +81,7 @@ struct Writer {
     wanted: watch::Receiver<Arc<Wanted>>,
     deadline: watch::Receiver<Option<BootTime>>,
     queue: Queue,
+    troubles: Troubles,
     addresses: Tasks,
     reports: Tasks,
     /// Until then the API server has more important things to do than to take reports.
@@ -158,6 +162,7 @@ impl Writer {
             Ok(ended) => ended,
             Err(error) => return tracing::error!(%error, "a write crashed"),
         };
+        let (now, kind) = (clock::boot_now(), key.kind());
         let outcome = match result {
             Ok(()) => {
                 tracing::debug!(?key, "written");
@@ -168,12 +173,20 @@ impl Writer {
                 Outcome::Overtaken
             }
             Err(error) => {
+                let is_told = self.troubles.failed(kind, (&error).into(), now);
                 let error = format!("{:#}", anyhow::Error::new(error));
-                tracing::warn!(?key, error, "cannot write to the API server");
+                if is_told {
+                    tracing::warn!(?key, error, "cannot write to the API server");
+                } else {
+                    tracing::debug!(?key, error, "cannot write to the API server");
+                }
                 Outcome::Failed
             }
         };
-        self.queue.ended(key, outcome, clock::boot_now());
+        if outcome != Outcome::Failed && self.troubles.answered(kind) {
+            tracing::info!(kind, "the API server takes these writes again");
+        }
+        self.queue.ended(key, outcome, now);
     }
 }
 
@@ -188,7 +201,9 @@ pub async fn perform(client: Client, write: Write) -> Result<(), kube::Error> {
             let api = api(client, &target);
             api.patch_status(&target.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         }
-        Write::Own { target, labels, status } => own(client, &target, labels, status).await?,
+        Write::Own { target, labels, status } => {
+            own::write(client, &target, labels, status).await?
+        }
         Write::Gone(target) => {
             match api(client, &target).delete(&target.name, &DeleteParams::default()).await {
                 Err(kube::Error::Api(answer)) if answer.code == 404 => {}
@@ -200,26 +215,6 @@ pub async fn perform(client: Client, write: Write) -> Result<(), kube::Error> {
         }
     }
     Ok(())
-}
-
-async fn own(
-    client: Client,
-    target: &Target,
-    labels: Value,
-    status: Value,
-) -> Result<(), kube::Error> {
-    let api = api(client, target);
-    let patch = Patch::Merge(json!({"status": status}));
-    // Nearly always it is new: one that is not announced any more is deleted.
-    let object = object(json!({
-        "apiVersion": target.api_version, "kind": target.kind,
-        "metadata": {"name": target.name, "labels": labels}, "spec": {},
-    }))?;
-    match api.create(&PostParams::default(), &object).await {
-        Err(kube::Error::Api(answer)) if answer.code == 409 => {}
-        result => drop(result?),
-    }
-    api.patch_status(&target.name, &PatchParams::default(), &patch).await.map(drop)
 }
 
 async fn event(

@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use super::conflicts::Index;
 use super::file::{self, Content, of_whole_file};
-use super::object::{Kind, Object, Placed, location};
+use super::object::{Kind, Object, ObjectKey, Placed, location};
 use super::soft;
 use super::steady::Steady;
 use super::tree::Tree;
-use crate::observed::{Endpoint, Observed, ServiceName};
+use crate::observed::{Endpoint, Faulty, Observed, ServiceName};
 use crate::problem::{Level, Problem, Reason};
 
 /// A file as it was found.
@@ -85,6 +85,8 @@ struct Tracked {
     reported: Option<(ServiceName, Vec<IpAddr>)>,
     /// The name and conditions of a served policy of Cilium's, however much of it can be read.
     policy: Option<(String, Vec<serde_json::Value>)>,
+    /// What a served object of the configuration is called, and who it is.
+    subject: Option<(String, Faulty)>,
     newest: Result<Arc<Content>, Vec<Problem>>,
     in_force: Option<Arc<Content>>,
     conflicts: Vec<Problem>,
@@ -96,6 +98,16 @@ impl Tracked {
         let newest = self.newest.as_ref().ok()?;
         let in_force = self.in_force.as_ref();
         (!in_force.is_some_and(|in_force| Arc::ptr_eq(in_force, newest))).then_some(newest)
+    }
+
+    fn is_rejected(&self) -> bool {
+        self.newest.is_err() || !self.conflicts.is_empty()
+    }
+
+    /// The served object of the configuration, if it cannot be used as it is.
+    fn faulty(&self) -> Option<(String, Faulty)> {
+        let (name, subject) = self.subject.as_ref().filter(|_| self.is_rejected())?;
+        Some((name.clone(), Faulty { kept: self.in_force.is_some(), ..subject.clone() }))
     }
 
     fn objects_in_force(&self) -> &[Placed] {
@@ -124,6 +136,34 @@ impl Served {
         let status = self.tree.field("status");
         let conditions = status.and_then(|it| it.field("conditions")?.items());
         Some((name, conditions.unwrap_or_default().iter().map(Tree::to_json).collect()))
+    }
+
+    /// What it is called in problems, and who it is, should it be at fault.
+    fn subject(&self) -> Option<(String, Faulty)> {
+        let Self { kind, tree } = self;
+        if !kind.is_configuration() {
+            return None;
+        }
+        let stated = tree.field("apiVersion")?.text()?;
+        let meta = tree.field("metadata")?;
+        let text = |field: &str| Some(meta.field(field)?.text()?.to_owned());
+        let name = text("name")?;
+        let namespace = text("namespace").filter(|_| kind.is_namespaced());
+        let key = ObjectKey {
+            kind: *kind,
+            namespace: namespace.clone().unwrap_or_default(),
+            name: name.clone(),
+        };
+        let faulty = Faulty {
+            api_version: kind.api_versions().iter().find(|known| **known == stated)?,
+            kind: kind.name(),
+            plural: kind.plural(),
+            namespace,
+            name,
+            uid: text("uid")?,
+            kept: false,
+        };
+        Some((key.to_string(), faulty))
     }
 }
 
@@ -178,7 +218,7 @@ impl Assembler {
         if known.as_ref().is_some_and(|tracked| tracked.state.as_ref() == Some(&state)) {
             return;
         }
-        let (mut kind, mut reported, mut policy) = (None, None, None);
+        let (mut kind, mut reported, mut policy, mut subject) = (None, None, None, None);
         let newest = match &state {
             FileState::Bytes(bytes) => file::parse(&name, bytes),
             FileState::Unreadable(message) => {
@@ -194,6 +234,7 @@ impl Assembler {
                 kind = Some(served.kind);
                 reported = served.reported();
                 policy = served.policy();
+                subject = served.subject();
                 file::served(&name, &served.tree)
             }
         };
@@ -202,7 +243,16 @@ impl Assembler {
         let newest = newest.map(Arc::new);
         self.files.insert(
             name,
-            Tracked { state, kind, reported, policy, newest, in_force, conflicts: Vec::new() },
+            Tracked {
+                state,
+                kind,
+                reported,
+                policy,
+                subject,
+                newest,
+                in_force,
+                conflicts: Vec::new(),
+            },
         );
     }
 
@@ -279,6 +329,7 @@ impl Assembler {
                 snapshot.observed.hidden.extend(tracked.reported.clone());
             }
             snapshot.observed.policies.extend(tracked.policy.clone());
+            snapshot.observed.faulty.extend(tracked.faulty());
             for placed in tracked.objects_in_force() {
                 snapshot.objects += 1;
                 insert(&mut snapshot.observed, &placed.object);
@@ -310,8 +361,7 @@ fn problems_of(name: &str, tracked: &Tracked) -> Vec<Problem> {
         Err(problems) => problems.clone(),
     };
     problems.extend(tracked.conflicts.iter().cloned());
-    let rejected = tracked.newest.is_err() || !tracked.conflicts.is_empty();
-    if rejected && tracked.in_force.is_some() {
+    if tracked.is_rejected() && tracked.in_force.is_some() {
         let objects = tracked.objects_in_force().len();
         problems.push(Problem {
             level: Level::Warning,

@@ -26,6 +26,7 @@ use super::gather::{Gather, Message, Scope};
 use super::object::Kind;
 use crate::observed::Exclusions;
 use crate::pace::Pace;
+use crate::trouble::Troubles;
 
 /// Changes come in bursts: a Deployment that rolls touches many slices.
 const QUIET: Duration = Duration::from_millis(5);
@@ -207,7 +208,9 @@ async fn follow(
         _ => watcher::Config::default(),
     };
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut troubles = Troubles::default();
     while let Some(event) = events.next().await {
+        tell(&mut troubles, scope.kind.plural(), &event);
         let scope = scope.clone();
         let message = match event {
             Ok(Event::Init) => Message::ListBegins(scope),
@@ -219,7 +222,6 @@ async fn follow(
             Err(error) => {
                 let is_forbidden = is_forbidden(&error);
                 let cause = format!("{:#}", anyhow::Error::new(error));
-                tracing::debug!(kind = scope.kind.name(), cause, "watch interrupted");
                 match is_forbidden {
                     true => Message::Forbidden(scope, cause),
                     false => Message::Failed(scope, cause),
@@ -231,6 +233,27 @@ async fn follow(
         }
     }
     scope
+}
+
+/// Logs how a watch does, where that is worth a person's attention.
+fn tell<T>(troubles: &mut Troubles, kind: &'static str, event: &Result<Event<T>, watcher::Error>) {
+    match event {
+        // Nothing has been asked yet.
+        Ok(Event::Init) => {}
+        Ok(_) => {
+            if troubles.answered(kind) {
+                tracing::info!(kind, "the API server lets these be watched again");
+            }
+        }
+        Err(error) => {
+            let is_told = troubles.failed(kind, error.into(), clock::boot_now());
+            if is_told {
+                tracing::warn!(kind, %error, "cannot watch the API server");
+            } else {
+                tracing::debug!(kind, %error, "watch interrupted");
+            }
+        }
+    }
 }
 
 fn is_forbidden(error: &watcher::Error) -> bool {

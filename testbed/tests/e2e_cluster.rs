@@ -11,29 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use herald_testbed::clock;
+use herald_testbed::cluster::objects::{ECHO, POOL};
 use serde_json::Value;
-
-const SERVICE: &str = r#"{
-    "apiVersion": "v1", "kind": "Service",
-    "metadata": {"name": "echo", "namespace": "default"},
-    "spec": {
-        "type": "LoadBalancer", "selector": {"app": "echo"},
-        "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"],
-        "ports": [{"name": "tcp", "protocol": "TCP", "port": 80, "targetPort": 8080}]
-    }
-}"#;
-
-/// What a user of MetalLB has, as it is.
-const POOL: &str = r#"
-apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata: {name: first-pool, namespace: metallb-system}
-spec: {addresses: ["192.168.1.240-192.168.1.250", "fd00:1::f0-fd00:1::ff"]}
----
-apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata: {name: l2-advert, namespace: metallb-system}
-"#;
 
 /// Left to the scheduler, which has one node to choose from.
 const POD: &str = r#"{
@@ -59,7 +38,7 @@ fn a_service_gets_endpoint_slices_from_real_controllers() -> anyhow::Result<()> 
         ["192.168.1.11 fd00:1::11 n1", "192.168.1.12 fd00:1::12 n2"]
     );
 
-    cluster.kubectl(&["create", "-f", "-"], SERVICE)?;
+    cluster.kubectl(&["create", "-f", "-"], ECHO)?;
     cluster.wait_for_endpoints(&[
         "IPv4 10.244.1.2 n1 n1-p1",
         "IPv4 10.244.1.3 n1 n1-p2",
@@ -98,7 +77,7 @@ fn a_service_gets_endpoint_slices_from_real_controllers() -> anyhow::Result<()> 
 fn a_pool_of_metallb_gives_a_service_addresses_that_are_announced() -> anyhow::Result<()> {
     let cluster = Cluster::up("pool", &["--nodes", "3", "--speakers"])?;
     cluster.kubectl(&["create", "-f", "-"], POOL)?;
-    cluster.kubectl(&["create", "-f", "-"], SERVICE)?;
+    cluster.kubectl(&["create", "-f", "-"], ECHO)?;
     let ingress = clock::await_for("the Service has addresses", LIMIT, || {
         let service = cluster.get(&["service", "echo"])?;
         let ingress = service["status"]["loadBalancer"]["ingress"].as_array().cloned();

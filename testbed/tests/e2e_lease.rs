@@ -11,66 +11,44 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use herald_testbed::client::{self, Transport};
 use herald_testbed::clock;
-use herald_testbed::cluster::rig::{Rig, in_cluster};
+use herald_testbed::cluster::audit::Audit;
+use herald_testbed::cluster::objects::{ECHO, POOL};
+use herald_testbed::cluster::whole::Cluster;
+use herald_testbed::e2e::{in_cluster, in_large_cluster};
 use herald_testbed::lab::addresses::{host, node_of, nodes};
 use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::service;
 use herald_testbed::tap::Tap;
 use serde_json::{Value, json};
 
-/// As people write it for MetalLB.
-const POOL: &str = r#"
-apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata: {name: first-pool, namespace: metallb-system}
-spec: {addresses: ["192.168.1.240-192.168.1.250", "fd00:1::f0-fd00:1::ff"]}
----
-apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata: {name: l2-advert, namespace: metallb-system}
-"#;
-
-const SERVICE: &str = r#"{
-    "apiVersion": "v1", "kind": "Service",
-    "metadata": {"name": "echo", "namespace": "default"},
-    "spec": {
-        "type": "LoadBalancer", "selector": {"app": "echo"},
-        "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"],
-        "ports": [
-            {"name": "tcp", "protocol": "TCP", "port": 80, "targetPort": 8080},
-            {"name": "udp", "protocol": "UDP", "port": 5353, "targetPort": 8080}
-        ]
-    }
-}"#;
-
 /// Herald's own default; a machine that is busy gets a multiple of it.
 const TTL: Duration = Duration::from_secs(5);
 const TRIAL: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases/trial";
 /// The longest wait for anything that takes a ttl.
-const LIMIT: u64 = 60;
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn leases_in_a_real_api_server_decide_who_speaks() -> anyhow::Result<()> {
-    in_cluster(|rig| {
-        rig.start_all(&[])?;
-        apply(rig, POOL)?;
-        apply(rig, SERVICE)?;
-        let holders = announced(rig, 2)?;
-        assert_eq!(rig.status("n1")?.election.backend, "lease");
-        the_table_says_who_holds_what(rig, &holders)?;
-        the_api_server_refuses_what_the_election_must_not_write(rig)?;
+    in_cluster("manifests", |cluster| {
+        cluster.start(&[])?;
+        cluster.apply(POOL)?;
+        cluster.apply(ECHO)?;
+        let holders = announced(cluster, 2)?;
+        assert_eq!(cluster.status("n1")?.election.backend, "lease");
+        the_table_says_who_holds_what(cluster, &holders)?;
+        the_api_server_refuses_what_the_election_must_not_write(cluster)?;
         let (vip, holder) = holders.into_iter().find(|(vip, _)| vip.is_ipv4()).unwrap();
-        a_node_that_is_cut_off_is_replaced(rig, vip, &holder)?;
-        all_are_silent_while_the_api_server_is_away(rig, vip)?;
-        a_speaker_that_ends_hands_over(rig, vip)
+        a_node_that_is_cut_off_is_replaced(cluster, vip, &holder)?;
+        all_are_silent_while_the_api_server_is_away(cluster, vip)?;
+        a_speaker_that_ends_hands_over(cluster, vip)
     })
 }
 
 fn the_table_says_who_holds_what(
-    rig: &Rig,
+    cluster: &Cluster,
     holders: &BTreeMap<IpAddr, String>,
 ) -> anyhow::Result<()> {
-    let table = rig.cluster.kubectl(&["get", "leases", "-n", "herald-system"], None)?;
+    let table = cluster.kubectl(&["get", "leases", "-n", "herald-system"])?;
     println!("{table}");
     let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     assert_eq!(lines.next().unwrap(), ["NAME", "HOLDER", "AGE"]);
@@ -95,63 +73,68 @@ fn the_table_says_who_holds_what(
 
 /// What the edge relies on: a PUT with uid and resourceVersion changes that very object or nothing,
 /// and never creates one anew.
-fn the_api_server_refuses_what_the_election_must_not_write(rig: &Rig) -> anyhow::Result<()> {
-    apply(
-        rig,
+fn the_api_server_refuses_what_the_election_must_not_write(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    cluster.apply(
         r#"{"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": "trial", "namespace": "default"}}"#,
     )?;
     let replace =
-        |seen: &str| rig.cluster.kubectl(&["replace", "--raw", TRIAL, "-f", "-"], Some(seen));
-    let seen = rig.cluster.kubectl(&["get", "--raw", TRIAL], None)?;
+        |seen: &str| cluster.plane.kubectl(&["replace", "--raw", TRIAL, "-f", "-"], Some(seen));
+    let seen = cluster.kubectl(&["get", "--raw", TRIAL])?;
     let changed = seen.replace(r#""spec":{"#, r#""spec":{"holderIdentity":"n1""#);
     ensure!(changed != seen, "not a Lease as expected: {seen}");
     replace(&changed)?;
     let refused = replace(&seen).unwrap_err().to_string();
     assert!(refused.contains("modified"), "{refused}");
-    let seen = rig.cluster.kubectl(&["get", "--raw", TRIAL], None)?;
-    rig.cluster.kubectl(&["delete", "--raw", TRIAL], None)?;
+    let seen = cluster.kubectl(&["get", "--raw", TRIAL])?;
+    cluster.kubectl(&["delete", "--raw", TRIAL])?;
     let refused = replace(&seen).unwrap_err().to_string();
     assert!(refused.contains("Precondition failed: UID"), "{refused}");
     Ok(())
 }
 
-fn a_node_that_is_cut_off_is_replaced(rig: &mut Rig, vip: IpAddr, old: &str) -> anyhow::Result<()> {
-    assert_eq!(who_has(&rig.lab, vip)?, [host(old).unwrap().mac()]);
-    request(rig, vip)?;
+fn a_node_that_is_cut_off_is_replaced(
+    cluster: &mut Cluster,
+    vip: IpAddr,
+    old: &str,
+) -> anyhow::Result<()> {
+    assert_eq!(who_has(&cluster.lab, vip)?, [host(old).unwrap().mac()]);
+    request(cluster, vip)?;
     let witness = nodes().find(|node| node != old).unwrap();
-    let term = rig.status(&witness)?.vip(vip).unwrap().term;
+    let term = cluster.status(&witness)?.vip(vip).unwrap().term;
 
     let tap = Tap::at("c1", &[])?;
-    rig.lab.cut(old)?;
+    cluster.lab.cut(old)?;
     let cut = clock::now();
-    let new = rig.wait("another node holds the VIP", LIMIT, |rig| {
-        let holder = rig.status(&witness)?.vip(vip).and_then(|vip| vip.holder.clone());
+    let new = cluster.wait("another node holds the VIP", LIMIT, |cluster| {
+        let holder = cluster.status(&witness)?.vip(vip).and_then(|vip| vip.holder.clone());
         Ok(holder.filter(|holder| holder != old))
     })?;
     let held = cut.elapsed();
-    rig.wait("the client is served again", LIMIT, |rig| Ok(request(rig, vip).ok()))?;
+    cluster.wait("the client is served again", LIMIT, |cluster| Ok(request(cluster, vip).ok()))?;
     println!(
         "cut off {old}: {new} holds after {held:?}, the client is served after {:?}",
         cut.elapsed()
     );
-    assert_eq!(rig.status(&witness)?.vip(vip).unwrap().term, term + 1);
-    let silent = rig.status(old)?;
+    assert_eq!(cluster.status(&witness)?.vip(vip).unwrap().term, term + 1);
+    let silent = cluster.status(old)?;
     assert!(!silent.vip(vip).is_some_and(|vip| vip.announcing), "{old} believes it may speak");
 
-    rig.lab.heal(old)?;
+    cluster.lab.heal(old)?;
     let healed = clock::now();
-    rig.wait("the returned node has a session", LIMIT, |rig| {
-        let seen = |node: &str| Some(rig.status(node).ok()?.open_session(old)?.epoch);
+    cluster.wait("the returned node has a session", LIMIT, |cluster| {
+        let seen = |node: &str| Some(cluster.status(node).ok()?.open_session(old)?.epoch);
         let (others, own) = (seen(&new), seen(old));
         Ok((others.is_some() && others == own).then_some(()))
     })?;
     println!("healed {old}: a session after {:?}", healed.elapsed());
-    rig.wait("all see the same holder", LIMIT, |rig| {
-        let holds = |node: String| rig.status(&node).ok()?.vip(vip)?.holder.clone();
+    cluster.wait("all see the same holder", LIMIT, |cluster| {
+        let holds = |node: String| cluster.status(&node).ok()?.vip(vip)?.holder.clone();
         Ok(nodes().all(|node| holds(node).as_ref() == Some(&new)).then_some(()))
     })?;
-    assert_eq!(who_has(&rig.lab, vip)?, [host(&new).unwrap().mac()], "it takes nothing back");
+    assert_eq!(who_has(&cluster.lab, vip)?, [host(&new).unwrap().mac()], "it takes nothing back");
 
     let capture = tap.finish()?;
     assert_eq!(capture.missed, 0);
@@ -166,23 +149,26 @@ fn a_node_that_is_cut_off_is_replaced(rig: &mut Rig, vip: IpAddr, old: &str) -> 
     Ok(())
 }
 
-fn all_are_silent_while_the_api_server_is_away(rig: &mut Rig, vip: IpAddr) -> anyhow::Result<()> {
-    let holder = announced(rig, 2)?.remove(&vip).unwrap();
+fn all_are_silent_while_the_api_server_is_away(
+    cluster: &mut Cluster,
+    vip: IpAddr,
+) -> anyhow::Result<()> {
+    let holder = announced(cluster, 2)?.remove(&vip).unwrap();
     let mac = host(&holder).unwrap().mac();
-    rig.cluster.signal_server(libc::SIGSTOP)?;
+    cluster.plane.signal_server(libc::SIGSTOP)?;
     let stopped = clock::now();
     // Until its own deadline the holder goes on: what was heard before the deadline is an answer.
-    let answers = who_has(&rig.lab, vip)?;
-    if rig.status(&holder)?.election.deadline_ms.is_some() {
+    let answers = who_has(&cluster.lab, vip)?;
+    if cluster.status(&holder)?.election.deadline_ms.is_some() {
         assert_eq!(answers, [mac], "the holder gave up before its deadline");
     }
     let mut before = String::new();
-    rig.wait("nobody may speak", LIMIT, |rig| {
+    cluster.wait("nobody may speak", LIMIT, |cluster| {
         let mut silent = true;
         for node in nodes() {
-            silent &= rig.status(&node)?.election.deadline_ms.is_none();
+            silent &= cluster.status(&node)?.election.deadline_ms.is_none();
         }
-        let words = outage(&rig.status_text(&holder)?);
+        let words = outage(&cluster.speakers.status_text(&holder)?);
         if let Some(text) = words.filter(|text| text.contains("unless")) {
             before = text;
         }
@@ -190,9 +176,9 @@ fn all_are_silent_while_the_api_server_is_away(rig: &mut Rig, vip: IpAddr) -> an
     })?;
     println!("API server stopped: all silent after {:?}; before that: {before}", stopped.elapsed());
     for _ in 0..5 {
-        assert_eq!(who_has(&rig.lab, vip)?, [], "somebody speaks past its deadline");
+        assert_eq!(who_has(&cluster.lab, vip)?, [], "somebody speaks past its deadline");
     }
-    let words = rig.status_text(&holder)?;
+    let words = cluster.speakers.status_text(&holder)?;
     println!("{}", words.lines().take(2).collect::<Vec<_>>().join("\n"));
     assert!(
         words.starts_with(&format!("node {holder}: may not speak now; lease in herald-system"))
@@ -200,34 +186,34 @@ fn all_are_silent_while_the_api_server_is_away(rig: &mut Rig, vip: IpAddr) -> an
     let said = outage(&words).context("not a word about the outage")?;
     assert!(said.contains("silent until it does"), "{said}");
 
-    rig.cluster.signal_server(libc::SIGCONT)?;
+    cluster.plane.signal_server(libc::SIGCONT)?;
     let returned = clock::now();
-    let first = rig.wait("somebody answers again", LIMIT, |rig| {
-        let answers = who_has(&rig.lab, vip)?;
+    let first = cluster.wait("somebody answers again", LIMIT, |cluster| {
+        let answers = who_has(&cluster.lab, vip)?;
         ensure!(answers.len() <= 1, "two voices: {answers:?}");
         Ok(answers.first().copied())
     })?;
     println!("API server back: {} answers after {:?}", node_of(first).unwrap(), returned.elapsed());
-    announced(rig, 2)?;
+    announced(cluster, 2)?;
     let end = clock::now() + TTL;
     while clock::now() < end {
-        assert_eq!(who_has(&rig.lab, vip)?.len(), 1, "exactly one speaks");
+        assert_eq!(who_has(&cluster.lab, vip)?.len(), 1, "exactly one speaks");
     }
     Ok(())
 }
 
-fn a_speaker_that_ends_hands_over(rig: &mut Rig, vip: IpAddr) -> anyhow::Result<()> {
-    let old = announced(rig, 2)?.remove(&vip).unwrap();
-    rig.stop(&old, LIMIT)?;
+fn a_speaker_that_ends_hands_over(cluster: &mut Cluster, vip: IpAddr) -> anyhow::Result<()> {
+    let old = announced(cluster, 2)?.remove(&vip).unwrap();
+    cluster.speakers.stop_on(&old, LIMIT)?;
     let witness = nodes().find(|node| *node != old).unwrap();
-    let new = rig.status(&witness)?.vip(vip).and_then(|vip| vip.holder.clone());
+    let new = cluster.status(&witness)?.vip(vip).and_then(|vip| vip.holder.clone());
     let new = new.filter(|new| *new != old).context("nobody holds it though its holder left")?;
-    rig.wait("the new holder answers, alone", LIMIT, |rig| {
-        Ok((who_has(&rig.lab, vip)? == [host(&new).unwrap().mac()]).then_some(()))
+    cluster.wait("the new holder answers, alone", LIMIT, |cluster| {
+        Ok((who_has(&cluster.lab, vip)? == [host(&new).unwrap().mac()]).then_some(()))
     })?;
-    request(rig, vip)?;
+    request(cluster, vip)?;
     let name = format!("node-{old}");
-    let session = lease(rig, &name)?;
+    let session = lease(cluster, &name)?;
     assert_eq!(session["spec"]["holderIdentity"], Value::Null, "{session}");
     assert_eq!(session["metadata"]["annotations"]["herald.io/state"], "closed");
     Ok(())
@@ -236,33 +222,34 @@ fn a_speaker_that_ends_hands_over(rig: &mut Rig, vip: IpAddr) -> anyhow::Result<
 /// Raft decides, and the same table shows what it decided.
 #[test]
 fn what_raft_decides_is_shown_as_leases() -> anyhow::Result<()> {
-    in_cluster(|rig| {
-        rig.start_all(&["--voters", "n1,n2,n3"])?;
-        apply(rig, POOL)?;
-        apply(rig, SERVICE)?;
-        let holders = announced(rig, 2)?;
-        assert_eq!(rig.status("n1")?.election.backend, "raft");
-        mirrored(rig, &holders)?;
-        println!("{}", rig.cluster.kubectl(&["get", "leases", "-n", "herald-system"], None)?);
+    in_cluster("manifests", |cluster| {
+        // As in the DaemonSet; the voters are chosen among the Nodes.
+        cluster.start(&["--election", "raft"])?;
+        cluster.apply(POOL)?;
+        cluster.apply(ECHO)?;
+        let holders = announced(cluster, 2)?;
+        assert_eq!(cluster.status("n1")?.election.backend, "raft");
+        mirrored(cluster, &holders)?;
+        println!("{}", cluster.kubectl(&["get", "leases", "-n", "herald-system"])?);
 
         let (vip, old) = holders.iter().next().context("no VIP")?;
-        rig.stop(old, LIMIT)?;
+        cluster.speakers.stop_on(old, LIMIT)?;
         let witness = nodes().find(|node| node != old).unwrap();
-        let moved = rig.wait("another node holds it", LIMIT, |rig| {
-            let holders = rig.status(&witness)?.holders();
+        let moved = cluster.wait("another node holds it", LIMIT, |cluster| {
+            let holders = cluster.status(&witness)?.holders();
             let moved = holders.len() == 2 && holders.values().all(|holder| holder != old);
             Ok(moved.then_some(holders))
         })?;
         assert_ne!(moved[vip], *old);
-        mirrored(rig, &moved)?;
+        mirrored(cluster, &moved)?;
 
-        rig.cluster.kubectl(&["delete", "service", "echo"], None)?;
-        mirrored(rig, &BTreeMap::new())
+        cluster.kubectl(&["delete", "service", "echo"])?;
+        mirrored(cluster, &BTreeMap::new())
     })
 }
 
 /// Waits until the Leases of VIPs are these, with these holders.
-fn mirrored(rig: &mut Rig, holders: &BTreeMap<IpAddr, String>) -> anyhow::Result<()> {
+fn mirrored(cluster: &mut Cluster, holders: &BTreeMap<IpAddr, String>) -> anyhow::Result<()> {
     let mut wanted: Vec<String> = Vec::new();
     for (vip, holder) in holders {
         let name = vip.to_string().replace(':', "-");
@@ -270,9 +257,8 @@ fn mirrored(rig: &mut Rig, holders: &BTreeMap<IpAddr, String>) -> anyhow::Result
     }
     wanted.sort();
     let mut shown = Vec::new();
-    let reached = rig.wait("the Leases show the holders", LIMIT, |rig| {
-        let list = ["get", "leases", "-n", "herald-system", "-o", "json"];
-        let list: Value = serde_json::from_str(&rig.cluster.kubectl(&list, None)?)?;
+    let reached = cluster.wait("the Leases show the holders", LIMIT, |cluster| {
+        let list = cluster.get(&["leases", "-n", "herald-system"])?;
         shown.clear();
         for lease in list["items"].as_array().into_iter().flatten() {
             let words = [
@@ -291,24 +277,21 @@ fn mirrored(rig: &mut Rig, holders: &BTreeMap<IpAddr, String>) -> anyhow::Result
     reached.with_context(|| format!("wanted {wanted:?}, last seen {shown:?}"))
 }
 
-/// More VIPs, the same steady cost: after all is settled, an edge writes nothing but renewals.
+/// More VIPs, the same steady cost: after all is settled, Herald writes nothing but renewals, by the
+/// API server's own record.
 #[test]
 fn writes_do_not_grow_with_vips() -> anyhow::Result<()> {
     const VIPS: usize = 200;
-    const RENEWALS: u64 = 6;
-    in_cluster(|rig| {
-        rig.start_all(&[])?;
-        apply(
-            rig,
-            &POOL
-                .replace(".240-192.168.1.250", ".20-192.168.1.99\", \"192.168.1.101-192.168.1.250"),
-        )?;
+    const RENEWALS: u64 = 30;
+    in_large_cluster("manifests", |cluster| {
+        cluster.start(&[])?;
+        cluster.apply(&POOL.replace("fd00:1::f0-fd00:1::ff", "fd00:1::1:0/112"))?;
         let services = (0..VIPS).map(|number| {
             json!({
                 "apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": format!("echo-{number}"), "namespace": "default"},
                 "spec": {
-                    "type": "LoadBalancer", "selector": {"app": "echo"},
+                    "type": "LoadBalancer", "selector": {"app": "echo"}, "ipFamilies": ["IPv6"],
                     "allocateLoadBalancerNodePorts": false,
                     "ports": [{"port": 80, "targetPort": 8080}],
                 },
@@ -316,82 +299,43 @@ fn writes_do_not_grow_with_vips() -> anyhow::Result<()> {
         });
         let list =
             json!({"apiVersion": "v1", "kind": "List", "items": services.collect::<Vec<_>>()});
-        apply(rig, &list.to_string())?;
-        announced(rig, VIPS)?;
-        // Whatever is still being tidied up: until two readings a renewal apart agree.
-        rig.wait("nothing but renewals is written", LIMIT, |rig| {
-            let before = extra(rig)?;
-            clock::pause(Duration::from_secs(2));
-            Ok((extra(rig)? == before).then_some(()))
+        let begin = clock::now();
+        cluster.plane.kubectl(&["create", "-f", "-"], Some(&list.to_string()))?;
+        println!("{VIPS} Services created in {:.1} s", begin.elapsed().as_secs_f64());
+        announced(cluster, VIPS)?;
+        println!("all are announced after {:.1} s", begin.elapsed().as_secs_f64());
+        let (mut audit, mut begin) = (Audit::from_now()?, clock::now());
+        let mut renewals = 0;
+        let took = cluster.wait("nothing but renewals is written", LIMIT * 2, |_| {
+            let counted = audit.count()?;
+            renewals += counted.renewals;
+            if counted.writes > counted.renewals {
+                // Something is still being tidied up, or a slow machine has lost a session.
+                (renewals, begin) = (0, clock::now());
+            }
+            Ok((renewals >= RENEWALS).then(|| begin.elapsed().as_secs_f64()))
         })?;
-        let (before, begin) = (readings(rig)?, clock::now());
-        rig.wait("each node has renewed its session some times", LIMIT, |rig| {
-            let now = readings(rig)?;
-            let enough = |node: &String| now[node].renewals >= before[node].renewals + RENEWALS;
-            Ok(nodes().all(|node| enough(&node)).then_some(()))
-        })?;
-        let (after, took) = (readings(rig)?, begin.elapsed().as_secs_f64());
-        let mut total = 0;
-        for node in nodes() {
-            let writes = after[&node].writes - before[&node].writes;
-            let renewals = after[&node].renewals - before[&node].renewals;
-            total += writes;
-            // A renewal between the reading of one count and of the other.
-            assert!(
-                writes <= renewals + 1,
-                "{node} wrote {writes} times to renew {renewals} times"
-            );
-        }
         #[expect(clippy::cast_precision_loss, reason = "a handful of writes")]
-        let rate = total as f64 / took;
-        println!(
-            "{VIPS} VIPs, 3 nodes: {total} writes of Leases in {took:.1} s, {rate:.2} a second"
-        );
+        let rate = renewals as f64 / took;
+        println!("{VIPS} VIPs, 3 nodes: {renewals} writes in {took:.1} s, {rate:.2} a second");
+        // Each node writes every 1.5 s.
+        ensure!(rate < 3.0, "{rate} writes a second");
         Ok(())
     })
 }
 
-/// What one node has written, by its own count, and its renewals as its Lease numbers them.
-struct Reading {
-    writes: u64,
-    renewals: u64,
-}
-
-fn readings(rig: &Rig) -> anyhow::Result<BTreeMap<String, Reading>> {
-    let mut readings = BTreeMap::new();
-    for node in nodes() {
-        let writes = rig.status(&node)?.counters["lease_writes"];
-        let session = lease(rig, &format!("node-{node}"))?;
-        let renewals = session["metadata"]["annotations"]["herald.io/renewal"].as_str();
-        let renewals = renewals.context("a session without a number")?.parse()?;
-        readings.insert(node, Reading { writes, renewals });
-    }
-    Ok(readings)
-}
-
-/// Writes that were no renewals, for each node.
-fn extra(rig: &Rig) -> anyhow::Result<Vec<i128>> {
-    let extra = |it: &Reading| i128::from(it.writes) - i128::from(it.renewals);
-    Ok(readings(rig)?.values().map(extra).collect())
-}
-
-fn lease(rig: &Rig, name: &str) -> anyhow::Result<Value> {
-    let arguments = ["get", "lease", name, "-n", "herald-system", "-o", "json"];
-    Ok(serde_json::from_str(&rig.cluster.kubectl(&arguments, None)?)?)
-}
-
-fn apply(rig: &Rig, manifest: &str) -> anyhow::Result<()> {
-    rig.cluster.kubectl(&["create", "-f", "-"], Some(manifest)).map(drop)
+fn lease(cluster: &Cluster, name: &str) -> anyhow::Result<Value> {
+    cluster.get(&["lease", name, "-n", "herald-system"])
 }
 
 /// Waits until there are so many VIPs, each announced by the holder that all agree on.
-fn announced(rig: &mut Rig, count: usize) -> anyhow::Result<BTreeMap<IpAddr, String>> {
+fn announced(cluster: &mut Cluster, count: usize) -> anyhow::Result<BTreeMap<IpAddr, String>> {
     let what = format!("{count} VIPs are announced by their holders");
-    rig.wait(&what, 120, |rig| {
+    cluster.wait(&what, LIMIT * 3, |cluster| {
         let mut statuses = BTreeMap::new();
         for node in nodes() {
             // One that is being started does not answer yet.
-            let Ok(status) = rig.status(&node) else { return Ok(None) };
+            let Ok(status) = cluster.status(&node) else { return Ok(None) };
             statuses.insert(node, status);
         }
         let holders = statuses["n1"].holders();
@@ -403,9 +347,9 @@ fn announced(rig: &mut Rig, count: usize) -> anyhow::Result<BTreeMap<IpAddr, Str
     })
 }
 
-fn request(rig: &Rig, vip: IpAddr) -> anyhow::Result<client::Reply> {
+fn request(cluster: &Cluster, vip: IpAddr) -> anyhow::Result<client::Reply> {
     let server = service(vip, Transport::Udp);
-    rig.lab.netns("c1")?.inside(|| client::who(Transport::Udp, server))
+    cluster.lab.netns("c1")?.inside(|| client::who(Transport::Udp, server))
 }
 
 /// The line about the API server's outage.

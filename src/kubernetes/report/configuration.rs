@@ -1,11 +1,13 @@
 //! ConfigurationState: whether a component could use the configuration it was given.
 //!
 //! One object for each speaker, and one for whichever speaker allocates, under the name of MetalLB's
-//! controller. Nothing is said about Services here: theirs are told on the Services.
+//! controller. What is wrong with an object is also told as an Event about it. Nothing is said about
+//! Services here: theirs are told on the Services.
 
 use serde_json::json;
 
-use super::super::write::{Target, Write};
+use super::super::write::{Severity, Target, Write};
+use crate::observed::Observed;
 use crate::problem::{Level, Problem, Reason};
 
 /// Who reports on the configuration.
@@ -81,7 +83,7 @@ pub fn configuration(component: Component<'_>, namespace: &str, verdict: &Verdic
     let Verdict { result, summary, since } = verdict;
     let (status, reason) = match *result {
         VALID => ("True", "ConfigurationValid"),
-        INVALID => ("False", "ConfigurationInvalid"),
+        INVALID => ("False", CONFIGURATION_INVALID),
         _ => ("Unknown", "ConfigurationUnknown"),
     };
     let status = json!({
@@ -95,6 +97,33 @@ pub fn configuration(component: Component<'_>, namespace: &str, verdict: &Verdic
     Write::Own { target, labels, status }
 }
 
+/// The Events about objects of the configuration that cannot be used as they are. MetalLB has none;
+/// their reason is that of its condition.
+pub fn faults(observed: &Observed, problems: &[Problem]) -> Vec<Write> {
+    let event = |problem: &Problem| {
+        let faulty = observed.faulty.get(problem.object.as_deref()?)?;
+        let effect = match faulty.kept {
+            true => "what it said before stays in force",
+            false => "it has no effect",
+        };
+        Some(Write::Event {
+            about: Target {
+                api_version: faulty.api_version,
+                kind: faulty.kind,
+                plural: faulty.plural,
+                namespace: faulty.namespace.clone(),
+                name: faulty.name.clone(),
+            },
+            uid: faulty.uid.clone(),
+            severity: Severity::Warning,
+            reason: CONFIGURATION_INVALID,
+            message: format!("{}; {effect}", problem.message),
+        })
+    };
+    problems.iter().filter(is_error).filter_map(event).collect()
+}
+
+const CONFIGURATION_INVALID: &str = "ConfigurationInvalid";
 const VALID: &str = "Valid";
 const INVALID: &str = "Invalid";
 const UNKNOWN: &str = "Unknown";

@@ -41,6 +41,14 @@ impl Key {
         }
     }
 
+    /// The kind that is written.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Status(target) | Self::Object(target) => target.kind,
+            Self::Event(..) => "Event",
+        }
+    }
+
     const fn is_event(&self) -> bool {
         matches!(self, Self::Event(..))
     }

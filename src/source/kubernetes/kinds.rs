@@ -11,9 +11,10 @@ use kube::api::{Api, ApiResource, GroupVersionKind, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 
-use super::Watches;
+use super::{Watches, tell};
 use crate::source::gather::Message;
 use crate::source::object::Kind;
+use crate::trouble::Troubles;
 
 /// How soon it is asked again whether a definition has come into effect.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -31,10 +32,13 @@ pub async fn follow(mut watches: Watches) -> String {
     let mut events = std::pin::pin!(events);
     let mut installed = BTreeSet::new();
     let mut listing = None;
+    let mut troubles = Troubles::default();
     loop {
         let is_waiting = listing.is_none() && installed.iter().any(|it| !watches.is_watched(*it));
         tokio::select! {
-            event = events.next() => match event {
+            event = events.next() => match event
+                .inspect(|event| tell(&mut troubles, "customresourcedefinitions", event))
+            {
                 None => return "CustomResourceDefinitions".to_owned(),
                 Some(Ok(Event::Init)) => listing = Some(BTreeSet::new()),
                 Some(Ok(Event::InitApply(it))) => {
@@ -47,10 +51,7 @@ pub async fn follow(mut watches: Watches) -> String {
                         installed.remove(&kind);
                     }
                 }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "cannot watch CustomResourceDefinitions");
-                    continue;
-                }
+                Some(Err(_)) => continue,
             },
             Some(ended) = watches.all.join_next() => match ended {
                 Ok(scope) => return scope.kind.plural().to_owned(),

@@ -361,7 +361,8 @@ pub fn audit_log() -> PathBuf {
     Path::new(SCRATCH).join("audit.log")
 }
 
-fn tail(output: &str) -> String {
+/// The last lines of a log.
+pub(super) fn tail(output: &str) -> String {
     let lines: Vec<&str> = output.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
@@ -379,4 +380,4 @@ const ETCD_PEER: &str = "http://127.0.0.1:2380";
 const READY: &str = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
 const LIMIT: Duration = Duration::from_secs(60);
 /// How much of a log is shown when its process has ended.
-const LOG_LINES: usize = 12;
+const LOG_LINES: usize = 30;

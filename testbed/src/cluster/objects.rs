@@ -1,11 +1,39 @@
 //! What is written into a new cluster (pure): the lab's pods as Pods, under their own names and
-//! addresses. Nodes write themselves (testbed/kubernetes/node.go).
+//! addresses; and what a user writes there first. Nodes write themselves
+//! (testbed/kubernetes/node.go).
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
 
 use crate::lab::addresses::{self, Host, POD_PORT, PODS};
+
+/// What a user of MetalLB has: addresses of the lab's LAN, announced by whichever node.
+pub const POOL: &str = r#"
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {name: first-pool, namespace: metallb-system}
+spec: {addresses: ["192.168.1.240-192.168.1.250", "fd00:1::f0-fd00:1::ff"]}
+---
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata: {name: l2-advert, namespace: metallb-system}
+"#;
+
+/// A Service of both families in front of all the lab's pods.
+pub const ECHO: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: echo, namespace: default}
+spec:
+  type: LoadBalancer
+  selector: {app: echo}
+  ipFamilyPolicy: RequireDualStack
+  ipFamilies: [IPv4, IPv6]
+  ports:
+  - {name: tcp, protocol: TCP, port: 80, targetPort: 8080}
+  - {name: udp, protocol: UDP, port: 5353, targetPort: 8080}
+";
 
 /// A ServiceAccount for the Pods and the Pods themselves: the lab's, under their own names.
 pub fn pods(nodes: &[String]) -> Value {

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
 use super::Change;
-use super::control_plane::{ControlPlane, HOST, PORT, keys};
+use super::control_plane::{ControlPlane, HOST, PORT, keys, tail};
 use crate::lab::Lab;
 use crate::lab::process::{Process, built};
 use crate::sandbox::{self, SCRATCH};
@@ -49,14 +49,15 @@ impl Speakers {
         lab: &Lab,
         cluster: &ControlPlane,
     ) -> anyhow::Result<()> {
-        match change {
-            Change::Start => self.start(lab, cluster),
-            Change::Stop => self.stop(),
-            Change::Restart => {
-                self.stop()?;
-                self.start(lab, cluster)
-            }
+        if change != Change::Start {
+            self.stop()?;
         }
+        if change != Change::Stop {
+            // Raft, so that Herald goes on where the API server does not.
+            let voters = self.nodes.join(",");
+            self.start(&["--voters", &voters], lab, cluster)?;
+        }
+        Ok(())
     }
 
     /// Applies the manifests and writes the kubeconfig of their ServiceAccount.
@@ -68,7 +69,17 @@ impl Speakers {
         install(&self.manifests, cluster)
     }
 
-    fn start(&mut self, lab: &Lab, cluster: &ControlPlane) -> anyhow::Result<()> {
+    /// Applies the manifests and starts a speaker with further flags on each node that has none.
+    ///
+    /// # Errors
+    ///
+    /// If the manifests are refused, or a speaker does not start.
+    pub fn start(
+        &mut self,
+        flags: &[&str],
+        lab: &Lab,
+        cluster: &ControlPlane,
+    ) -> anyhow::Result<()> {
         let kubeconfig = self.install(cluster)?;
         for node in self.nodes.clone() {
             if let Some(speaker) = self.running.get_mut(&node)
@@ -76,13 +87,19 @@ impl Speakers {
             {
                 continue;
             }
-            let speaker = self.speaker(&node, &kubeconfig, lab)?;
+            let speaker = self.speaker(&node, flags, &kubeconfig, lab)?;
             self.running.insert(node, speaker);
         }
         Ok(())
     }
 
-    fn speaker(&self, node: &str, kubeconfig: &Path, lab: &Lab) -> anyhow::Result<Process> {
+    fn speaker(
+        &self,
+        node: &str,
+        flags: &[&str],
+        kubeconfig: &Path,
+        lab: &Lab,
+    ) -> anyhow::Result<Process> {
         let directory = Path::new(SCRATCH).join(node);
         let pins = directory.join("bpf");
         if !pins.is_dir() {
@@ -91,10 +108,9 @@ impl Speakers {
         let mut command = Command::new(herald()?);
         command.args(["speaker", "--node-name", node]);
         command.arg("--kubeconfig").arg(kubeconfig);
-        command.args(["--voters", &self.nodes.join(",")]);
         command.arg("--state-dir").arg(directory.join("state"));
         command.arg("--run-dir").arg(run_dir(node));
-        command.arg("--pin-dir").arg(pins);
+        command.arg("--pin-dir").arg(pins).args(flags);
         let log = self.logs.join(format!("herald-{node}.log"));
         Process::start(&format!("herald on {node}"), command, lab.netns(node)?, &log)
     }
@@ -128,12 +144,37 @@ impl Speakers {
     ///
     /// If it does not.
     pub fn status(&self, node: &str) -> anyhow::Result<Status> {
+        let text = self.ask(node, "json")?;
+        serde_json::from_str(&text).with_context(|| format!("cannot read the status of {node}"))
+    }
+
+    /// The same for people.
+    ///
+    /// # Errors
+    ///
+    /// If it does not.
+    pub fn status_text(&self, node: &str) -> anyhow::Result<String> {
+        self.ask(node, "table")
+    }
+
+    fn ask(&self, node: &str, output: &str) -> anyhow::Result<String> {
         let mut command = Command::new(herald()?);
-        command.args(["status", "--output", "json", "--run-dir"]).arg(run_dir(node));
+        command.args(["status", "--output", output, "--run-dir"]).arg(run_dir(node));
         let output = command.stdin(Stdio::null()).output().context("cannot run herald status")?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
-        serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("cannot read the status of {node}"))
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "no status of {node}: {}", said.trim());
+        String::from_utf8(output.stdout).context("a status of strange bytes")
+    }
+
+    /// Asks a node's speaker to end and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// If none runs there, or it does not end within `limit`.
+    pub fn stop_on(&mut self, node: &str, limit: Duration) -> anyhow::Result<()> {
+        self.on(node)?.terminate(limit)?;
+        self.running.remove(node);
+        Ok(())
     }
 
     /// All that a node's speakers have logged.
@@ -145,12 +186,7 @@ impl Speakers {
     pub fn logs(&self) -> String {
         let mut text = String::new();
         for node in &self.nodes {
-            let log = self.log(node);
-            let lines: Vec<&str> = log.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
-            text += &format!("--- the speaker on {node}, last {} lines:\n", tail.len());
-            text += &tail.join("\n");
-            text.push('\n');
+            text += &format!("--- the speaker on {node}:\n{}\n", tail(&self.log(node)));
         }
         text
     }
@@ -208,12 +244,12 @@ fn run_dir(node: &str) -> PathBuf {
     Path::new(SCRATCH).join(node).join("run")
 }
 
-/// JSON is YAML, so any reader of kubeconfigs takes it.
 /// The kubeconfig of Herald's ServiceAccount, once speakers have been started.
 pub fn kubeconfig() -> PathBuf {
     keys().join("herald.kubeconfig")
 }
 
+/// JSON is YAML, so any reader of kubeconfigs takes it.
 fn write_kubeconfig(token: &str) -> anyhow::Result<PathBuf> {
     let server = format!("https://{}:{PORT}", HOST.v4());
     let contents = json!({
@@ -232,7 +268,5 @@ fn write_kubeconfig(token: &str) -> anyhow::Result<PathBuf> {
 
 /// A day, as long as the cluster's own keys last.
 const DURATION: &str = "--duration=24h";
-/// How much of a log is shown when something failed.
-const LOG_LINES: usize = 30;
 /// How long a speaker may take to give its VIPs away.
 const LIMIT: Duration = Duration::from_secs(10);

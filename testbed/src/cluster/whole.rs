@@ -95,6 +95,22 @@ impl Cluster {
         self.speakers.change(change, &self.lab, &self.plane)
     }
 
+    /// Starts all speakers with these flags and waits until each sees a session of each.
+    ///
+    /// # Errors
+    ///
+    /// If one ends, or they are not there in time.
+    pub fn start(&mut self, flags: &[&str]) -> anyhow::Result<()> {
+        self.speakers.start(flags, &self.lab, &self.plane)?;
+        self.wait("all speakers have a session", Duration::from_secs(60), |cluster| {
+            let sees_all = |node: &String| {
+                let status = cluster.status(node);
+                status.is_ok_and(|status| status.open_sessions() == cluster.nodes.len())
+            };
+            Ok(cluster.nodes.iter().all(sees_all).then_some(()))
+        })
+    }
+
     /// Runs kubectl as administrator.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! ConfigurationState.
 
 use super::*;
+use crate::observed::Faulty;
 use crate::problem::Location;
 
 fn problem(object: &str, level: Level) -> Problem {
@@ -82,4 +83,44 @@ fn keeps_the_time_while_the_result_is_the_same() {
     let first = Verdict::unknown("then").next(&[], NOW);
     assert_eq!(first.next(&[], LATER), first);
     assert_ne!(first.next(&[unreadable("ipaddresspools")], LATER), first);
+}
+
+#[test]
+fn tells_the_author_on_the_object_whether_the_last_good_content_is_in_force() {
+    let mut observed = observed();
+    let name = "CiliumLoadBalancerIPPool a";
+    for (kept, effect) in
+        [(true, "what it said before stays in force"), (false, "it has no effect")]
+    {
+        let faulty = Faulty {
+            api_version: "cilium.io/v2alpha1",
+            kind: "CiliumLoadBalancerIPPool",
+            plural: "ciliumloadbalancerippools",
+            namespace: None,
+            name: "a".into(),
+            uid: "u".into(),
+            kept,
+        };
+        observed.faulty.insert(name.into(), faulty);
+        let problems = [
+            problem(name, Level::Error),
+            problem(name, Level::Warning),
+            problem("CiliumLoadBalancerIPPool b", Level::Error),
+        ];
+        let about = Target {
+            api_version: "cilium.io/v2alpha1",
+            kind: "CiliumLoadBalancerIPPool",
+            plural: "ciliumloadbalancerippools",
+            namespace: None,
+            name: "a".into(),
+        };
+        let event = Write::Event {
+            about,
+            uid: "u".into(),
+            severity: Severity::Warning,
+            reason: "ConfigurationInvalid",
+            message: format!("wrong; {effect}"),
+        };
+        assert_eq!(faults(&observed, &problems), [event]);
+    }
 }

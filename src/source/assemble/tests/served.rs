@@ -263,3 +263,37 @@ fn reads_the_nodes_that_should_rather_announce() {
         assert_eq!(reasons(&Cluster::default().apply(&[ad(weight)])), ["bad_value"]);
     }
 }
+
+#[test]
+fn tells_which_object_of_the_configuration_is_at_fault_until_it_is_not() {
+    let pool = |range: &str| {
+        json!({
+            "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+            "metadata": {"name": "a", "namespace": "metallb-system", "uid": "u"},
+            "spec": {"addresses": [range]},
+        })
+    };
+    let (good, bad) = (pool("192.0.2.0/28"), pool("192.0.2.9-192.0.2.1"));
+    let mut cluster = Cluster::default();
+    let faulty = |kept| Faulty {
+        api_version: "metallb.io/v1beta1",
+        kind: "IPAddressPool",
+        plural: "ipaddresspools",
+        namespace: Some("metallb-system".into()),
+        name: "a".into(),
+        uid: "u".into(),
+        kept,
+    };
+    for (object, wanted) in
+        [(&bad, Some(faulty(false))), (&good, None), (&bad, Some(faulty(true))), (&good, None)]
+    {
+        let snapshot = cluster.apply(std::slice::from_ref(object));
+        let found: Vec<_> = snapshot.observed.faulty.into_iter().collect();
+        let wanted = wanted.map(|it| ("IPAddressPool metallb-system/a".to_owned(), it));
+        assert_eq!(found, Vec::from_iter(wanted));
+        let named = snapshot.problems.first().map(|it| it.object.clone().unwrap());
+        assert_eq!(named.as_ref(), found.first().map(|(name, _)| name), "problems name it so");
+    }
+    assert_eq!(cluster.apply(&[bad]).observed.faulty.len(), 1);
+    assert_eq!(cluster.delete(&good).observed.faulty.len(), 0);
+}

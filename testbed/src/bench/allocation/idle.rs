@@ -1,17 +1,14 @@
 //! What the speakers cost while nothing happens (edge): memory and CPU time as the kernel counts
 //! them, requests as the API server's own audit log records them.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::bench::report::field;
 use crate::clock;
-use crate::cluster::control_plane::audit_log;
+use crate::cluster::audit::Audit;
 
 /// What one speaker costs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -88,50 +85,6 @@ pub fn until_quiet(quiet: Duration, limit: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The part of the audit log that was not counted yet.
-struct Audit(BufReader<File>);
-
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Counted {
-    all: u64,
-    writes: u64,
-}
-
-impl Audit {
-    fn from_now() -> anyhow::Result<Self> {
-        let path = audit_log();
-        let mut file =
-            File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        file.seek(SeekFrom::End(0))?;
-        Ok(Self(BufReader::new(file)))
-    }
-
-    fn count(&mut self) -> anyhow::Result<Counted> {
-        let mut counted = Counted::default();
-        let mut line = String::new();
-        loop {
-            line.clear();
-            if self.0.read_line(&mut line)? == 0 {
-                return Ok(counted);
-            }
-            counted.add(&line);
-        }
-    }
-}
-
-impl Counted {
-    fn add(&mut self, line: &str) {
-        // The last line may be half written; it is one request of many.
-        let Ok(event) = serde_json::from_str::<Value>(line) else { return };
-        if event["stage"] != "ResponseComplete" {
-            return;
-        }
-        self.all += 1;
-        let verb = event["verb"].as_str().unwrap_or_default();
-        self.writes += u64::from(matches!(verb, "create" | "update" | "patch" | "delete"));
-    }
-}
-
 /// Time on a processor so far, in the kernel's ticks (proc_pid_stat(5): utime and stime).
 fn cpu_ticks(id: u32) -> anyhow::Result<u64> {
     let path = format!("/proc/{id}/stat");
@@ -172,19 +125,5 @@ mod tests {
     fn reads_cpu_time_behind_a_strange_name() {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 100 0 0 0 7 5 0 0 20 0 4 0 100 1000 50";
         assert_eq!(ticks(stat), Some(12));
-    }
-
-    #[test]
-    fn counts_requests_once_and_writes_apart() {
-        let mut counted = Counted::default();
-        for line in [
-            r#"{"stage":"ResponseComplete","verb":"patch"}"#,
-            r#"{"stage":"ResponseStarted","verb":"watch"}"#,
-            r#"{"stage":"ResponseComplete","verb":"watch"}"#,
-            r#"{"stage":"Respon"#,
-        ] {
-            counted.add(line);
-        }
-        assert_eq!(counted, Counted { all: 2, writes: 1 });
     }
 }
