@@ -56,6 +56,13 @@ fn founding(founding: &Value) -> Option<String> {
     }
     let names = |what: &str| list(&founding[what]).map(text).collect::<Vec<_>>().join(", ");
     let (founders, missing) = (names("founders"), names("waiting_for"));
+    // The first founder decides, once all others have answered it; they wait for nobody else.
+    if list(&founding["founders"]).next().is_some_and(|first| text(first) == missing) {
+        return Some(format!(
+            "no cluster yet, since {seconds} s: {missing} founds it once all founders run \
+             ({founders}); `herald status` there says whom it waits for"
+        ));
+    }
     let missing = if missing.is_empty() { "more nodes".to_owned() } else { missing };
     Some(format!(
         "no cluster yet, since {seconds} s: waiting for the first answer of {missing} (founders: \
@@ -91,6 +98,14 @@ mod tests {
             [
                 "no cluster yet, since 12 s: waiting for the first answer of n3 (founders: n1, n2, n3); \
               start the speaker there, or delete the Node of one that will never run"
+            ]
+        );
+        let other = Founding { waiting_for: vec!["n1".into()], ..waiting.clone() };
+        assert_eq!(
+            lines(&json!({"founding": other})),
+            [
+                "no cluster yet, since 12 s: n1 founds it once all founders run (n1, n2, n3); `herald \
+              status` there says whom it waits for"
             ]
         );
         let outside = Founding { cluster_exists: true, ..waiting };
