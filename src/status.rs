@@ -52,7 +52,13 @@ pub struct Datapath {
     pub reason: Option<String>,
     /// What the fence held back here; none where there is no fence (`off`).
     pub fence: Option<Fence>,
+    /// What that means, where there is none.
+    pub no_fence: Option<&'static str>,
 }
+
+/// Without XDP there is no program at the interface's exit either.
+pub const NO_FENCE: &str = "this speaker falls silent in time by its own clock, but what the \
+                            kernel itself says for a VIP is not held back";
 
 /// Frames that left no interface because they spoke for a VIP this node may not speak for, since
 /// the data plane was first loaded.
@@ -372,8 +378,11 @@ fn text(value: &serde_json::Value) -> String {
     }
 }
 
-/// What the fence held back, if anything.
+/// What the fence held back, if anything; or why there is none.
 fn held_back(datapath: &serde_json::Value) -> String {
+    if let Some(why) = datapath["no_fence"].as_str() {
+        return format!("; no fence: {why}");
+    }
     let fence = &datapath["fence"];
     let count = |what: &str| fence[what].as_u64().unwrap_or(0);
     match (count("arp"), count("advertisements"), count("solicitations")) {
@@ -412,7 +421,9 @@ mod tests {
         let report = serde_json::json!({
             "node": "n1", "datapath": [{"interface": "eth0", "mode": "generic",
                 "reason": "cannot attach herald_xdp to eth0: not supported",
-                "fence": {"arp": 3, "advertisements": 1, "solicitations": 0}}],
+                "fence": {"arp": 3, "advertisements": 1, "solicitations": 0}},
+                {"interface": "eth1", "mode": "off", "fence": null,
+                "no_fence": super::NO_FENCE}],
             "election": {"backend": "raft", "leader": "n2", "term": 3, "deadline_ms": 480,
                 "sessions": [{"node": "n1", "state": "open"}, {"node": "n2", "state": "revoked"}]},
             "vips": [{"address": "192.168.1.240", "service": "default/echo", "pool": "first",
@@ -431,6 +442,8 @@ mod tests {
             "\
 node n1: may speak for 480 ms more; raft leader n2, term 3, 1 of 2 sessions open
 datapath on eth0: generic (cannot attach herald_xdp to eth0: not supported); fence held back 3 ARP, 1 NA, 0 NS
+datapath on eth1: off; no fence: this speaker falls silent in time by its own clock, but what the \
+kernel itself says for a VIP is not held back
 
 VIP            SERVICE       HOLDER  TERM  EXPIRES  BACKENDS  POOL
 192.168.1.240  default/echo  n1      2     480 ms   1/2       first

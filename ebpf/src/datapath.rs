@@ -24,7 +24,7 @@ use herald_ebpf_common::{Reason, WHILE_SESSION};
 use self::digest::Digest;
 use self::programs::Programs;
 use self::services::Services;
-use crate::fence::SessionFence;
+use crate::fence::{self, SessionFence};
 use crate::picture::Picture;
 use crate::tables::{Tables, Update, Write};
 use crate::{Error, OBJECT, pins};
@@ -114,8 +114,10 @@ impl Datapath {
     ///
     /// # Errors
     ///
-    /// [`Error::NotBpffs`], [`Error::PinDirectory`], or what the kernel refuses.
+    /// [`Error::OwnBootClock`], [`Error::NotBpffs`], [`Error::PinDirectory`], or what the kernel
+    /// refuses.
     pub fn open(pin_dir: &Path) -> Result<(Self, SessionFence), Error> {
+        fence::check_boot_clock()?;
         let pins = pins::directory(pin_dir)?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&pins)

@@ -17,6 +17,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The deadlines that this process writes would be off by so much in the kernel.
+    #[error(
+        "this process is in a time namespace whose boot clock is {ahead_s} s ahead of the kernel's: \
+         the fence would be off by as much"
+    )]
+    OwnBootClock {
+        /// By how many seconds; negative if it is behind.
+        ahead_s: i64,
+    },
     /// The object does not load: a kernel that is too old, or a missing capability.
     #[error("cannot load the eBPF object (needs CAP_BPF, CAP_NET_ADMIN and Linux 6.6)")]
     Load(#[source] Box<aya::EbpfError>),

@@ -7,6 +7,18 @@
 //! pass before it. Processes crash and restart, and freeze, while their kernel speaks on. Read the
 //! argument in `herald_leader_election::raft` first; the numbers in brackets are its points. One file over 500 lines, because a model
 //! is judged as a whole.
+//!
+//! Membership is left out: three voters, for good. What a change of voters could break is only what
+//! `Elect` and `Ask` take for granted, that the quorum which promised meets every quorum which can
+//! elect. (8) and (9) restore just that: configurations that follow each other differ in one voter,
+//! so their quorums meet, and no further change is proposed before a quorum of the present voters has
+//! promised anew. Whatever the configuration, a lease then rests on promises of a quorum that meets
+//! every quorum that can still elect, and the steps here use no more. A node under a second id (10),
+//! or a removed one (11), is here one that crashed: it speaks no longer than its deadline, is revoked
+//! like any other, and opens a session afterwards. So a model with changes would search this one again
+//! for each of a few overlapping sets of voters. What it could not show either, that the code keeps
+//! (8) to (11), `membership` searches with the real cores, seed after seed, while members come, go
+//! and lose their disks.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -120,6 +120,7 @@ impl Carriers {
             mode: served.mode.map_or("off", Mode::label),
             reason: served.reason.clone(),
             fence: self.fence(served),
+            no_fence: served.mode.is_none().then_some(status::NO_FENCE),
         };
         self.served.iter().map(row).collect()
     }

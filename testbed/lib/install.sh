@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the lab and the build need, where it is missing, by name and from Debian and
 # crates.io only: iproute2 (ip, bridge), ethtool, a linker for Rust, and the eBPF compiler. With
-# --check also cargo-nextest and cargo-deny; with --bench also the rivals: nftables, iptables and
-# keepalived. Run as root; safe to repeat; says only what it does.
+# --check also libfaketime, cargo-nextest and cargo-deny; with --bench also the rivals: nftables,
+# iptables and keepalived. Run as root; safe to repeat; says only what it does.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -20,6 +20,9 @@ packages=()
 command -v ip >/dev/null && command -v bridge >/dev/null || packages+=(iproute2)
 command -v ethtool >/dev/null || packages+=(ethtool)
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
+if [ "${1:-}" = --check ] && ! compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; then
+    packages+=(libfaketime)
+fi
 if [ "${1:-}" = --bench ]; then
     command -v keepalived >/dev/null || packages+=(keepalived)
     command -v nft >/dev/null || packages+=(nftables)

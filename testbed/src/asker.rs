@@ -4,6 +4,9 @@
 //! A thread of its own asks and listens (edge); the judgement, [`Asked::unanswered`] and
 //! [`Asked::answered_twice`], is pure. It asks as the router, so that the clients under test learn
 //! nothing from the answers.
+//!
+//! [`Asker::everywhere`] asks behind cuts as well: whoever is on the far side of a failed switch,
+//! together with the old holder, asks it and must get no answer once there is a new one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use herald_announcer::MacAddr;
 
-use crate::lab::addresses::{Host, host};
+use crate::lab::addresses::{self, host, nodes};
 use crate::lab::{Lab, bpf};
 use crate::resolve::question;
 use crate::tap::{Kind, PacketSocket, voice};
@@ -52,14 +55,36 @@ impl Asker {
     ///
     /// If the asker has no socket.
     pub fn start(lab: &Lab, addresses: &[IpAddr], pace: Duration) -> anyhow::Result<Self> {
+        Self::with_sides(lab, addresses, pace, Vec::new())
+    }
+
+    /// As [`Asker::start`]; with each question to the LAN, one node in turn is asked the same through
+    /// its cable alone, whether the bridge would let the question pass or not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Asker::start`], or if a node's cable is not there.
+    pub fn everywhere(lab: &Lab, addresses: &[IpAddr], pace: Duration) -> anyhow::Result<Self> {
+        // Protocol 0: these only send.
+        let side = |node: String| Ok(PacketSocket::open(bpf::index(&addresses::port(&node))?, 0)?);
+        let sides = nodes().map(side).collect::<anyhow::Result<_>>()?;
+        Self::with_sides(lab, addresses, pace, sides)
+    }
+
+    fn with_sides(
+        lab: &Lab,
+        addresses: &[IpAddr],
+        pace: Duration,
+        sides: Vec<PacketSocket>,
+    ) -> anyhow::Result<Self> {
         let asker = host(ASKER).context("the lab has no asker")?;
         let socket = lab
             .netns(ASKER)?
             .inside(|| Ok(PacketSocket::open(bpf::index("eth0")?, libc::ETH_P_ALL)?))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let addresses = addresses.to_vec();
-        let thread = std::thread::spawn(move || ask(&socket, asker, &addresses, pace, &stopped));
+        let frames: Vec<_> = addresses.iter().map(|a| (*a, question(asker, *a))).collect();
+        let thread = std::thread::spawn(move || ask(&socket, &sides, &frames, pace, &stopped));
         Ok(Self { stop, thread })
     }
 
@@ -76,12 +101,12 @@ impl Asker {
 
 fn ask(
     socket: &PacketSocket,
-    asker: Host,
-    addresses: &[IpAddr],
+    sides: &[PacketSocket],
+    frames: &[(IpAddr, Vec<u8>)],
     pace: Duration,
     stop: &AtomicBool,
 ) -> anyhow::Result<BTreeMap<IpAddr, Asked>> {
-    let frames: Vec<_> = addresses.iter().map(|a| (*a, question(asker, *a))).collect();
+    let mut sides = sides.iter().cycle();
     let mut asked: BTreeMap<IpAddr, Asked> = BTreeMap::new();
     let begin = clock::now();
     let mut next = begin;
@@ -90,10 +115,13 @@ fn ask(
             hear_until(socket, clock::now() + DRAIN, &mut asked)?;
             return Ok(asked);
         }
-        for (address, frame) in &frames {
+        let side = sides.next();
+        for (address, frame) in frames {
             let question = Question { at: clock::now() - begin, answers: Vec::new() };
             asked.entry(*address).or_default().questions.push(question);
             socket.send(frame).context("cannot ask")?;
+            // A cable that is pulled takes nothing.
+            let _ = side.map(|side| side.send(frame));
         }
         // On the beat, but no burst after a pause of this thread.
         next = (next + pace).max(clock::now());

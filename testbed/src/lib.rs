@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod demo;
 pub mod e2e;
 pub mod flows;
+pub mod history;
 pub mod lab;
 pub mod neighbour;
 pub mod pod;

@@ -1,10 +1,11 @@
 //! Asks the LAN who has an address (edge), as any host does, but hears every answer, not only the
 //! first: a second voice is what must never be.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use herald_announcer::MacAddr;
 use herald_announcer::wire::{Arp, NeighbourSolicitation, Operation, solicited_node};
 
@@ -15,30 +16,56 @@ use crate::tap::{Kind, PacketSocket, voice};
 
 /// How long answers are listened for; a second voice may be slower than the first.
 const WINDOW: Duration = Duration::from_millis(300);
+/// A machine this busy could not tell silence from slowness.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The MACs of all answers, in order, to one question asked by the client on the LAN.
+/// The MACs of all answers, in order, to one question asked by the client on the LAN. It listens for
+/// 300 ms, and then on until the router has answered a question that was asked after that: so no
+/// answer means that nobody answers, not that this machine was too busy to carry frames.
 ///
 /// # Errors
 ///
-/// If the question cannot be sent.
+/// If the question cannot be sent, or the router is not heard within 10 s.
 pub fn who_has(lab: &Lab, address: IpAddr) -> anyhow::Result<Vec<MacAddr>> {
     let asker = host("c1").context("the lab has no c1")?;
+    let router = host("r1").context("the lab has no r1")?.v4().into();
     lab.netns(asker.name)?.inside(|| {
         let socket = PacketSocket::open(bpf::index("eth0")?, libc::ETH_P_ALL)?;
         socket.send(&question(asker, address))?;
         let mut answers = Vec::new();
-        let mut buffer = [0; 512];
-        let end = clock::now() + WINDOW;
-        while clock::now() < end {
-            if let Some((frame, false)) = socket.receive(&mut buffer)?
-                && let Some((said, mac, Kind::Answer)) = voice(frame)
-                && said == address
-            {
-                answers.push(mac);
+        let end = clock::now() + PATIENCE;
+        hear(&socket, &mut answers, None)?;
+        loop {
+            socket.send(&question(asker, router))?;
+            if hear(&socket, &mut answers, Some(router))? {
+                break;
+            }
+            ensure!(clock::now() < end, "the router is not heard: silence would mean nothing");
+        }
+        let of_address = answers.into_iter().filter(|(said, _)| *said == address);
+        Ok(of_address.map(|(_, mac)| mac).collect())
+    })
+}
+
+/// Takes answers for 300 ms, or until one about this address has come, and tells whether it has.
+fn hear(
+    socket: &PacketSocket,
+    answers: &mut Vec<(IpAddr, MacAddr)>,
+    until: Option<IpAddr>,
+) -> io::Result<bool> {
+    let mut buffer = [0; 512];
+    let end = clock::now() + WINDOW;
+    while clock::now() < end {
+        if let Some((frame, false)) = socket.receive(&mut buffer)?
+            && let Some((said, mac, Kind::Answer)) = voice(frame)
+        {
+            answers.push((said, mac));
+            if until == Some(said) {
+                return Ok(true);
             }
         }
-        Ok(answers)
-    })
+    }
+    Ok(false)
 }
 
 /// The frame that asks for an address, by ARP or neighbour solicitation.

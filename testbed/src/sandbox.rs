@@ -18,6 +18,9 @@ use anyhow::{Context, bail};
 /// A private tmpfs for everything the lab writes.
 pub const SCRATCH: &str = "/run/lab";
 
+/// How much a process in the sandbox can report.
+const REPORT: libc::c_int = 1 << 20;
+
 /// Puts the calling thread, and all threads and processes it starts from now on, into a network of
 /// its own without any interface but `lo`, with a private and empty `/run`.
 ///
@@ -54,7 +57,7 @@ pub fn mount_bpf(directory: &Path) -> anyhow::Result<()> {
 /// Runs this program again with other arguments as the first process of private namespaces, and
 /// waits for it. An interrupt or SIGTERM ends all processes inside at once; so does any death of
 /// the calling process. What the inner process writes to the file descriptor whose number is put
-/// behind `arguments` is returned with its exit code.
+/// behind `arguments`, up to 1 MiB, is returned with its exit code, whatever its end was.
 ///
 /// # Errors
 ///
@@ -156,6 +159,9 @@ fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     if result != 0 {
         return Err(std::io::Error::last_os_error()).context("cannot make a pipe");
     }
+    // Nobody reads before the writer has ended. Refused only to those who may not make namespaces.
+    // SAFETY: takes numbers; a pipe that stays smaller takes less.
+    unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, REPORT) };
     // SAFETY: the call above made them, nobody else owns them.
     unsafe { Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]))) }
 }

@@ -36,6 +36,8 @@ pub struct Datapath {
     pub reason: Option<String>,
     /// What the fence held back.
     pub fence: Option<Fence>,
+    /// What it means that there is none.
+    pub no_fence: Option<String>,
 }
 
 /// Frames the fence held back at an interface.

@@ -1,6 +1,6 @@
 //! Watches VIPs while faults happen (edge): all bridge ports are tapped, a host keeps asking for
-//! the addresses, and afterwards [`Seen`] judges. The order of the holders is written down by
-//! whoever causes the faults, from what the speakers report.
+//! the addresses, behind cuts as well, and afterwards [`Seen`] judges, by the order of the holders
+//! that the speakers report.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ impl Watch {
     ///
     /// If the tap or the asker cannot listen.
     pub fn start(lab: &Lab, vips: &[IpAddr], pace: Duration) -> anyhow::Result<Self> {
-        Ok(Self { tap: PortsTap::start()?, asker: Asker::start(lab, vips, pace)? })
+        Ok(Self { tap: PortsTap::start()?, asker: Asker::everywhere(lab, vips, pace)? })
     }
 
     /// Ends.

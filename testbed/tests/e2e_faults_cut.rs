@@ -1,12 +1,9 @@
 //! A holder's link is cut, in both directions and in each, and heals: one voice at every instant,
 //! seen at every bridge port, and the clients are served again.
 
-use std::net::IpAddr;
-
 use herald_testbed::e2e::in_lab;
 use herald_testbed::scenario::Scenario;
 use herald_testbed::trial::{Trial, other, rejoined};
-use herald_testbed::watch::PACE;
 
 /// Brings a fault upon the holder of the IPv4 VIP; its VIPs move; the fault goes; nothing moves back.
 fn takes_over_and_stays<F>(
@@ -14,10 +11,7 @@ fn takes_over_and_stays<F>(
     heal: impl FnOnce(&Scenario, &str, F) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     in_lab(|scenario| {
-        scenario.start_all(&[])?;
-        scenario.put_all_manifests()?;
-        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
-        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let (mut trial, vips) = Trial::of_demo(scenario, &[])?;
         let old = trial.holder(vips[0])?.to_owned();
         let witness = other(&[&old])?;
         let fault = fault(scenario, &old)?;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use herald_testbed::e2e::in_lab;
-use herald_testbed::scenario::MANIFESTS;
+use herald_testbed::scenario::{MANIFESTS, PATIENCE};
 use herald_testbed::services::{POOL, manifests, vip};
 use herald_testbed::trial::{Trial, other, rejoined};
 
@@ -20,7 +20,7 @@ fn a_hundred_vips_at_once() -> anyhow::Result<()> {
         scenario.put_manifest("pool.yaml", POOL)?;
         scenario.put_manifest(MANIFESTS[2].0, MANIFESTS[2].1)?;
         scenario.put_manifest("services.yaml", &manifests("echo", &vips))?;
-        scenario.wait("all VIPs are held", 60, |scenario| {
+        scenario.wait("all VIPs are held", PATIENCE, |scenario| {
             let holders = scenario.status("n1").map(|status| status.holders());
             Ok(holders.is_ok_and(|holders| holders.len() == vips.len()).then_some(()))
         })?;
@@ -33,7 +33,7 @@ fn a_hundred_vips_at_once() -> anyhow::Result<()> {
         scenario.lab.cut(&old)?;
         trial.held(scenario, &witness, |holder| holder != old)?;
         for vip in [vips[0], vips[99]] {
-            scenario.wait("the client is served", 20, |scenario| {
+            scenario.wait("the client is served", PATIENCE, |scenario| {
                 Ok(scenario.request("c1", vip, herald_testbed::client::Transport::Udp).ok())
             })?;
         }

@@ -1,7 +1,6 @@
 //! Speakers are killed, frozen and replaced, and a whole node is frozen: one voice at every instant,
 //! seen at every bridge port, and the clients are served again.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use herald_testbed::clock;
@@ -15,10 +14,7 @@ const FROZEN: Duration = Duration::from_secs(10);
 #[test]
 fn killed_and_restarted() -> anyhow::Result<()> {
     in_lab(|scenario| {
-        scenario.start_all(&[])?;
-        scenario.put_all_manifests()?;
-        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
-        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let (mut trial, vips) = Trial::of_demo(scenario, &[])?;
         // Dead for longer than its session lasts.
         let old = trial.holder(vips[0])?.to_owned();
         let witness = other(&[&old])?;
@@ -53,10 +49,7 @@ fn killed_and_restarted() -> anyhow::Result<()> {
 #[test]
 fn frozen_for_ten_seconds_and_thawed() -> anyhow::Result<()> {
     in_lab(|scenario| {
-        scenario.start_all(&[])?;
-        scenario.put_all_manifests()?;
-        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
-        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let (mut trial, vips) = Trial::of_demo(scenario, &[])?;
         let old = trial.holder(vips[0])?.to_owned();
         let witness = other(&[&old])?;
         scenario.speaker(&old)?.signal(libc::SIGSTOP)?;
@@ -78,10 +71,7 @@ fn frozen_for_ten_seconds_and_thawed() -> anyhow::Result<()> {
 #[test]
 fn a_node_frozen_as_a_whole_and_thawed() -> anyhow::Result<()> {
     in_lab(|scenario| {
-        scenario.start_all(&[])?;
-        scenario.put_all_manifests()?;
-        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
-        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let (mut trial, vips) = Trial::of_demo(scenario, &[])?;
         let old = trial.holder(vips[0])?.to_owned();
         let witness = other(&[&old])?;
         scenario.lab.cut(&old)?;

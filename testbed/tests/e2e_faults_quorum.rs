@@ -1,17 +1,14 @@
 //! The election loses its leader, its majority, a path or a fifth of its packets: one voice at every
 //! instant, seen at every bridge port, silence without a majority, and the clients are served again.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::ensure;
 use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::addresses::{host, nodes};
 use herald_testbed::resolve::who_has;
-use herald_testbed::scenario::Scenario;
+use herald_testbed::scenario::{PATIENCE, Scenario};
 use herald_testbed::trial::{Trial, other, rejoined};
-use herald_testbed::watch::PACE;
 
 /// The speakers' port for each other.
 const PEERS: u16 = 7946;
@@ -19,7 +16,7 @@ const PEERS: u16 = 7946;
 const LOSSY: Duration = Duration::from_secs(8);
 
 fn leader(scenario: &mut Scenario, witness: &str) -> anyhow::Result<String> {
-    scenario.wait("there is a leader", 20, |scenario| {
+    scenario.wait("there is a leader", PATIENCE, |scenario| {
         Ok(scenario.status(witness).ok().and_then(|status| status.election.leader))
     })
 }
@@ -29,26 +26,17 @@ fn leader(scenario: &mut Scenario, witness: &str) -> anyhow::Result<String> {
 #[test]
 fn a_lost_leader_silences_nobody_else() -> anyhow::Result<()> {
     in_lab(|scenario| {
-        scenario.start_all(&["--heartbeat", "500ms", "--ttl", "3s"])?;
-        scenario.put_all_manifests()?;
-        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
-        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let (mut trial, vips) = Trial::of_demo(scenario, &["--heartbeat", "500ms", "--ttl", "3s"])?;
         let lost = leader(scenario, "n1")?;
         let keeper = other(&[&lost])?;
-        for vip in &vips {
-            let (is_done, said) =
-                scenario.command(&keeper, &["move", &vip.to_string(), &keeper])?;
-            // It may hold it already, which is as well.
-            ensure!(is_done || trial.holder(*vip)? == keeper, "{said}");
-        }
-        trial.held(scenario, &keeper, |holder| holder == keeper)?;
+        trial.give_all(scenario, &keeper)?;
         let term = |scenario: &Scenario| -> anyhow::Result<Vec<u64>> {
             let status = scenario.status(&keeper)?;
             Ok(vips.iter().filter_map(|vip| Some(status.vip(*vip)?.term)).collect())
         };
         let before = term(scenario)?;
         scenario.lab.cut(&lost)?;
-        scenario.wait("there is another leader", 30, |scenario| {
+        scenario.wait("there is another leader", PATIENCE, |scenario| {
             let now = scenario.status(&keeper)?.election.leader;
             Ok(now.filter(|now| *now != lost))
         })?;
@@ -71,17 +59,14 @@ fn a_lost_leader_silences_nobody_else() -> anyhow::Result<()> {
 #[test]
 fn without_a_majority_everybody_is_silent() -> anyhow::Result<()> {
     in_lab(|scenario| {
-        scenario.start_all(&[])?;
-        scenario.put_all_manifests()?;
-        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
-        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let (mut trial, vips) = Trial::of_demo(scenario, &[])?;
         let alone = trial.holder(vips[0])?.to_owned();
         let lost: Vec<String> = nodes().filter(|node| *node != alone).collect();
         for node in &lost {
             scenario.lab.cut(node)?;
         }
         for vip in &vips {
-            scenario.wait("nobody answers any more", 20, |scenario| {
+            scenario.wait("nobody answers any more", PATIENCE, |scenario| {
                 Ok(who_has(&scenario.lab, *vip)?.is_empty().then_some(()))
             })?;
         }
@@ -103,19 +88,17 @@ fn without_a_majority_everybody_is_silent() -> anyhow::Result<()> {
     })
 }
 
-/// The path between the holder and the leader, if they are two nodes; else to any other.
+/// The path between the leader and the holder: the holder hears all questions, but nobody who could
+/// renew its session.
 #[test]
 fn peers_that_cannot_talk_to_each_other() -> anyhow::Result<()> {
     in_lab(|scenario| {
-        scenario.start_all(&[])?;
-        scenario.put_all_manifests()?;
-        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
-        let mut trial = Trial::begin(scenario, &vips, PACE)?;
-        let holder = trial.holder(vips[0])?.to_owned();
+        let (mut trial, _) = Trial::of_demo(scenario, &[])?;
         let leader = leader(scenario, "n1")?;
-        let peer = if leader == holder { other(&[&holder])? } else { leader };
-        let witness = other(&[&holder, &peer])?;
-        let fault = scenario.lab.filter(&holder, &peer, PEERS)?;
+        let holder = other(&[&leader])?;
+        let witness = other(&[&holder, &leader])?;
+        trial.give_all(scenario, &holder)?;
+        let fault = scenario.lab.filter(&holder, &leader, PEERS)?;
         // Long enough for every session that rests on this path to end.
         clock::pause(Duration::from_secs(3));
         trial.held(scenario, &witness, |_| true)?;
@@ -133,10 +116,7 @@ fn peers_that_cannot_talk_to_each_other() -> anyhow::Result<()> {
 #[test]
 fn a_fifth_of_all_packets_lost() -> anyhow::Result<()> {
     in_lab(|scenario| {
-        scenario.start_all(&[])?;
-        scenario.put_all_manifests()?;
-        let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
-        let mut trial = Trial::begin(scenario, &vips, PACE)?;
+        let (mut trial, vips) = Trial::of_demo(scenario, &[])?;
         // From node to node each frame passes two of them: 1 - 0.9 * 0.9.
         let faults: Vec<_> =
             nodes().map(|node| scenario.lab.lose(&node, 10)).collect::<anyhow::Result<_>>()?;

@@ -86,27 +86,29 @@ impl PortsTap {
 }
 
 impl Heard {
-    /// That an address had one voice, with these nodes holding it in turn.
+    /// That an address had one voice, with these nodes holding it in turn; `None` is a holder that
+    /// nobody knows.
     ///
     /// # Errors
     ///
     /// Every frame out of turn, in words.
-    pub fn one_voice(&self, address: IpAddr, order: &[String]) -> anyhow::Result<()> {
+    pub fn one_voice(&self, address: IpAddr, order: &[Option<String>]) -> anyhow::Result<()> {
         let second = self.second_voices(address, order);
         let told: Vec<String> = second.iter().take(10).map(|voice| self.tell(voice)).collect();
         ensure!(
             second.is_empty(),
             "{} frames claim {address} out of turn ({}):\n{}",
             second.len(),
-            order.join(", then "),
+            order.iter().map(|it| it.as_deref().unwrap_or("?")).collect::<Vec<_>>().join(", then "),
             told.join("\n")
         );
         Ok(())
     }
 
-    /// The frames that claim an address out of turn.
-    pub fn second_voices(&self, address: IpAddr, order: &[String]) -> Vec<SecondVoice> {
-        let macs: Vec<_> = order.iter().filter_map(|name| Some(host(name)?.mac())).collect();
+    /// The frames that claim an address out of turn; a name that is not of the lab has no turn.
+    pub fn second_voices(&self, address: IpAddr, order: &[Option<String>]) -> Vec<SecondVoice> {
+        let known = order.iter().filter(|it| it.as_deref().is_none_or(|it| host(it).is_some()));
+        let macs: Vec<_> = known.map(|it| Some(host(it.as_deref()?)?.mac())).collect();
         second_voices(&self.claims, address, &macs)
     }
 

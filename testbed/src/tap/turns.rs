@@ -6,7 +6,8 @@
 //! order. **A frame of a node whose turn is not running and not yet to come is a second voice**: an
 //! old holder that speaks after its successor began, or somebody who never held the VIP. So two
 //! turns never overlap, not even by one frame. A node that holds the VIP twice is in the order
-//! twice; a node that held it in silence begins no turn and harms none.
+//! twice; a node that held it in silence begins no turn and harms none. A turn of which only the
+//! term is known, not the node, is the turn of whoever speaks first in it, and of nobody else.
 //!
 //! It counts what was *sent*, heard or not: a node cut off from the LAN must be silent too when its
 //! successor speaks, for the cut may heal in that very instant.
@@ -26,17 +27,28 @@ pub struct SecondVoice {
     pub turn: Option<MacAddr>,
 }
 
-/// The frames that claim an address out of turn, for claims in order of time.
+/// The frames that claim an address out of turn, for claims in order of time; `None` in the order is
+/// a holder that nobody knows.
 #[must_use = "a second voice is what must never be"]
-pub fn second_voices(claims: &[Claim], address: IpAddr, order: &[MacAddr]) -> Vec<SecondVoice> {
+pub fn second_voices(
+    claims: &[Claim],
+    address: IpAddr,
+    order: &[Option<MacAddr>],
+) -> Vec<SecondVoice> {
+    let mut order = order.to_vec();
     let mut running = None;
     let mut second = Vec::new();
     for claim in claims.iter().filter(|claim| claim.address == address) {
         let from = running.unwrap_or(0);
-        match order.iter().skip(from).position(|mac| *mac == claim.mac) {
-            Some(ahead) => running = Some(from + ahead),
+        // The first that fits leaves most turns to come, so no other choice finds fewer voices.
+        let fits = |turn: &Option<MacAddr>| turn.is_none_or(|mac| mac == claim.mac);
+        match order.iter().skip(from).position(fits) {
+            Some(ahead) => {
+                running = Some(from + ahead);
+                order[from + ahead] = Some(claim.mac);
+            }
             None => {
-                let turn = running.and_then(|at| order.get(at)).copied();
+                let turn = running.and_then(|at| order.get(at)).copied().flatten();
                 second.push(SecondVoice { claim: claim.clone(), turn });
             }
         }
@@ -44,8 +56,7 @@ pub fn second_voices(claims: &[Claim], address: IpAddr, order: &[MacAddr]) -> Ve
     second
 }
 
-/// Who spoke for an address, each as often as its frames were not preceded by its own: for when
-/// nobody knows the order. With n changes of the holder there can be no more than n + 1.
+/// Who spoke for an address, each as often as its frames were not preceded by its own.
 pub fn speakers(claims: &[Claim], address: IpAddr) -> Vec<MacAddr> {
     let mut macs: Vec<MacAddr> =
         claims.iter().filter(|claim| claim.address == address).map(|claim| claim.mac).collect();
@@ -78,8 +89,9 @@ mod tests {
         (0..).zip(picture.chars()).map(claim).collect()
     }
 
-    fn order(letters: &str) -> Vec<MacAddr> {
-        letters.chars().map(mac).collect()
+    /// `?` is a holder that nobody knows.
+    fn order(letters: &str) -> Vec<Option<MacAddr>> {
+        letters.chars().map(|letter| (letter != '?').then(|| mac(letter))).collect()
     }
 
     /// The milliseconds at which somebody spoke out of turn.
@@ -106,6 +118,18 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_holder_is_whoever_speaks_first_and_nobody_else() {
+        for (picture, letters) in
+            [("AABBCC", "A?C"), ("AACC", "A?C"), ("AAACAA", "A??"), ("BB", "?A"), ("AABB", "A?B")]
+        {
+            assert_eq!(out_of_turn(picture, letters), [0; 0], "{picture} in the order {letters}");
+        }
+        assert_eq!(out_of_turn("ABCB", "A?"), [2]);
+        assert_eq!(out_of_turn("ABAC", "A?C"), [2]);
+        assert_eq!(out_of_turn("ABABA", "A??"), [3]);
+    }
+
+    #[test]
     fn a_node_that_held_it_twice_may_not_speak_between_its_turns() {
         // Its early word is taken for the begin of its second turn: then B speaks out of turn.
         assert_eq!(out_of_turn("AABABBAA", "ABA"), [4, 5]);
@@ -126,6 +150,6 @@ mod tests {
 
     #[test]
     fn counts_how_often_the_voice_changed() {
-        assert_eq!(speakers(&trace("AABBBA"), VIP), order("ABA"));
+        assert_eq!(speakers(&trace("AABBBA"), VIP), ['A', 'B', 'A'].map(mac));
     }
 }

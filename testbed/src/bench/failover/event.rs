@@ -25,6 +25,8 @@ pub enum Event {
     Term,
     /// An administrator moves its VIPs to another node.
     Move,
+    /// An administrator drains the node, and undoes it after some seconds.
+    Drain,
     /// Its daemon is asked to end and a new one is started at once.
     Upgrade,
     /// It comes back after its link was cut for some seconds.
@@ -43,7 +45,7 @@ pub enum Profile {
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Cut,
         Self::OneWayCut,
         Self::Kill,
@@ -51,6 +53,7 @@ impl Event {
         Self::Stop,
         Self::Term,
         Self::Move,
+        Self::Drain,
         Self::Upgrade,
         Self::Return,
     ];

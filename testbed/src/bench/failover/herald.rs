@@ -78,6 +78,12 @@ impl<'s> Herald<'s> {
         Ok(())
     }
 
+    fn ask(&self, node: &str, what: &str) -> anyhow::Result<()> {
+        let (is_done, said) = self.scenario.command(node, &[what])?;
+        ensure!(is_done, "herald {what}: {said}");
+        Ok(())
+    }
+
     fn move_all(&mut self, target: &str) -> anyhow::Result<()> {
         for vip in &self.vips {
             let holder = |scenario: &Scenario| -> anyhow::Result<Option<String>> {
@@ -161,6 +167,7 @@ impl Product for Herald<'_> {
                 let target = nodes().find(|node| node != holder).context("no other node")?;
                 self.move_all(&target)?;
             }
+            Event::Drain => self.ask(holder, "drain")?,
         }
         Ok(())
     }
@@ -171,6 +178,7 @@ impl Product for Herald<'_> {
             Event::OneWayCut => self.fault = None,
             Event::Kill | Event::Term => self.start_speaker(holder)?,
             Event::Stop => self.scenario.speaker(holder)?.signal(libc::SIGCONT)?,
+            Event::Drain => self.ask(holder, "undrain")?,
             Event::Restart | Event::Upgrade | Event::Move => {}
         }
         Ok(())

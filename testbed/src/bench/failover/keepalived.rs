@@ -153,7 +153,8 @@ impl Product for Keepalived<'_> {
     }
 
     fn has(&self, event: Event) -> bool {
-        event != Event::Move
+        // Its administrators change priorities and reload, or end it: that is `term`.
+        !matches!(event, Event::Move | Event::Drain)
     }
 
     fn lab(&self) -> &Lab {
@@ -215,7 +216,7 @@ impl Product for Keepalived<'_> {
                 self.terminate(holder)?;
                 self.start_daemon(holder)?;
             }
-            Event::Move => {}
+            Event::Move | Event::Drain => {}
         }
         Ok(())
     }
@@ -229,7 +230,7 @@ impl Product for Keepalived<'_> {
                 self.signal_child(holder, libc::SIGCONT)?;
                 self.daemon(holder)?.signal(libc::SIGCONT)?;
             }
-            Event::Restart | Event::Upgrade | Event::Move => {}
+            Event::Restart | Event::Upgrade | Event::Move | Event::Drain => {}
         }
         Ok(())
     }

@@ -30,10 +30,12 @@ pub struct Sample {
     pub lost: usize,
     /// The longest time in which the newcomer was not answered.
     pub unanswered: Duration,
-    /// Frames that claimed a VIP out of turn.
+    /// Questions about the first VIP that two MACs answered, until the time to settle is over.
     pub double_answers: usize,
-    /// Questions asked.
+    /// Questions asked about it in that time.
     pub requests: usize,
+    /// Frames that claimed one of the VIPs out of turn in that time, at whichever port.
+    pub out_of_turn: usize,
 }
 
 /// Measures once. The order: probes, the event, its end, the time to settle; only what happens
@@ -68,20 +70,22 @@ pub fn once(product: &mut impl Product, event: Event, settle: Duration) -> anyho
     let afterwards = asker.finish()?;
     let heard = tap.finish()?;
     let asked = asked.get(&vip[0]).context("nothing was asked")?;
-    let later = afterwards.get(&vip[0]).map_or(0, |asked| asked.count());
+    let later = afterwards.get(&vip[0]).context("nothing was asked after the event")?;
     Ok(Sample {
         outage: outcome.outage(),
         lost: outcome.lost(),
         unanswered: asked.unanswered(),
-        double_answers: double_answers(&heard, product.vips(), &holder),
-        requests: asked.count() + later,
+        double_answers: asked.answered_twice() + later.answered_twice(),
+        requests: asked.count() + later.count(),
+        out_of_turn: out_of_turn(&heard, product.vips(), &holder),
     })
 }
 
-/// Frames out of turn, over all VIPs. The order of the turns is taken from the frames: the holder,
-/// the first other node that spoke, and whoever spoke last; so a node that speaks between the others'
-/// frames is counted each time, and one that was given the VIPs back is not.
-fn double_answers(heard: &Heard, vips: &[IpAddr], holder: &str) -> usize {
+/// Frames out of turn, over all VIPs, as [`crate::tap::turns`] defines it. The order of the turns is
+/// taken from the frames, because nobody knows who should hold what with keepalived: the holder,
+/// the first other node that spoke, and whoever spoke last. So a node that speaks between the
+/// others' frames is counted each time, and one that was given the VIPs back is not.
+fn out_of_turn(heard: &Heard, vips: &[IpAddr], holder: &str) -> usize {
     let of = |vip: &IpAddr| {
         let claims = heard.claims.iter().filter(|claim| claim.address == *vip);
         let mut names = claims.filter_map(|claim| node_of(claim.mac));
@@ -89,6 +93,7 @@ fn double_answers(heard: &Heard, vips: &[IpAddr], holder: &str) -> usize {
         order.extend(names.clone().find(|name| *name != holder).map(str::to_owned));
         order.extend(names.next_back().map(str::to_owned));
         order.dedup();
+        let order: Vec<_> = order.into_iter().map(Some).collect();
         heard.second_voices(*vip, &order).len()
     };
     vips.iter().map(of).sum()
@@ -98,12 +103,14 @@ impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} ms without service, {} probes lost; {} ms without an answer; {} of {} answers double",
+            "{} ms without service, {} probes lost; {} ms without an answer; {} of {} questions \
+             answered twice, {} frames out of turn",
             self.outage.as_millis(),
             self.lost,
             self.unanswered.as_millis(),
             self.double_answers,
-            self.requests
+            self.requests,
+            self.out_of_turn
         )
     }
 }

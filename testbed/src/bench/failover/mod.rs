@@ -40,7 +40,8 @@ Examples:
   herald-lab bench failover --json failover.json
   herald-lab bench failover --json f.json --runs 20 --events cut,kill --products herald --vips 100
 
-A run of one event takes about five seconds and the time to settle.")]
+A run of one event takes about five seconds and the time to settle. Interrupted, or after a
+failure, the file has the rows so far and says \"complete\": false.")]
 pub struct FailoverArgs {
     /// Write the values to this file.
     #[arg(long, value_name = "FILE")]
@@ -86,15 +87,24 @@ pub struct InsideArgs {
 /// The values. The field names are fixed.
 #[derive(Debug, Serialize)]
 struct Report {
+    /// Whether everything that was asked for is there; else it was interrupted, or failed.
+    complete: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<String>,
     processor: String,
     cpus: usize,
     kernel: String,
     vips: u16,
+    /// How many runs a row should have.
+    runs: u16,
     settle_s: u16,
     rows: Vec<Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
     steady: Option<Steady>,
 }
+
+/// Ends each report on its way out of the namespaces: the last whole one counts.
+const END: u8 = 0;
 
 /// Runs the benchmark in namespaces of its own.
 ///
@@ -126,14 +136,22 @@ pub fn run(args: &FailoverArgs) -> anyhow::Result<ExitCode> {
         arguments.push("--no-steady".into());
     }
     let (code, values) = sandbox::run(&arguments)?;
-    if !values.is_empty() {
+    if let Some(report) = last_report(&values) {
         // Whole or not at all.
         let new = args.json.with_extension("json.new");
-        std::fs::write(&new, values)
+        std::fs::write(&new, report)
             .and_then(|()| std::fs::rename(&new, &args.json))
             .with_context(|| format!("cannot write {}", args.json.display()))?;
     }
     Ok(ExitCode::from(code))
+}
+
+/// What was handed over last, and to its end: an interruption may come at any moment.
+fn last_report(values: &[u8]) -> Option<&[u8]> {
+    let mut reports = values.rsplit(|byte| *byte == END);
+    // Behind the last end is nothing, or a report that was cut off.
+    reports.next();
+    reports.next()
 }
 
 /// The second half of [`run`], inside.
@@ -146,53 +164,82 @@ pub fn run_inside(args: &InsideArgs) -> anyhow::Result<ExitCode> {
     // SAFETY: the outer process opened it for this one, and nothing else here uses it.
     let mut output = unsafe { File::from_raw_fd(args.report) };
     let mut scenario = Scenario::build().context("cannot build the lab")?;
-    let report = measure_all(&mut scenario, &args.what);
-    if report.is_err() {
-        eprintln!("{}", scenario.logs());
+    let mut report = Report::of(&args.what)?;
+    let measured = measure_all(&mut scenario, &args.what, &mut report, &mut output);
+    row::compare(&mut report.rows);
+    match &measured {
+        Ok(()) => report.complete = true,
+        Err(error) => {
+            eprintln!("{}", scenario.logs());
+            report.failure = Some(format!("{error:#}"));
+        }
     }
-    let report = report?;
+    report.hand_over(&mut output)?;
     println!("\n{}", row::table(&report.rows));
     if let Some(steady) = &report.steady {
         println!("{}", steady.table());
     }
-    let mut json = serde_json::to_string_pretty(&report)?;
-    json.push('\n');
-    output.write_all(json.as_bytes()).context("cannot hand over the measured values")?;
-    Ok(ExitCode::SUCCESS)
+    measured.map(|()| ExitCode::SUCCESS)
 }
 
-/// keepalived first: Herald's programs stay in the kernel when its speakers have gone.
-fn measure_all(scenario: &mut Scenario, what: &What) -> anyhow::Result<Report> {
-    let mut rows = Vec::new();
+impl Report {
+    fn of(what: &What) -> anyhow::Result<Self> {
+        let (processor, kernel) = machine()?;
+        Ok(Self {
+            complete: false,
+            failure: None,
+            processor,
+            cpus: std::thread::available_parallelism()?.get(),
+            kernel,
+            vips: what.vips,
+            runs: what.runs,
+            settle_s: what.settle,
+            rows: Vec::new(),
+            steady: None,
+        })
+    }
+
+    fn hand_over(&self, output: &mut File) -> anyhow::Result<()> {
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.extend([b'\n', END]);
+        output.write_all(&json).context("cannot hand over the measured values")
+    }
+}
+
+/// keepalived first: Herald's programs stay in the kernel when its speakers have gone. After each row
+/// all rows so far are handed over.
+fn measure_all(
+    scenario: &mut Scenario,
+    what: &What,
+    report: &mut Report,
+    output: &mut File,
+) -> anyhow::Result<()> {
     if what.products.contains(&Name::Keepalived) {
         for profile in &what.profiles {
             let mut product = Keepalived::start(scenario, *profile, what.vips)?;
-            measure_product(&mut product, *profile, what, &mut rows)?;
+            measure_product(&mut product, *profile, what, report, output)?;
             product.stop()?;
         }
     }
-    let mut steady = None;
     if what.products.contains(&Name::Herald) {
         for profile in &what.profiles {
             let mut product = Herald::start(scenario, *profile, what.vips)?;
-            measure_product(&mut product, *profile, what, &mut rows)?;
+            measure_product(&mut product, *profile, what, report, output)?;
             product.stop()?;
         }
         if !what.no_steady {
-            steady = Some(steady::measure(scenario, what.runs)?);
+            report.steady = Some(steady::measure(scenario, what.runs)?);
         }
     }
-    row::compare(&mut rows);
-    let (processor, kernel) = machine()?;
-    let cpus = std::thread::available_parallelism()?.get();
-    Ok(Report { processor, cpus, kernel, vips: what.vips, settle_s: what.settle, rows, steady })
+    Ok(())
 }
 
 fn measure_product(
     product: &mut impl Product,
     profile: Profile,
     what: &What,
-    rows: &mut Vec<Row>,
+    report: &mut Report,
+    output: &mut File,
 ) -> anyhow::Result<()> {
     let settle = Duration::from_secs(what.settle.into());
     let events: Vec<Event> = what.events.iter().copied().filter(|e| product.has(*e)).collect();
@@ -204,7 +251,8 @@ fn measure_product(
             println!("{} {profile} {event}, run {run} of {}: {sample}", product.name(), what.runs);
             samples.push(sample);
         }
-        rows.push(Row::of(product.name(), event, profile, what.vips, &samples));
+        report.rows.push(Row::of(product.name(), event, profile, what.vips, &samples));
+        report.hand_over(output)?;
     }
     Ok(())
 }
@@ -216,4 +264,17 @@ fn machine() -> anyhow::Result<(String, String)> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("no osrelease")?;
     let model = model.map_or("unknown", |(_, model)| model.trim());
     Ok((model.to_owned(), kernel.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_whole_report_counts() {
+        assert_eq!(last_report(b""), None);
+        assert_eq!(last_report(b"{cut o"), None);
+        assert_eq!(last_report(b"{1}\n\0"), Some(&b"{1}\n"[..]));
+        assert_eq!(last_report(b"{1}\n\0{2}\n\0{cut"), Some(&b"{2}\n"[..]));
+    }
 }
