@@ -378,6 +378,7 @@ const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEER: &str = "http://127.0.0.1:2380";
 /// Prints `True` for each object that is ready.
 const READY: &str = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
-const LIMIT: Duration = Duration::from_secs(60);
+/// An API server has written its first roles to etcd before it is ready, on whatever disk there is.
+const LIMIT: Duration = Duration::from_secs(150);
 /// How much of a log is shown when its process has ended.
 const LOG_LINES: usize = 30;
