@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use herald_announcer::Conflict;
+use herald_announcer::{Conflict, OfVip};
 use herald_leader_election::{BootTime, ClaimKey, NodeName, SessionState, View};
 
 use crate::allocator::Count;
 use crate::desired::{Backend, Uncertain, Vip};
 use crate::facts::Facts;
+use crate::kubernetes::lease::gate::Waits;
 use crate::observed::{IpFamily, Observed, Pool, PoolKind, Protocol};
 use crate::problem::Problem;
 use crate::speaker::decide::Decision;
@@ -29,12 +30,16 @@ pub struct Material<'a> {
     pub deadline: Option<BootTime>,
     /// How the API server serves the election, where Leases decide.
     pub lease: Option<status::Lease>,
+    /// Why this speaker is silent because of others that elect in another way.
+    pub waits: Option<Waits>,
     /// The present.
     pub now: BootTime,
     /// The interfaces and their modes.
     pub datapath: Vec<status::Datapath>,
     /// All counters by name.
     pub counters: BTreeMap<String, u64>,
+    /// Frames that the announcer counted by VIP.
+    pub frames: BTreeMap<IpAddr, OfVip>,
     /// Foreign machines that use a VIP.
     pub conflicts: BTreeMap<IpAddr, Conflict>,
     /// The source's problems.
@@ -48,7 +53,7 @@ pub fn report(material: Material<'_>) -> status::Report {
     status::Report {
         node: material.me.to_string(),
         version: env!("CARGO_PKG_VERSION"),
-        election: election(material.view, left, material.lease.clone()),
+        election: election(material.view, left, &material),
         vips: material.decision.vips.iter().map(|(ip, vip)| material.vip(*ip, vip, left)).collect(),
         services: material.services(),
         pools: material.observed.pools.values().map(|pool| material.pool(pool)).collect(),
@@ -58,7 +63,9 @@ pub fn report(material: Material<'_>) -> status::Report {
     }
 }
 
-fn election(view: &View, left: Option<Duration>, lease: Option<status::Lease>) -> status::Election {
+fn election(view: &View, left: Option<Duration>, material: &Material<'_>) -> status::Election {
+    let lease = material.lease.clone();
+    let waits = material.waits.clone();
     let sessions = view.sessions.values().map(|session| status::Session {
         node: session.node.to_string(),
         epoch: session.epoch,
@@ -77,6 +84,7 @@ fn election(view: &View, left: Option<Duration>, lease: Option<status::Lease>) -
         sessions: sessions.collect(),
         deadline_ms: left.map(milliseconds),
         lease,
+        waits: waits.map(|it| status::Waits { reason: it.reason, message: it.message }),
     }
 }
 
@@ -98,7 +106,9 @@ impl Material<'_> {
             holder: holder.map(ToString::to_string),
             term: self.view.claims.get(&key).map_or(0, |claim| claim.term),
             expires_ms: left.filter(|_| is_ours).map(milliseconds),
-            announcing: left.is_some() && self.decision.announced.vips.contains_key(&address),
+            announcing: left.is_some()
+                && self.waits.is_none()
+                && self.decision.announced.vips.contains_key(&address),
             mac: interfaces.first().and_then(|name| self.mac(name)),
             interfaces,
             conflict: self.conflicts.get(&address).map(|found| self.conflict(found)),
@@ -106,6 +116,11 @@ impl Material<'_> {
             ineligible: ineligible.collect(),
             backends: vip.backends.iter().map(backend).collect(),
             kept: vip.kept.iter().map(ToString::to_string).collect(),
+            frames: self.frames.get(&address).map(|frames| status::Frames {
+                requests: frames.requests,
+                replies: frames.replies,
+                announcements: frames.announcements,
+            }),
             uncertain: vip.uncertain.map(Uncertain::label),
         }
     }

@@ -257,8 +257,48 @@ fn what_raft_decides_is_shown_as_leases() -> anyhow::Result<()> {
         mirrored(rig, &moved)?;
 
         rig.cluster.kubectl(&["delete", "service", "echo"], None)?;
-        mirrored(rig, &BTreeMap::new())
+        mirrored(rig, &BTreeMap::new())?;
+        a_speaker_that_elects_in_another_way_waits(rig, *vip, old)
     })
+}
+
+/// While `--election` is being changed: `one`, which is stopped, comes back by Leases.
+fn a_speaker_that_elects_in_another_way_waits(
+    rig: &mut Rig,
+    vip: IpAddr,
+    one: &str,
+) -> anyhow::Result<()> {
+    let waits = |rig: &mut Rig, node: &str| {
+        rig.wait("it says that it waits for the others", LIMIT, |rig| {
+            let status = rig.status_text(node).unwrap_or_default();
+            Ok(status.contains("other_back_end").then_some(()))
+        })
+    };
+    let speaks = |rig: &mut Rig, node: &str| {
+        rig.wait(&format!("{node} speaks alone"), LIMIT, |rig| {
+            let Ok(status) = rig.status(node) else { return Ok(false.then_some(())) };
+            let is_announced = status.vip(vip).is_some_and(|vip| vip.announcing);
+            let mac = host(node).unwrap().mac();
+            Ok((is_announced && who_has(&rig.lab, vip)? == [mac]).then_some(()))
+        })
+    };
+    let others: Vec<String> = nodes().filter(|node| node != one).collect();
+    apply(rig, SERVICE)?;
+    let holder = rig.wait("raft's speakers hold it", LIMIT, |rig| {
+        let status = rig.status(&others[0])?;
+        Ok(status.vip(vip).and_then(|vip| vip.holder.clone()))
+    })?;
+    speaks(rig, &holder)?;
+    rig.start(one, &[])?;
+    waits(rig, one)?;
+    speaks(rig, &holder)?;
+    for node in &others {
+        rig.stop(node, LIMIT)?;
+    }
+    speaks(rig, one)?;
+    rig.start(&others[0], &["--voters", "n1,n2,n3"])?;
+    waits(rig, &others[0])?;
+    speaks(rig, one)
 }
 
 /// Waits until the Leases of VIPs are these, with these holders.
