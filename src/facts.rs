@@ -100,6 +100,22 @@ mod tests {
     }
 
     #[test]
+    fn interfaces_that_cannot_speak_are_not_published() {
+        let names = |change: fn(&mut herald_announcer::Link)| {
+            let mut links = crate::fixture::links(1);
+            change(links.by_name.get_mut("eth0").unwrap());
+            let facts = Facts::of(&links, &["eth0".to_owned(), "eth9".to_owned()]);
+            facts.interfaces.into_iter().map(|it| it.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(|_| {}), ["eth0"]);
+        assert_eq!(names(|link| link.up = false), [""; 0]);
+        assert_eq!(names(|link| link.carrier = false), [""; 0]);
+        assert_eq!(names(|link| link.is_enslaved = true), [""; 0]);
+        assert_eq!(names(|link| link.no_arp = true), [""; 0]);
+        assert_eq!(names(|link| link.mac = None), [""; 0]);
+    }
+
+    #[test]
     fn a_node_is_reached_on_the_network_both_are_in() {
         let us = facts("eth0", "02:00:00:00:01:0b", "192.168.1.11/24");
         let mut peer = facts("eth0", "02:00:00:00:02:0c", "10.0.0.12/24");

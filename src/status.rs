@@ -93,6 +93,17 @@ pub struct Election {
     pub members: Vec<Member>,
     /// Why this node takes no part in raft yet, if so.
     pub founding: Option<Founding>,
+    /// Why this speaker takes and speaks for nothing: others elect in another way.
+    pub waits: Option<Waits>,
+}
+
+/// Why a speaker is silent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Waits {
+    /// `other_back_end` or `back_end_unchecked`.
+    pub reason: &'static str,
+    /// The same in words.
+    pub message: String,
 }
 
 /// One node's session.
@@ -143,6 +154,19 @@ pub struct Vip {
     /// What of its configuration cannot be read: `pool_unknown` or `advertisement_unknown`. It is
     /// announced all the same, because it was before.
     pub uncertain: Option<&'static str>,
+    /// Frames about it that this speaker's announcer sent or was asked by, if there were any.
+    pub frames: Option<Frames>,
+}
+
+/// Frames about one VIP. What the data plane answers is not among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Frames {
+    /// Questions to be answered from userspace (`off`).
+    pub requests: u64,
+    /// Answers sent from there.
+    pub replies: u64,
+    /// Frames of announcements sent.
+    pub announcements: u64,
 }
 
 /// A foreign machine that uses a VIP.
@@ -302,6 +326,11 @@ impl Received {
     fn noes(&self) -> Vec<Vec<String>> {
         let report = &self.0;
         let mut noes = Vec::new();
+        let waits = &report["election"]["waits"];
+        if !waits.is_null() {
+            let what = format!("speaking on {}", text(&report["node"]));
+            noes.push(vec![what, text(&waits["reason"]), text(&waits["message"])]);
+        }
         for service in list(&report["services"]).filter(|s| s["reason"].is_string()) {
             let name = format!("address for {}", text(&service["name"]));
             noes.push(vec![name, text(&service["reason"]), text(&service["message"])]);
@@ -425,6 +454,7 @@ mod tests {
                 {"interface": "eth1", "mode": "off", "fence": null,
                 "no_fence": super::NO_FENCE}],
             "election": {"backend": "raft", "leader": "n2", "term": 3, "deadline_ms": 480,
+                "waits": {"reason": "other_back_end", "message": "speakers on n2 elect otherwise"},
                 "sessions": [{"node": "n1", "state": "open"}, {"node": "n2", "state": "revoked"}]},
             "vips": [{"address": "192.168.1.240", "service": "default/echo", "pool": "first",
                 "holder": "n1", "term": 2, "expires_ms": 480, "ineligible": [],
@@ -449,6 +479,7 @@ VIP            SERVICE       HOLDER  TERM  EXPIRES  BACKENDS  POOL
 192.168.1.240  default/echo  n1      2     480 ms   1/2       first
 
 NOT                                               REASON                  MESSAGE
+speaking on n1                                    other_back_end          speakers on n2 elect otherwise
 address for default/late                          pool_exhausted          no free address in pool first
 ready endpoint of default/echo for 192.168.1.240  all_not_ready_together  all endpoints turned not ready together: kept
 certainty about 192.168.1.240                     pool_unknown            announced as before; what says so cannot be read

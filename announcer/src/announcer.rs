@@ -244,7 +244,10 @@ impl Announcer {
             let Some(interface) = self.interfaces.get(&ifindex) else { continue };
             for frame in announcement::frames(vip, interface.mac) {
                 if self.voice.is_announced(vip, &interface.name) {
-                    self.voice.send(&interface.socket, &frame, |c| c.announcements += 1);
+                    self.voice.send(&interface.socket, &frame, |c| {
+                        c.announcements += 1;
+                        c.of(vip).announcements += 1;
+                    });
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! What the announcer has done so far, as plain numbers. The driver turns them into metrics.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Sums since the announcer was started.
@@ -26,6 +27,27 @@ pub struct Counters {
     pub send_failures: u64,
     /// Frames without an answer, by [`crate::responder::IgnoreReason::label`].
     pub ignored: BTreeMap<&'static str, u64>,
+    /// By VIP, for those that were ever announced.
+    pub vips: BTreeMap<IpAddr, OfVip>,
+}
+
+/// Frames about one VIP. Where the data plane answers, questions and answers are its own, and it does
+/// not count them by VIP: a counter there would need another map on the path of every packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OfVip {
+    /// Questions that the userspace responder was to answer.
+    pub requests: u64,
+    /// Answers sent.
+    pub replies: u64,
+    /// Frames of announcements sent.
+    pub announcements: u64,
+}
+
+impl Counters {
+    /// Those of a VIP.
+    pub(crate) fn of(&mut self, vip: IpAddr) -> &mut OfVip {
+        self.vips.entry(vip).or_default()
+    }
 }
 
 /// The counters, shared by the announcer's tasks.

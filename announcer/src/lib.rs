@@ -36,7 +36,7 @@ pub mod wire;
 
 pub use announcer::{Announcer, AnnouncerHandle};
 pub use conflict::{Conflict, ConflictState, Standing};
-pub use counters::Counters;
+pub use counters::{Counters, OfVip};
 pub use error::Error;
 pub use links::{Link, Links};
 pub use neighbours::{Reports, Standings};

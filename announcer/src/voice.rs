@@ -3,6 +3,7 @@
 //! Every frame of this crate leaves by [`Voice::send`]; none may leave by another way, since this is
 //! where the deadline is asked. Read [`crate::responder`] first: it decides what to answer.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,10 +88,20 @@ impl Responder {
 
     fn answer(&self, frame: &[u8]) {
         self.voice.counters.update(|c| c.requests += 1);
-        let speaks_for = |vip| self.voice.is_announced(vip, &self.interface);
+        let about = Cell::new(None);
+        let speaks_for = |vip| {
+            about.set(Some(vip));
+            self.voice.is_announced(vip, &self.interface)
+        };
         match respond(frame, &self.link, speaks_for) {
             Verdict::Reply(reply) => {
-                self.voice.send(&self.answers, &reply, |c| c.replies += 1);
+                if let Some(vip) = about.get() {
+                    self.voice.counters.update(|c| c.of(vip).requests += 1);
+                }
+                self.voice.send(&self.answers, &reply, |c| {
+                    c.replies += 1;
+                    about.get().into_iter().for_each(|vip| c.of(vip).replies += 1);
+                });
             }
             Verdict::Ignore(reason) => self.voice.counters.update(|c| {
                 *c.ignored.entry(reason.label()).or_default() += 1;

@@ -7,15 +7,18 @@
 //! API server shows is reported. What became of a write is said only if it is known.
 //!
 //! Read [`object`] for what an object looks like, [`desk`] for requests, [`eye`] for the watch.
-//! [`mirror`] is the other way round: raft decides, and people read.
+//! [`mirror`] is the other way round: raft decides, and people read. [`rivals`] keeps the two from
+//! acting side by side.
 
 mod desk;
 mod eye;
+pub mod gate;
 pub mod mirror;
 pub mod names;
 pub mod object;
 pub mod pulse;
 mod queue;
+pub mod rivals;
 
 use herald_leader_election::NodeName;
 use herald_leader_election::lease::{ApiChannels, LeaseTiming};

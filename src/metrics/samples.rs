@@ -62,7 +62,7 @@ fn election(election: &Value) -> Vec<Metric> {
 
 fn vips(report: &Value) -> Vec<Metric> {
     let (mut holders, mut terms, mut announced) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut conflicts, mut backends) = (Vec::new(), Vec::new());
+    let (mut conflicts, mut backends, mut frames) = (Vec::new(), Vec::new(), Vec::new());
     for vip in list(&report["vips"]) {
         let name = || ("vip", text(&vip["address"]));
         if let Some(holder) = vip["holder"].as_str() {
@@ -73,6 +73,12 @@ fn vips(report: &Value) -> Vec<Metric> {
         announced.push(sample(vec![name()], f64::from(u8::from(speaks))));
         if let Some(state) = vip["conflict"]["state"].as_str() {
             conflicts.push(sample(vec![name(), ("state", state.to_owned())], 1.0));
+        }
+        for event in ["requests", "replies", "announcements"] {
+            if let Some(count) = vip["frames"][event].as_u64() {
+                let labels = vec![name(), ("event", event.to_owned())];
+                frames.push(sample(labels, float(count)));
+            }
         }
         let (used, idle): (Vec<_>, Vec<_>) =
             list(&vip["backends"]).iter().partition(|backend| backend["used"] == true);
@@ -87,6 +93,13 @@ fn vips(report: &Value) -> Vec<Metric> {
         gauge("herald_vip_announced", "Whether this node speaks for a VIP.", announced),
         gauge("herald_vip_conflict", "A foreign machine uses a VIP.", conflicts),
         gauge("herald_backends", "Endpoints of a VIP's Services.", backends),
+        Metric {
+            name: "herald_vip_frames",
+            help: "Frames about a VIP that the announcer sent or was asked by; what XDP answers is \
+                   not among them.",
+            kind: Kind::Counter,
+            samples: frames,
+        },
     ]
 }
 
@@ -308,6 +321,7 @@ mod tests {
             "vips": [{
                 "address": "192.168.1.240", "service": "default/web", "holder": "n1", "term": 7,
                 "announcing": true, "conflict": null,
+                "frames": {"requests": 5, "replies": 4, "announcements": 12},
                 "backends": [{"used": true}, {"used": true}, {"used": false}],
             }],
             "services": [
@@ -350,6 +364,14 @@ mod tests {
                 vec![
                     r#"{vip="192.168.1.240",state="used"} 2.0"#,
                     r#"{vip="192.168.1.240",state="unused"} 1.0"#,
+                ],
+            ),
+            (
+                "herald_vip_frames_total",
+                vec![
+                    r#"{vip="192.168.1.240",event="requests"} 5.0"#,
+                    r#"{vip="192.168.1.240",event="replies"} 4.0"#,
+                    r#"{vip="192.168.1.240",event="announcements"} 12.0"#,
                 ],
             ),
             (

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::allocator::Config;
 use crate::facts::Facts;
+use crate::kubernetes::lease::gate::Gate;
 use crate::pace::Pace;
 use crate::source::Snapshot;
 use crate::speaker::End;
@@ -66,6 +67,8 @@ pub(crate) struct Parts {
     pub cluster: Option<Cluster>,
     /// How it serves the election, where Leases decide.
     pub leases: Option<Leases>,
+    /// Whether speakers that elect in another way keep this one silent.
+    pub gate: watch::Receiver<Gate>,
 }
 
 /// The driver.
@@ -153,6 +156,7 @@ impl Driver {
             tokio::select! {
                 changed = self.view.changed(), if is_rested => changed.context("the election ended")?,
                 changed = self.standings.changed(), if is_rested => changed.context("the announcer ended")?,
+                changed = self.parts.gate.changed() => changed.context("nobody keeps the gate")?,
                 changed = self.presences.changed(), if is_rested => changed.context("the roll call ended")?,
                 // Only the API server is told of these by itself.
                 changed = self.conflicts.changed(), if is_rested && self.parts.cluster.is_some() => {
@@ -207,6 +211,13 @@ impl Driver {
         self.presences.mark_unchanged();
         self.conflicts.mark_unchanged();
         let decision = self.decide(&view, &snapshot, &links);
+        if !self.parts.gate.borrow_and_update().allows(view.epoch) {
+            // What this node took now would be held by a mute.
+            if self.wanted.take().is_some() {
+                self.parts.election.set_wanted(Wanted::default());
+            }
+            return;
+        }
         self.publish(&decision);
         if !view.is_settled() && self.last.is_none() {
             return;
@@ -402,12 +413,14 @@ impl Driver {
             observed: &snapshot.observed,
             decision,
             deadline: *self.deadline.borrow(),
+            waits: self.parts.gate.borrow().waits(view.epoch),
             lease: self.parts.leases.as_ref().map(|leases| leases.status(clock::boot_now())),
             members: self.parts.election.members(),
             founding: self.parts.election.founding(),
             now: clock::boot_now(),
             datapath: self.parts.carriers.report(),
             counters,
+            frames: self.parts.announcer.counters().vips,
             problems: snapshot.problems.clone(),
             conflicts: self.parts.announcer.conflicts().borrow().as_ref().clone(),
         };

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::fence::Fences;
 use super::{Config, End, Origin, members};
+use crate::kubernetes::lease::gate::{Gate, Keeper};
 use crate::kubernetes::lease::pulse::Pulse;
 use crate::kubernetes::lease::{self as edge, mirror, names};
 use crate::source::Snapshot;
@@ -50,6 +51,8 @@ pub(super) struct Started {
     pub leases_task: JoinHandle<()>,
     /// How the API server answers, where Leases decide.
     pub leases: Option<Leases>,
+    /// Whether speakers that elect in another way keep this one silent.
+    pub gate: watch::Receiver<Gate>,
 }
 
 /// What is known about an election by Leases besides its view.
@@ -131,11 +134,21 @@ fn start_raft(
     let key = config.key_file.as_deref().map(Key::read).transpose()?;
     let (handle, task) = herald_leader_election::start_with_key(raft, key, Box::new(fences))
         .context("cannot start the election")?;
-    let leases_task = match client {
-        Some(client) => mirror::start(client, &config.namespace, me, handle.view()),
-        None => tokio::spawn(std::future::pending()),
+    let (gate, leases_task) = match client {
+        Some(client) => {
+            let (keeper, gate) = Keeper::new(client.clone(), &config.namespace, me.clone());
+            let mirror = mirror::start(client, &config.namespace, me, handle.view());
+            let keeping = keeper.keep_for_raft(config.timing.ttl);
+            (gate, tokio::spawn(either(mirror, keeping)))
+        }
+        // Where there is no API server, nobody elects by Leases.
+        None => {
+            let (open, gate) = watch::channel(Gate::Open);
+            let keeping = async move { open.closed().await };
+            (gate, tokio::spawn(either(tokio::spawn(std::future::pending()), keeping)))
+        }
     };
-    Ok(Started { handle, task, leases_task, leases: None })
+    Ok(Started { handle, task, leases_task, leases: None, gate })
 }
 
 fn start_leases(
@@ -149,11 +162,25 @@ fn start_leases(
     let node = NodeName(config.node.clone());
     let namespace = config.namespace.clone();
     let served = edge::Config { namespace: namespace.clone(), node: node.clone(), timing };
-    let (channels, pulse, leases_task) = edge::start(client, &served);
+    let (keeper, gate) = Keeper::new(client.clone(), &namespace, node.clone());
+    let (channels, pulse, edge_task) = edge::start(client, &served);
     let (handle, task) =
         by_leases::start(LeaseConfig { node, timing, facts }, channels, Box::new(fences))
             .context("cannot start the election")?;
-    Ok(Started { handle, task, leases_task, leases: Some(Leases { namespace, timing, pulse }) })
+    let keeping = keeper.keep_for_leases(handle.view());
+    let leases_task = tokio::spawn(either(edge_task, keeping));
+    let leases = Some(Leases { namespace, timing, pulse });
+    Ok(Started { handle, task, leases_task, leases, gate })
+}
+
+/// Ends when either does.
+async fn either(task: JoinHandle<()>, other: impl Future<Output = ()>) {
+    tokio::select! {
+        ended = task => if let Err(error) = ended {
+            tracing::error!(%error, "a task for Leases crashed");
+        },
+        () = other => {}
+    }
 }
 
 impl Leases {

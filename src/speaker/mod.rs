@@ -31,6 +31,7 @@ use tokio::sync::mpsc;
 
 use crate::allocator;
 use crate::facts::Facts;
+use crate::kubernetes::lease::gate;
 use crate::metrics;
 use crate::source;
 use crate::speaker::carriers::{Carriers, Choice};
@@ -144,6 +145,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     });
     tracing::info!(node = %me, interfaces = interfaces.join(","), "speaking");
+    let marked = client.clone();
     let (cluster, writer_task) = match client {
         Some(client) => {
             let (cluster, task) =
@@ -175,9 +177,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         fences,
         cluster,
         leases: elected.leases,
+        gate: elected.gate,
     };
     let driver = Driver::new(parts);
     let result = driver.run(tasks, report_requests, end).await;
+    if let (Election::Raft, Some(client), Ok(())) = (config.election, marked, &result) {
+        gate::leave(client, &config.namespace, &NodeName(config.node)).await;
+    }
     // The socket is ours: a later speaker must not find a file nobody listens on.
     let _ = std::fs::remove_file(socket::path(&config.run_dir));
     result

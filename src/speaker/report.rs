@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use herald_announcer::Conflict;
+use herald_announcer::{Conflict, OfVip};
 use herald_leader_election::{BootTime, ClaimKey, Founding, NodeName, SessionState, View};
 
 use crate::allocator::Count;
 use crate::desired::{Backend, Uncertain, Vip};
 use crate::facts::Facts;
+use crate::kubernetes::lease::gate::Waits;
 use crate::observed::{IpFamily, Observed, Pool, PoolKind, Protocol};
 use crate::problem::Problem;
 use crate::speaker::decide::Decision;
@@ -33,12 +34,16 @@ pub struct Material<'a> {
     pub members: BTreeMap<NodeName, bool>,
     /// What this node waits for before it takes part in raft.
     pub founding: Option<Founding>,
+    /// Why this speaker is silent because of others that elect in another way.
+    pub waits: Option<Waits>,
     /// The present.
     pub now: BootTime,
     /// The interfaces and their modes.
     pub datapath: Vec<status::Datapath>,
     /// All counters by name.
     pub counters: BTreeMap<String, u64>,
+    /// Frames that the announcer counted by VIP.
+    pub frames: BTreeMap<IpAddr, OfVip>,
     /// Foreign machines that use a VIP.
     pub conflicts: BTreeMap<IpAddr, Conflict>,
     /// The source's problems.
@@ -95,6 +100,10 @@ impl Material<'_> {
                 cluster_exists: founding.cluster_exists,
                 since_ms: milliseconds(self.now.since(founding.since)),
             }),
+            waits: self
+                .waits
+                .as_ref()
+                .map(|it| status::Waits { reason: it.reason, message: it.message.clone() }),
         }
     }
 
@@ -115,7 +124,9 @@ impl Material<'_> {
             holder: holder.map(ToString::to_string),
             term: self.view.claims.get(&key).map_or(0, |claim| claim.term),
             expires_ms: left.filter(|_| is_ours).map(milliseconds),
-            announcing: left.is_some() && self.decision.announced.vips.contains_key(&address),
+            announcing: left.is_some()
+                && self.waits.is_none()
+                && self.decision.announced.vips.contains_key(&address),
             mac: interfaces.first().and_then(|name| self.mac(name)),
             interfaces,
             conflict: self.conflicts.get(&address).map(|found| self.conflict(found)),
@@ -123,6 +134,11 @@ impl Material<'_> {
             ineligible: ineligible.collect(),
             backends: vip.backends.iter().map(backend).collect(),
             kept: vip.kept.iter().map(ToString::to_string).collect(),
+            frames: self.frames.get(&address).map(|frames| status::Frames {
+                requests: frames.requests,
+                replies: frames.replies,
+                announcements: frames.announcements,
+            }),
             uncertain: vip.uncertain.map(Uncertain::label),
         }
     }

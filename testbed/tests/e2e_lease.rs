@@ -244,8 +244,49 @@ fn what_raft_decides_is_shown_as_leases() -> anyhow::Result<()> {
         mirrored(cluster, &moved)?;
 
         cluster.kubectl(&["delete", "service", "echo"])?;
-        mirrored(cluster, &BTreeMap::new())
+        mirrored(cluster, &BTreeMap::new())?;
+        a_speaker_that_elects_in_another_way_waits(cluster, *vip, old)
     })
+}
+
+/// While `--election` is being changed: `one`, which is stopped, comes back by Leases.
+fn a_speaker_that_elects_in_another_way_waits(
+    cluster: &mut Cluster,
+    vip: IpAddr,
+    one: &str,
+) -> anyhow::Result<()> {
+    let waits = |cluster: &mut Cluster, node: &str| {
+        cluster.wait("it says that it waits for the others", LIMIT, |cluster| {
+            let status = cluster.speakers.status_text(node).unwrap_or_default();
+            Ok(status.contains("other_back_end").then_some(()))
+        })
+    };
+    let speaks = |cluster: &mut Cluster, node: &str| {
+        cluster.wait(&format!("{node} speaks alone"), LIMIT, |cluster| {
+            let Ok(status) = cluster.status(node) else { return Ok(false.then_some(())) };
+            let is_announced = status.vip(vip).is_some_and(|vip| vip.announcing);
+            let mac = host(node).unwrap().mac();
+            Ok((is_announced && who_has(&cluster.lab, vip)? == [mac]).then_some(()))
+        })
+    };
+    let others: Vec<String> = nodes().filter(|node| node != one).collect();
+    cluster.apply(ECHO)?;
+    let holder = cluster.wait("raft's speakers hold it", LIMIT, |cluster| {
+        let status = cluster.status(&others[0])?;
+        Ok(status.vip(vip).and_then(|vip| vip.holder.clone()))
+    })?;
+    speaks(cluster, &holder)?;
+    cluster.speakers.start(&[], &cluster.lab, &cluster.plane)?;
+    waits(cluster, one)?;
+    speaks(cluster, &holder)?;
+    for node in &others {
+        cluster.speakers.stop_on(node, LIMIT)?;
+    }
+    speaks(cluster, one)?;
+    let raft = ["--election", "raft"];
+    cluster.speakers.start(&raft, &cluster.lab, &cluster.plane)?;
+    waits(cluster, &others[0])?;
+    speaks(cluster, one)
 }
 
 /// Waits until the Leases of VIPs are these, with these holders.

@@ -14,7 +14,10 @@ use crate::speaker::Election;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Election")]
 pub(super) struct ElectionArgs {
-    /// Who decides. Default: raft with --source or --voters, else lease.
+    /// Who decides. Default: raft with --source or --voters, else lease. The same on every node:
+    /// with an API server, speakers that elect in another way keep silent until the others have
+    /// ended (`herald status`: other_back_end). To change over, set the flag and restart all
+    /// speakers; VIPs are silent from when the old ones end until the last of them has.
     #[arg(long, value_enum)]
     election: Option<Backend>,
     /// With raft: exactly these nodes vote (all others take part without a vote), or at most so many.

@@ -183,9 +183,14 @@ fn outdated(found: Option<&Lease>, claim: &ClaimObject) -> Option<Option<Version
     (!is_later && !is_same).then(|| object::version(found))
 }
 
-/// Whether a Lease of ours tells of nothing that is.
+/// Whether a Lease of ours tells of nothing that is. The open session of a speaker that elects by
+/// Leases is its own: it waits for raft's to end (`rivals`).
 fn is_stale(lease: &Lease, view: &View) -> bool {
-    object::claim_key(lease).is_none_or(|key| view.holder(&key).is_none())
+    let is_open = || lease.spec.as_ref().is_some_and(|spec| spec.holder_identity.is_some());
+    match object::claim_key(lease) {
+        Some(key) => view.holder(&key).is_none(),
+        None => !is_open(),
+    }
 }
 
 fn now() -> Timestamp {
@@ -279,12 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_holds_is_stale_and_so_is_a_session_of_the_other_back_end() {
+    fn what_nobody_holds_is_stale_and_so_is_a_session_that_has_ended() {
         let mirror = lease(&held(3), &Shape::decided_by_raft());
         assert!(!is_stale(&mirror, &view(&[(VIP, Some("n2"), 4)])));
         assert!(is_stale(&mirror, &view(&[(VIP, None, 4)])));
         let mut session = mirror;
         session.metadata.name = Some("node-n1".into());
+        assert!(!is_stale(&session, &view(&[(VIP, Some("n2"), 4)])), "it may be waiting");
+        session.spec.as_mut().unwrap().holder_identity = None;
         assert!(is_stale(&session, &view(&[(VIP, Some("n2"), 4)])));
     }
 }

@@ -126,6 +126,16 @@ pub fn is_mirror(lease: &Lease) -> bool {
     label.is_some_and(|by| by == "raft")
 }
 
+/// The Lease of a session, ended for its node by somebody else; it demands the version that was seen.
+pub fn revoked(mut lease: Lease) -> Lease {
+    let annotations = lease.metadata.annotations.get_or_insert_default();
+    annotations.extend([owned((STATE, "revoked"))]);
+    if let Some(spec) = &mut lease.spec {
+        spec.holder_identity = None;
+    }
+    lease
+}
+
 /// The first part of a version names the object through time.
 fn parts(version: &Version) -> (Option<String>, String) {
     match version.0.split_once('/') {
@@ -342,6 +352,16 @@ mod tests {
             leases().lease(&vip(), &Object::Claim(claim()), Some(&expected), Timestamp::UNIX_EPOCH);
         assert_eq!(lease.metadata.uid.as_deref(), Some("u"));
         assert_eq!(lease.metadata.resource_version.as_deref(), Some("12"));
+    }
+
+    #[test]
+    fn a_session_that_is_ended_from_outside_reads_as_revoked_and_keeps_its_version() {
+        let key = ObjectKey::Session("n1".into());
+        let lease = stored(&leases(), &key, &Object::Session(session()));
+        let ended = SessionObject { state: SessionState::Revoked, ..session() };
+        let (_, before, version) = read(&lease).unwrap();
+        assert_ne!(before, Object::Session(ended.clone()));
+        assert_eq!(read(&revoked(lease)), Some((key, Object::Session(ended), version)));
     }
 
     #[test]

@@ -195,6 +195,33 @@ fn a_pool_that_overlaps_itself_is_an_error_by_metallbs_rules_and_a_conflict_by_c
 }
 
 #[test]
+fn reads_every_way_to_write_a_pool_of_ciliums() {
+    let ranges = |version: &str, spec: Value| {
+        let pool = json!({
+            "apiVersion": format!("cilium.io/{version}"), "kind": "CiliumLoadBalancerIPPool",
+            "metadata": {"name": "p"}, "spec": spec,
+        });
+        let snapshot = Cluster::default().apply(&[pool]);
+        let pool = snapshot.observed.pools.get("cilium.io/p");
+        let ranges = pool.map(|pool| pool.ranges.clone()).unwrap_or_default();
+        ranges.iter().map(|it| format!("{}-{}", it.first(), it.last())).collect::<Vec<_>>()
+    };
+    for version in ["v2", "v2alpha1"] {
+        let blocks = json!({"blocks": [
+            {"cidr": "192.0.2.0/30"}, {"start": "192.0.2.9", "stop": "192.0.2.12"},
+            {"start": "2001:db8::7"},
+        ]});
+        assert_eq!(
+            ranges(version, blocks),
+            ["192.0.2.0-192.0.2.3", "192.0.2.9-192.0.2.12", "2001:db8::7-2001:db8::7"]
+        );
+    }
+    let old = json!({"cidrs": [{"cidr": "192.0.2.0/31"}]});
+    assert_eq!(ranges("v2alpha1", old), ["192.0.2.0-192.0.2.1"], "before 1.16");
+    assert_eq!(ranges("v2", json!({"blocks": [{"stop": "192.0.2.9"}]})), [""; 0]);
+}
+
+#[test]
 fn every_way_to_ask_for_an_address_is_read_and_an_empty_one_is_no_request() {
     let names = [
         "metallb.io/loadBalancerIPs",
