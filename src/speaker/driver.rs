@@ -33,6 +33,9 @@ use crate::speaker::socket::{Answer, Ask, Request};
 /// A write or a map update that had no effect yet is tried again after this.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How often an interface is looked at that another's XDP program has.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// A leaving speaker waits this long for the others to take its VIPs, then goes all the same:
 /// the kernel forwards on without it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -86,6 +89,8 @@ pub(crate) struct Driver {
     leaving_since: Option<BootTime>,
     /// The election has been told to give everything away.
     is_drained: bool,
+    /// When interfaces that others have were looked at last.
+    looked: BootTime,
 }
 
 impl Driver {
@@ -104,6 +109,7 @@ impl Driver {
             must_retry: false,
             leaving_since: None,
             is_drained: false,
+            looked: clock::boot_now(),
         }
     }
 
@@ -121,7 +127,7 @@ impl Driver {
         // A report changes nothing, so nothing is decided anew after one.
         let mut changed_something = true;
         loop {
-            if std::mem::replace(&mut changed_something, true) {
+            if self.look() | std::mem::replace(&mut changed_something, true) {
                 self.round();
             }
             if self.may_leave() {
@@ -130,7 +136,7 @@ impl Driver {
             }
             let wait = (self.must_retry || !self.in_flight.is_empty()).then_some(RETRY);
             let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
-            let wait = wait.into_iter().chain(self.until_clean()).min();
+            let wait = wait.into_iter().chain(self.until_clean()).chain(self.until_look()).min();
             tokio::select! {
                 changed = self.view.changed() => changed.context("the election ended")?,
                 changed = self.standings.changed() => changed.context("the announcer ended")?,
@@ -163,6 +169,22 @@ impl Driver {
                 ended = &mut tasks.status_task => bail!("the status socket ended: {ended:?}"),
             }
         }
+    }
+
+    /// Looks, when it is time to, whether another's program has left an interface; true if it looked.
+    fn look(&mut self) -> bool {
+        let is_due = self.until_look().is_some_and(|wait| wait.is_zero());
+        if is_due {
+            self.looked = clock::boot_now();
+            let links = self.parts.links.borrow().clone();
+            self.parts.carriers.follow(&links);
+        }
+        is_due
+    }
+
+    fn until_look(&self) -> Option<Duration> {
+        let passed = clock::boot_now().since(self.looked);
+        self.parts.carriers.is_waiting().then(|| LOOK.saturating_sub(passed))
     }
 
     /// Decides and performs.

@@ -103,7 +103,7 @@ impl Scenario {
         for node in nodes() {
             self.start(&node, flags)?;
         }
-        self.wait("all speakers have a session", 15, |scenario| {
+        self.wait("all speakers have a session", 60, |scenario| {
             let agreed = nodes().all(|node| {
                 let status = scenario.status(&node).ok();
                 status.is_some_and(|status| status.open_sessions() == usize::from(addresses::NODES))
@@ -205,7 +205,7 @@ impl Scenario {
     ///
     /// If that does not happen in time.
     pub fn served(&mut self) -> anyhow::Result<Vec<(IpAddr, String)>> {
-        self.wait("the Service has VIPs with holders that announce them", 15, |scenario| {
+        self.wait("the Service has VIPs with holders that announce them", 60, |scenario| {
             let Ok(status) = scenario.status("n1") else { return Ok(None) };
             let mut served: Vec<(IpAddr, String)> = status.holders().into_iter().collect();
             served.sort_by_key(|(address, _)| address.is_ipv6());
