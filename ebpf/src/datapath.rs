@@ -6,11 +6,14 @@
 mod attach;
 mod digest;
 pub mod held_back;
+mod occupant;
 mod programs;
 mod services;
 
+pub use self::occupant::Occupant;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -156,38 +159,10 @@ impl Datapath {
         Ok((datapath, SessionFence::new(session)))
     }
 
-    /// Attaches both programs to an interface, or replaces those an earlier process left there.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Attach`] if no wanted mode works: another program is attached, the driver or the
-    /// MTU does not allow it; [`Error::Pin`].
-    pub fn attach(&mut self, interface: &str, wanted: Wanted) -> Result<Attached, Error> {
-        self.attach_egress(interface)?;
-        let modes: &[Mode] = match wanted {
-            Wanted::Auto => &[Mode::Native, Mode::Generic],
-            Wanted::Only(Mode::Native) => &[Mode::Native],
-            Wanted::Only(Mode::Generic) => &[Mode::Generic],
-        };
-        let mut refusal: Option<Error> = None;
-        for &mode in modes {
-            match self.attach_xdp(interface, mode) {
-                Ok(()) => {
-                    let reason = refusal.as_ref().map(chain);
-                    return Ok(Attached { mode, reason });
-                }
-                Err(error) => refusal = Some(refusal.unwrap_or(error)),
-            }
-        }
-        self.detach(interface);
-        Err(refusal.unwrap_or(Error::Missing(XDP)))
-    }
-
-    /// Detaches both programs from an interface; nothing happens if they are not attached.
-    pub fn detach(&mut self, interface: &str) {
-        for kind in ["xdp-native", "xdp-generic", "egress"] {
-            attach::unpin(&pins::link(&self.pins, kind, interface));
-        }
+    /// Lets go of what programs of another format left pinned. To be called when all interfaces are
+    /// attached: until then, the links among it carry traffic.
+    pub fn forget_other_formats(&self) {
+        pins::forget_others(&self.pins);
     }
 
     /// How long a slot whose backend changed remembers its flows, from the next change on.
@@ -324,24 +299,6 @@ impl Datapath {
             Ok(common::SourceKey { prefix_bits: key.prefix_len(), list, address })
         };
         self.sources.keys().map(key).collect()
-    }
-
-    /// Silences one VIP on all interfaces at once, ahead of the next picture.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Map`].
-    pub fn silence(&mut self, vip: IpAddr) -> Result<(), Error> {
-        self.neighbourhood = None;
-        let address = common::address(vip);
-        let silent = common::VipState { valid_until: 0 };
-        self.fenced.insert(address, silent, 0).map_err(failed("write", "FENCED"))?;
-        for (key, _) in entries("VIPS", &self.vips)? {
-            if key.address == address {
-                remove("VIPS", &mut self.vips, &key)?;
-            }
-        }
-        Ok(())
     }
 
     /// The programs' counters that are not zero.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::datapath::Occupant;
+
 /// An operation on the data plane that failed, and on what.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -48,6 +50,14 @@ pub enum Error {
         /// Why not.
         #[source]
         source: Box<aya::programs::ProgramError>,
+    },
+    /// Another XDP program has the interface, in whatever mode; the kernel lets none join it.
+    #[error("{interface} has another XDP program ({occupant}), which stays")]
+    Occupied {
+        /// The interface.
+        interface: String,
+        /// The program.
+        occupant: Occupant,
     },
     /// A link cannot be pinned, so it would not outlive the process.
     #[error("cannot pin {}", path.display())]

@@ -11,6 +11,7 @@
 pub mod datapath;
 mod error;
 pub mod fence;
+mod link;
 pub mod picture;
 mod pins;
 pub mod rendezvous;
@@ -18,7 +19,7 @@ pub mod slots;
 pub mod tables;
 
 pub use datapath::held_back::HeldBack;
-pub use datapath::{Attached, Counter, Datapath, Mode, Wanted};
+pub use datapath::{Attached, Counter, Datapath, Mode, Occupant, Wanted};
 pub use error::Error;
 pub use fence::SessionFence;
 pub use herald_ebpf_common as common;

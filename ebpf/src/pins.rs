@@ -53,6 +53,40 @@ pub(crate) fn programs(directory: &Path) -> Vec<PathBuf> {
     paths.filter(is_program).collect()
 }
 
+/// A pin, and those of the same name under other formats: what an older speaker, or a newer one
+/// before it, has attached is ours as well, and would be in our own way.
+pub(crate) fn of_all_formats(pin: &Path) -> Vec<PathBuf> {
+    let mut pins = vec![pin.to_owned()];
+    if let (Some(directory), Some(name)) = (pin.parent(), pin.file_name()) {
+        pins.extend(others(directory).into_iter().map(|other| other.join(name)));
+    }
+    pins.retain(|pin| pin.exists());
+    pins
+}
+
+/// The directories of other formats beside this format's.
+fn others(directory: &Path) -> Vec<PathBuf> {
+    let entries = directory.parent().and_then(|parent| fs::read_dir(parent).ok());
+    let is_format = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix('v'));
+        number.is_some_and(|number| number.parse::<u32>().is_ok()) && path != directory
+    };
+    entries.into_iter().flatten().flatten().map(|entry| entry.path()).filter(is_format).collect()
+}
+
+/// Removes what is pinned under other formats: the maps of programs that are no more.
+pub(crate) fn forget_others(directory: &Path) {
+    for other in others(directory) {
+        match fs::remove_dir_all(&other) {
+            Ok(()) => tracing::info!(pins = %other.display(), "removed the pins of another format"),
+            Err(error) => {
+                tracing::warn!(pins = %other.display(), %error, "cannot remove old pins");
+            }
+        }
+    }
+}
+
 fn filesystem(path: &Path) -> io::Result<i64> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: an all-zero statfs is a valid value to be filled in.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use herald_announcer::Links;
-use herald_ebpf::{Datapath, HeldBack, Mode, SessionFence, Wanted};
+use herald_announcer::{Link, Links};
+use herald_ebpf::{Attached, Datapath, Error, HeldBack, Mode, SessionFence, Wanted};
 
 use crate::observed::Exclusions;
 use crate::speaker::decide::Carrier;
@@ -35,11 +35,25 @@ pub struct Carriers {
     served: BTreeMap<String, Served>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Served {
     /// The index it was attached at; another one is another interface of the same name.
     index: Option<u32>,
+    /// The MTU it was attached with: a large one may be what is in the way of the driver's mode.
+    mtu: u32,
     mode: Option<Mode>,
     reason: Option<String>,
+    /// Somebody else's program has the interface, and may go some day.
+    is_occupied: bool,
+}
+
+impl Served {
+    /// Without XDP.
+    fn off(link: Option<&Link>, reason: Option<String>) -> Self {
+        let index = link.map(|link| link.index);
+        let mtu = link.map_or(0, |link| link.mtu);
+        Self { index, mtu, mode: None, reason, is_occupied: false }
+    }
 }
 
 impl Carriers {
@@ -67,36 +81,43 @@ impl Carriers {
         let mut carriers = Self { choice, datapath, off_reason, served: BTreeMap::new() };
         for name in interfaces {
             let Some(link) = links.by_name.get(name) else { continue };
-            let served = carriers.attach(name, link.index);
+            let served = carriers.attach(link);
             if let (Some(reason), Choice::Native | Choice::Generic, None) =
                 (&served.reason, choice, served.mode)
             {
                 bail!("{reason}");
             }
-            carriers.served.insert(name.clone(), served);
+            carriers.set(name, served);
+        }
+        if let Some(datapath) = &carriers.datapath {
+            datapath.forget_other_formats();
         }
         Ok((carriers, fence))
     }
 
-    /// Attaches anew where an interface was replaced by another of its name.
+    /// Attaches anew where an interface was replaced by another of its name, where its MTU changed
+    /// and a better mode may work now, and where somebody else's program was in the way.
     pub fn follow(&mut self, links: &Links) {
-        let names: Vec<String> = self.served.keys().cloned().collect();
-        for name in names {
-            let index = links.by_name.get(&name).map(|link| link.index);
-            let before = self.served.get(&name).and_then(|served| served.index);
-            match index {
-                Some(index) if before != Some(index) => {
-                    let served = self.attach(&name, index);
-                    self.served.insert(name, served);
+        let served: Vec<_> =
+            self.served.iter().map(|(name, it)| (name.clone(), it.clone())).collect();
+        for (name, before) in served {
+            let now = match links.by_name.get(&name) {
+                None if before.index.is_none() => continue,
+                None => Served::off(None, Some("the interface does not exist".to_owned())),
+                Some(link) if before.index != Some(link.index) || before.is_occupied => {
+                    self.attach(link)
                 }
-                None if before.is_some() => {
-                    tracing::warn!(interface = %name, "the interface is gone");
-                    let reason = Some("the interface does not exist".to_owned());
-                    self.served.insert(name, Served { index: None, mode: None, reason });
-                }
-                _ => {}
-            }
+                Some(link) if before.mtu != link.mtu => self.resized(link, before),
+                Some(_) => continue,
+            };
+            self.set(&name, now);
         }
+    }
+
+    /// Whether [`Carriers::follow`] should be called now and then, although nothing changed: the
+    /// kernel does not tell when a program is taken off an interface.
+    pub fn is_waiting(&self) -> bool {
+        self.served.values().any(|served| served.is_occupied)
     }
 
     /// Who carries each interface.
@@ -142,26 +163,50 @@ impl Carriers {
         }
     }
 
-    fn attach(&mut self, name: &str, index: u32) -> Served {
-        let index = Some(index);
+    fn set(&mut self, name: &str, served: Served) {
+        let same = |before: &Served| (before.mode, &before.reason) == (served.mode, &served.reason);
+        if !self.served.get(name).is_some_and(same) {
+            let mode = served.mode.map_or("off", Mode::label);
+            tracing::info!(interface = name, mode, reason = served.reason, "data plane");
+        }
+        self.served.insert(name.to_owned(), served);
+    }
+
+    fn attach(&mut self, link: &Link) -> Served {
         let Some(datapath) = &mut self.datapath else {
-            return Served { index, mode: None, reason: self.off_reason.clone() };
+            return Served::off(Some(link), self.off_reason.clone());
         };
         let wanted = match self.choice {
             Choice::Native => Wanted::Only(Mode::Native),
             Choice::Generic => Wanted::Only(Mode::Generic),
             Choice::Auto | Choice::Off => Wanted::Auto,
         };
-        let served = match datapath.attach(name, wanted) {
-            Ok(attached) => Served { index, mode: Some(attached.mode), reason: attached.reason },
-            Err(error) => {
-                let reason = format!("{:#}", anyhow::Error::new(error));
-                Served { index, mode: None, reason: Some(reason) }
+        attached(link, datapath.attach(&link.name, wanted))
+    }
+
+    /// After a change of the MTU. Natively attached, nothing has to be done: the driver itself
+    /// refuses an MTU that XDP cannot have.
+    fn resized(&mut self, link: &Link, before: Served) -> Served {
+        match (self.choice, before.mode, &mut self.datapath) {
+            (Choice::Auto, Some(Mode::Generic), Some(datapath)) => {
+                attached(link, datapath.improve(&link.name))
             }
-        };
-        let mode = served.mode.map_or("off", Mode::label);
-        tracing::info!(interface = name, mode, reason = served.reason, "data plane");
-        served
+            (_, None, Some(_)) => self.attach(link),
+            _ => Served { mtu: link.mtu, ..before },
+        }
+    }
+}
+
+fn attached(link: &Link, result: Result<Attached, Error>) -> Served {
+    match result {
+        Ok(Attached { mode, reason }) => {
+            Served { mode: Some(mode), reason, ..Served::off(Some(link), None) }
+        }
+        Err(error) => {
+            let is_occupied = matches!(error, Error::Occupied { .. });
+            let reason = format!("{:#}", anyhow::Error::new(error));
+            Served { is_occupied, ..Served::off(Some(link), Some(reason)) }
+        }
     }
 }
 

@@ -35,6 +35,9 @@ use crate::speaker::socket::{Answer, Ask, Request};
 /// A write or a map update that had no effect yet is tried again after this.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How often an interface is looked at that another's XDP program has.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// A leaving speaker waits this long for the others to take its VIPs, then goes all the same:
 /// the kernel forwards on without it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -92,6 +95,8 @@ pub(crate) struct Driver {
     is_drained: bool,
     pace: Pace,
     rounds: Rounds,
+    /// When interfaces that others have were looked at last.
+    looked: BootTime,
 }
 
 /// What deciding and performing has cost so far.
@@ -119,6 +124,7 @@ impl Driver {
             is_drained: false,
             pace: Pace::default(),
             rounds: Rounds::default(),
+            looked: clock::boot_now(),
         }
     }
 
@@ -136,7 +142,7 @@ impl Driver {
         // A report changes nothing, so nothing is decided anew after one.
         let mut changed_something = true;
         loop {
-            if std::mem::replace(&mut changed_something, true) {
+            if self.look() | std::mem::replace(&mut changed_something, true) {
                 self.paced_round();
             }
             if self.may_leave() {
@@ -145,7 +151,7 @@ impl Driver {
             }
             let wait = (self.must_retry || !self.in_flight.is_empty()).then_some(RETRY);
             let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
-            let wait = wait.into_iter().chain(self.until_clean()).min();
+            let wait = wait.into_iter().chain(self.until_clean()).chain(self.until_look()).min();
             // In a burst of changes the next round takes in all that come until it begins. What must
             // be silent by then is so in the kernel, by its deadline.
             let rest = self.pace.wait(clock::boot_now());
@@ -198,6 +204,22 @@ impl Driver {
         self.pace.spend(took, end);
         self.rounds.count += 1;
         self.rounds.time += took;
+    }
+
+    /// Looks, when it is time to, whether another's program has left an interface; true if it looked.
+    fn look(&mut self) -> bool {
+        let is_due = self.until_look().is_some_and(|wait| wait.is_zero());
+        if is_due {
+            self.looked = clock::boot_now();
+            let links = self.parts.links.borrow().clone();
+            self.parts.carriers.follow(&links);
+        }
+        is_due
+    }
+
+    fn until_look(&self) -> Option<Duration> {
+        let passed = clock::boot_now().since(self.looked);
+        self.parts.carriers.is_waiting().then(|| LOOK.saturating_sub(passed))
     }
 
     /// Decides and performs.

@@ -1,5 +1,5 @@
 // Command herald-kubernetes is the control plane of the testbed: the API server, the controller
-// manager, the scheduler and kubectl of Kubernetes itself, unchanged, as one multi-call program.
+// manager, the scheduler, kube-proxy and kubectl of Kubernetes itself, unchanged, as one multi-call program.
 //
 // It must never change how these behave: what the tests meet is what Kubernetes does. Two calls are
 // its own: "certs" writes the keys such a cluster needs (certs.go), and "node" stands in for a
@@ -19,6 +19,7 @@ import (
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 )
 
@@ -27,6 +28,7 @@ var calls = map[string]func() *cobra.Command{
 	"kube-apiserver":          apiserver.NewAPIServerCommand,
 	"kube-controller-manager": controllermanager.NewControllerManagerCommand,
 	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
+	"kube-proxy":              proxy.NewProxyCommand,
 	"kubectl":                 kubectl.NewDefaultKubectlCommand,
 	"certs":                   certsCommand,
 	"node":                    nodeCommand,
@@ -34,7 +36,7 @@ var calls = map[string]func() *cobra.Command{
 
 const usage = `usage: herald-kubernetes CALL [ARGUMENT...]
 CALL, or the name this program is started by, is one of
-kube-apiserver, kube-controller-manager, kube-scheduler, kubectl, certs, node`
+kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubectl, certs, node`
 
 func main() {
 	build, named := calls[filepath.Base(os.Args[0])]

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the lab and the build need, where it is missing, by name and from Debian and
 # crates.io only: iproute2 (ip, bridge), ethtool, a linker for Rust, and the eBPF compiler. With
-# --check also libfaketime, cargo-nextest and cargo-deny; with --bench also the rivals: nftables,
-# iptables and keepalived. Run as root; safe to repeat; says only what it does.
+# --check also libfaketime, cargo-nextest and cargo-deny, and what kube-proxy makes its rules with:
+# nftables and iptables; with --bench these and keepalived, as rivals. Run as root; safe to repeat;
+# says only what it does.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,6 +26,8 @@ if [ "${1:-}" = --check ] && ! compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.
 fi
 if [ "${1:-}" = --bench ]; then
     command -v keepalived >/dev/null || packages+=(keepalived)
+fi
+if [ "${1:-}" = --bench ] || [ "${1:-}" = --check ]; then
     command -v nft >/dev/null || packages+=(nftables)
     command -v iptables-legacy-restore >/dev/null || packages+=(iptables)
 fi

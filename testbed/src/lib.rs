@@ -10,6 +10,7 @@
 
 pub mod asker;
 pub mod bench;
+pub mod beside;
 pub mod client;
 pub mod clock;
 pub mod cluster;

@@ -1,6 +1,7 @@
 //! The fence on the way out: frames that claim a VIP leave only while this node holds it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use herald_ebpf::{HeldBack, Picture};
@@ -109,9 +110,11 @@ fn holds_back_a_vip_held_on_another_interface_only() {
 }
 
 #[test]
-fn a_silenced_vip_is_fenced_at_once() {
+fn a_vip_that_is_given_up_is_fenced_at_once() {
     let mut kernel = Kernel::with(&picture(Pods::Here));
-    kernel.datapath.silence(VIP4.into()).unwrap();
+    let mut given_up = picture(Pods::Here);
+    given_up.vips.retain(|(vip, _)| *vip != IpAddr::from(VIP4));
+    kernel.datapath.apply(&given_up).unwrap();
     for (name, frame, reason) in claims() {
         let expected = Some(reason).filter(|reason| *reason == "fence_dropped_arp");
         assert_eq!(kernel.held_back(&frame), expected, "{name}");

@@ -290,9 +290,11 @@ fn is_silent_past_the_deadline_but_still_forwards() {
 }
 
 #[test]
-fn a_silenced_vip_is_silent_at_once() {
+fn a_vip_that_is_given_up_is_silent_at_once() {
     let mut kernel = Kernel::with(&picture(Pods::Here));
-    kernel.datapath.silence(VIP4.into()).unwrap();
+    let mut given_up = picture(Pods::Here);
+    given_up.vips.retain(|(vip, _)| *vip != IpAddr::from(VIP4));
+    kernel.datapath.apply(&given_up).unwrap();
     let question = arp(BROADCAST, 1, (CLIENT, CLIENT4), ([0; 6], VIP4));
     assert_eq!(kernel.xdp(&question).2, "arp_passed");
     assert_eq!(kernel.xdp(&solicitation(Some(CLIENT), CLIENT6, None)).2, "ns_answered");

@@ -77,7 +77,7 @@ fn refuses_as_kube_proxy_does_when_there_is_no_backend() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the kernel's budget grows by a clock of its own")]
+#[expect(clippy::disallowed_methods, reason = "edge: the budget grows by the kernel's clock")]
 fn answers_no_flood_with_a_flood() {
     let reject = Policy { empty: WhenEmpty::Reject, ..Policy::default() };
     let mut kernel = Kernel::with(&with(picture(Pods::Nowhere), &reject));

@@ -31,6 +31,8 @@ struct ProgramAttributes {
     instructions: u64,
     license: u64,
     log: [u32; 6],
+    /// As `bpftool prog` shows it.
+    name: [u8; 16],
 }
 
 /// The part of `union bpf_attr` that BPF_LINK_CREATE reads.
@@ -55,6 +57,10 @@ impl Program {
             instructions: instructions.as_ptr() as u64,
             license: c"Apache-2.0".as_ptr() as u64,
             log: [0; 6],
+            name: std::array::from_fn(|i| match i {
+                15 => 0,
+                _ => name.as_bytes().get(i).copied().unwrap_or(0),
+            }),
         };
         let descriptor =
             bpf(BPF_PROG_LOAD, &attributes).with_context(|| format!("cannot load {name}"))?;

@@ -1,0 +1,70 @@
+//! Somebody else's XDP program is on an interface already: it stays, status says whose it is, the
+//! other nodes serve, and when it goes Herald takes the interface.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use anyhow::ensure;
+use herald_testbed::client::Transport;
+use herald_testbed::e2e::in_lab;
+use herald_testbed::lab::pass::Pass;
+use herald_testbed::scenario::Scenario;
+use herald_testbed::status::Datapath;
+
+const NODE: &str = "n2";
+/// The interface is looked at every ten seconds.
+const LIMIT: u64 = 60;
+const REQUESTS: usize = 30;
+
+#[test]
+fn a_foreign_program_stays_and_is_named_and_its_place_is_taken_when_it_goes() -> anyhow::Result<()>
+{
+    in_lab(|scenario| {
+        let foreign = Pass::load()?;
+        let foreign = scenario.lab.netns(NODE)?.inside(|| foreign.attach("eth0"))?;
+        let before = program(scenario)?;
+        scenario.start_all(&[])?;
+        let off = wait_for(scenario, "off")?;
+        let reason = off.reason.unwrap_or_default();
+        let wanted = "eth0 has another XDP program (XDP_PASS, program id ";
+        assert!(reason.starts_with(wanted) && reason.contains(", native)"), "{reason}");
+        let (_, said) = scenario.command(NODE, &["status"])?;
+        assert!(said.contains(&format!("datapath on eth0: off ({reason})")), "{said}");
+        assert_eq!(program(scenario)?, before, "the foreign program is where it was");
+        assert!(before.contains("xdp"), "{before}");
+        for other in ["n1", "n3"] {
+            let modes = scenario.status(other)?.datapath;
+            assert!(modes.iter().all(|it| it.mode == "native"), "{modes:?}");
+        }
+
+        drop(foreign);
+        let native = wait_for(scenario, "native")?;
+        assert_eq!(native.reason, None);
+        scenario.put_all_manifests()?;
+        for (vip, _) in scenario.served()? {
+            let mut nodes = BTreeSet::new();
+            for _ in 0..REQUESTS {
+                nodes.insert(scenario.request("c1", vip, Transport::Tcp)?.answer.node);
+            }
+            assert_eq!(Vec::from_iter(nodes), ["n1", "n2", "n3"]);
+        }
+        Ok(())
+    })
+}
+
+/// What iproute2 says about the interface's program.
+fn program(scenario: &Scenario) -> anyhow::Result<String> {
+    let show = ["-n", NODE, "link", "show", "dev", "eth0"];
+    let output =
+        scenario.lab.netns(NODE)?.inside(|| Ok(Command::new("ip").args(show).output()?))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{said}");
+    Ok(said.lines().filter(|line| line.contains("prog/")).collect())
+}
+
+fn wait_for(scenario: &mut Scenario, mode: &str) -> anyhow::Result<Datapath> {
+    scenario.wait(&format!("{NODE} says {mode}"), LIMIT, |scenario| {
+        let Ok(status) = scenario.status(NODE) else { return Ok(None) };
+        Ok(status.datapath.into_iter().find(|it| it.interface == "eth0" && it.mode == mode))
+    })
+}
