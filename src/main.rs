@@ -7,11 +7,6 @@ use clap::Parser;
 use herald::cli::Cli;
 use tracing_subscriber::EnvFilter;
 
-/// Pictures of a cluster are many small objects, copied and dropped as a whole; and the C library of
-/// a static image is slow at that.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// What is logged unless RUST_LOG says otherwise. The client complains of every request that fails,
 /// also while an API server only restarts; Herald itself tells what a person has to know about it.
 const LOGGED: &str = "info,kube_client::client=off,kube_runtime::watcher=off";

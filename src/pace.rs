@@ -10,7 +10,7 @@ use std::time::Duration;
 use herald_leader_election::BootTime;
 
 /// Time that may be spent without any wait.
-const BURST: Duration = Duration::from_millis(250);
+const BURST: Duration = Duration::from_millis(100);
 /// One part in so many of the time may be spent for ever.
 const SHARE: u32 = 32;
 /// Nobody waits longer than this, whatever the work costs.
@@ -67,21 +67,21 @@ mod tests {
     #[test]
     fn a_few_changes_are_answered_at_once() {
         let mut pace = Pace::default();
-        for n in 0..25 {
+        for n in 0..10 {
             let now = BootTime(ms(1000 + n));
             assert_eq!(pace.wait(now), Duration::ZERO);
             pace.spend(ms(10), now);
         }
-        let now = BootTime(ms(1025));
+        let now = BootTime(ms(1010));
         pace.spend(ms(10), now);
         assert!(pace.wait(now) > Duration::ZERO, "the burst is used up");
-        assert_eq!(pace.wait(BootTime(ms(1025 + 32 * 10))), Duration::ZERO);
+        assert_eq!(pace.wait(BootTime(ms(1010 + 32 * 10))), Duration::ZERO);
     }
 
     #[test]
     fn in_a_long_burst_the_work_takes_its_share_and_no_more() {
-        // 250 ms at once, a part of sixteen seconds, and what begins just before the end.
-        assert_eq!(count(ms(5), ms(16_000)), 151);
+        // 100 ms at once, a part of sixteen seconds, and what begins just before the end.
+        assert_eq!(count(ms(5), ms(16_000)), 121);
     }
 
     #[test]

@@ -20,9 +20,10 @@ use super::{Config, names};
 
 /// Requests at the same time, besides those about this node's own session.
 const AT_ONCE: usize = 8;
-/// Of them for claims that never had a holder: a thousand Services that are made at once share the
-/// API server with whoever makes them.
-const NEW_AT_ONCE: usize = 1;
+/// After a request for a claim that never had a holder, the next one waits so many times as long as it
+/// took: a thousand Services that are made at once share the API server with whoever makes them,
+/// and where it is busy with addresses it takes long.
+const REST: u32 = 4;
 
 /// Serves the election's requests.
 pub(super) struct Desk {
@@ -30,7 +31,11 @@ pub(super) struct Desk {
     events: mpsc::UnboundedSender<ApiEvent>,
     queue: Queue,
     running: JoinSet<Option<ApiEvent>>,
+    /// The one request for a claim that never had a holder.
     creating: JoinSet<Option<ApiEvent>>,
+    creating_since: BootTime,
+    /// Until then there is no other.
+    creating_from: BootTime,
 }
 
 /// What every request needs.
@@ -57,35 +62,56 @@ impl Desk {
         // Together less than the time between renewals, after which the election asks again.
         let caller = Caller { api, shape, pulse, limit: renew * 2 / 3, pause: renew / 4 };
         let queue = Queue::new(config.node.clone(), renew);
-        Self { caller, events, queue, running: JoinSet::new(), creating: JoinSet::new() }
+        Self {
+            caller,
+            events,
+            queue,
+            running: JoinSet::new(),
+            creating: JoinSet::new(),
+            creating_since: BootTime::SILENT,
+            creating_from: BootTime::SILENT,
+        }
     }
 
     /// Until the election drops its end.
     pub(super) async fn serve(mut self, mut inbox: mpsc::UnboundedReceiver<ApiRequest>) {
         loop {
             self.launch();
+            let rest = self.creating_from.since(clock::boot_now());
             tokio::select! {
                 request = inbox.recv() => match request {
                     Some(request) => self.queue.push(request, clock::boot_now()),
                     None => return,
                 },
                 Some(ended) = self.running.join_next() => self.ended(ended),
-                Some(ended) = self.creating.join_next() => self.ended(ended),
+                Some(ended) = self.creating.join_next() => {
+                    let now = clock::boot_now();
+                    let took = now.since(self.creating_since);
+                    self.creating_from = BootTime(now.0 + took * REST);
+                    self.ended(ended);
+                }
+                () = tokio::time::sleep(rest), if !rest.is_zero() => {}
             }
         }
     }
 
     fn launch(&mut self) {
         loop {
+            let now = clock::boot_now();
             let least = if self.running.len() + self.creating.len() >= AT_ONCE {
                 Rank::Own
-            } else if self.creating.len() >= NEW_AT_ONCE {
+            } else if !self.creating.is_empty() || now < self.creating_from {
                 Rank::Claim
             } else {
                 Rank::New
             };
-            let Some((rank, request)) = self.queue.pop(least, clock::boot_now()) else { return };
-            let tasks = if rank == Rank::New { &mut self.creating } else { &mut self.running };
+            let Some((rank, request)) = self.queue.pop(least, now) else { return };
+            let tasks = if rank == Rank::New {
+                self.creating_since = now;
+                &mut self.creating
+            } else {
+                &mut self.running
+            };
             let caller = self.caller.clone();
             match request {
                 ApiRequest::Write(write) => {
