@@ -16,7 +16,6 @@ use herald_leader_election::{NodeName, View};
 
 use self::announcing::StandIns;
 pub use self::places::Places;
-
 pub use self::reasons::{Ineligible, Uncertain, Unused};
 use crate::allocator::Assignment;
 use crate::facts::Facts;

@@ -1,5 +1,5 @@
-//! Where maps, links and programs are pinned, and whether they can be: `<pin dir>/<format>/...`. What is
-//! pinned there outlives the process and is adopted by the next one.
+//! Where maps, links and programs are pinned, and whether they can be: `<pin dir>/<format>/...`. What
+//! is pinned there outlives the process and is adopted by the next one.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

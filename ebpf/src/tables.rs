@@ -6,9 +6,10 @@
 //! when no table names it and is reused as late as possible, because a packet on another CPU may
 //! still be walking the old table. Read [`crate::slots`] first.
 
+mod chunks;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::Duration;
 
 use herald_ebpf_common::{
@@ -16,6 +17,7 @@ use herald_ebpf_common::{
     ServiceTable, Slot, SourceKey,
 };
 
+use self::chunks::{keys, read_slots};
 use crate::picture::{Affinity, Backend, Locality, Network, Picture, Policy, Protocol, WhenEmpty};
 use crate::rendezvous::{self, Candidate};
 use crate::slots::Slots;
@@ -449,40 +451,6 @@ fn assignment(
             }
         })
         .collect()
-}
-
-/// All slots of a table, by its first chunk and how to find the others.
-fn read_slots<'a>(
-    key: ServiceKey,
-    first: &'a ServiceTable,
-    part: impl Fn(ServiceKey) -> Option<&'a ServiceTable>,
-) -> Vec<Slot> {
-    if first.backends == 0 {
-        return Vec::new();
-    }
-    let others: Option<Vec<_>> = keys(key, 1..first.chunks).map(part).collect();
-    let parts = std::iter::once(first).chain(others.unwrap_or_default());
-    // A process that was stopped while a table changed its size left parts of another size: what
-    // they had before is what the table of the first part's size has.
-    let slot = |part: &ServiceTable, slot: Slot| match part.chunks == first.chunks {
-        true => slot,
-        false if slot.previous == common::PREVIOUS_IS_CURRENT => clean(slot.current),
-        false => clean(slot.previous),
-    };
-    parts.flat_map(|part| part.slots.map(|read| slot(part, read))).collect()
-}
-
-const fn clean(index: u16) -> Slot {
-    Slot { current: index, previous: index }
-}
-
-/// The keys of some chunks of a table.
-fn keys(
-    key: ServiceKey,
-    chunks: Range<u32>,
-) -> impl DoubleEndedIterator<Item = ServiceKey> + ExactSizeIterator {
-    let chunks = chunks.start as u8..chunks.end as u8;
-    chunks.map(move |chunk| ServiceKey { chunk, ..key })
 }
 
 fn flags(policy: &Policy, drains_only: bool) -> u32 {

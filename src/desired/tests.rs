@@ -7,16 +7,17 @@ use crate::fixture::{
 use crate::observed::{Advertisement, Exclusions, Pattern, TrafficPolicy};
 
 fn the_vip(observed: &Observed, view: &View) -> Vip {
-    let mut vips = desired(
-        &node(1),
-        observed,
-        &assignments(),
-        view,
-        &facts(view),
-        &BTreeSet::new(),
-        &BTreeSet::new(),
-    );
-    vips.remove(&IpAddr::from(VIP)).unwrap()
+    all_vips(observed, &assignments(), view).remove(&IpAddr::from(VIP)).unwrap()
+}
+
+/// As node 1 sees them, with every node answering, and nothing announced yet.
+fn all_vips(
+    observed: &Observed,
+    assignments: &BTreeMap<ServiceName, Assignment>,
+    view: &View,
+) -> BTreeMap<IpAddr, Vip> {
+    let (nobody, nothing) = (BTreeSet::new(), BTreeSet::new());
+    desired(&node(1), observed, assignments, view, &facts(view), &nobody, &nothing)
 }
 
 fn why_not(observed: &Observed, view: &View, n: u8) -> Option<Ineligible> {
@@ -90,15 +91,7 @@ fn a_named_interface_needs_no_subnet() {
     }
     let assignment = Assignment { pool: "first".into(), addresses: vec![[10, 9, 9, 9].into()] };
     let assignments = BTreeMap::from([(service_name(), assignment)]);
-    let vips = desired(
-        &node(1),
-        &observed,
-        &assignments,
-        &view(1),
-        &facts(&view(1)),
-        &BTreeSet::new(),
-        &BTreeSet::new(),
-    );
+    let vips = all_vips(&observed, &assignments, &view(1));
     assert_eq!(vips[&IpAddr::from([10, 9, 9, 9])].eligible.len(), 3);
 }
 
@@ -126,15 +119,7 @@ fn services_that_share_an_address_share_its_vip() {
     observed.endpoints.insert(other.clone(), vec![endpoint(1)]);
     let mut assigned = assignments();
     assigned.insert(other.clone(), assigned[&service_name()].clone());
-    let vips = desired(
-        &node(1),
-        &observed,
-        &assigned,
-        &view(1),
-        &facts(&view(1)),
-        &BTreeSet::new(),
-        &BTreeSet::new(),
-    );
+    let vips = all_vips(&observed, &assigned, &view(1));
     let vip = &vips[&IpAddr::from(VIP)];
     assert_eq!(vip.services, [service_name(), other]);
     let ports: BTreeSet<u16> = vip.backends.iter().map(|backend| backend.port).collect();
@@ -142,15 +127,7 @@ fn services_that_share_an_address_share_its_vip() {
     for advertisement in observed.advertisements.values_mut() {
         advertisement.service_selectors = vec![crate::observed::Selector::default()];
     }
-    let vips = desired(
-        &node(1),
-        &observed,
-        &assigned,
-        &view(1),
-        &facts(&view(1)),
-        &BTreeSet::new(),
-        &BTreeSet::new(),
-    );
+    let vips = all_vips(&observed, &assigned, &view(1));
     let why = vips[&IpAddr::from(VIP)].ineligible.get(&node(1));
     assert_eq!(why, Some(&Ineligible::SharedAddress));
 }
@@ -339,15 +316,7 @@ mod external {
     }
 
     fn all(observed: &Observed) -> BTreeMap<IpAddr, Vip> {
-        desired(
-            &node(1),
-            observed,
-            &assignments(),
-            &view(1),
-            &facts(&view(1)),
-            &BTreeSet::new(),
-            &BTreeSet::new(),
-        )
+        all_vips(observed, &assignments(), &view(1))
     }
 
     #[test]

@@ -232,7 +232,6 @@ impl Driver {
         self.standings.mark_unchanged();
         self.presences.mark_unchanged();
         self.conflicts.mark_unchanged();
-        let decision = self.decide(&view, &snapshot, &links);
         if !self.parts.gate.borrow_and_update().allows(view.epoch) {
             // What this node took now would be held by a mute.
             if self.wanted.take().is_some() {
@@ -240,6 +239,7 @@ impl Driver {
             }
             return;
         }
+        let decision = self.decide(&view, &snapshot, &links);
         self.publish(&decision);
         if !view.is_settled() && self.last.is_none() {
             return;

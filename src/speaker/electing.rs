@@ -144,8 +144,7 @@ fn start_raft(
         // Where there is no API server, nobody elects by Leases.
         None => {
             let (open, gate) = watch::channel(Gate::Open);
-            let keeping = async move { open.closed().await };
-            (gate, tokio::spawn(either(tokio::spawn(std::future::pending()), keeping)))
+            (gate, tokio::spawn(async move { open.closed().await }))
         }
     };
     Ok(Started { handle, task, leases_task, leases: None, gate })

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -18,7 +19,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::lab::Lab;
+use crate::lab::addresses::{NODES, PODS};
 use crate::lab::netns::Netns;
+use crate::lab::process::{Process, built};
+use crate::{clock, scenario};
 
 /// A connection or an answer that takes longer has failed. It covers several retransmissions, for
 /// many connections start at once and a loaded machine loses some of their packets.
@@ -38,6 +43,32 @@ pub struct FlowsArgs {
     /// The last TCP port.
     #[arg(long)]
     last: u16,
+}
+
+/// A server of these ports in every pod of the lab; all of them listen.
+///
+/// # Errors
+///
+/// If one does not start.
+pub fn servers(lab: &Lab, ports: RangeInclusive<u16>) -> anyhow::Result<Vec<Process>> {
+    let mut servers = Vec::new();
+    for node in 1..=NODES {
+        for pod in 1..=PODS {
+            let name = format!("n{node}-p{pod}");
+            let mut command = Command::new(built("herald-lab")?);
+            command.args(["flows-server", "--name", &name]);
+            command.args(["--first", &ports.start().to_string()]);
+            command.args(["--last", &ports.end().to_string()]);
+            let log = scenario::directory(&format!("logs/flows-{name}.log"));
+            servers.push(Process::start(&name, command, lab.netns(&name)?, &log)?);
+        }
+    }
+    for server in &servers {
+        clock::await_for("a server listens", Duration::from_secs(10), || {
+            Ok(server.output().contains("listening").then_some(()))
+        })?;
+    }
+    Ok(servers)
 }
 
 /// Serves for ever: each octet that arrives is answered with `name:port` and a line feed.

@@ -337,7 +337,7 @@ pub fn log(node: &str) -> PathBuf {
     Path::new(SCRATCH).join(format!("logs/herald-{node}.log"))
 }
 
-/// Seconds for a cold start. A speaker first has its programs verified: 0.4 s of a quiet CPU, but
+/// Seconds for a cold start. A speaker first has its programs verified: 0.8 s of a quiet CPU, but
 /// three of them on two CPUs with twenty other runnable tasks took more than 15 s (measured).
 const COLD_START: u64 = 100;
 /// Seconds for what takes one or two on a machine that does nothing else: three speakers start at

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::asker::{Asked, Asker};
 use crate::lab::Lab;
@@ -59,5 +59,19 @@ impl Seen {
     /// If it was not asked for.
     pub fn asked(&self, vip: IpAddr) -> anyhow::Result<&Asked> {
         self.asked.get(&vip).with_context(|| format!("nobody asked for {vip}"))
+    }
+
+    /// Fails if one of these was without an answer for so long that its holder's session must have
+    /// ended: some ttl of silence.
+    ///
+    /// # Errors
+    ///
+    /// Which one, and how long.
+    pub fn no_session_ended(&self, vips: &[IpAddr]) -> anyhow::Result<()> {
+        for vip in vips {
+            let unanswered = self.asked(*vip)?.unanswered();
+            ensure!(unanswered < Duration::from_secs(3), "{vip}: {unanswered:?} without an answer");
+        }
+        Ok(())
     }
 }

@@ -13,38 +13,14 @@ use herald_testbed::beside::proxy::{self, Mode};
 use herald_testbed::beside::rules;
 use herald_testbed::client::{self, Transport};
 use herald_testbed::cluster::Change;
+use herald_testbed::cluster::objects::{ECHO, POOL};
 use herald_testbed::cluster::whole::Cluster;
 use herald_testbed::flows::{self, Flows};
-use herald_testbed::lab::addresses::{CLIENTS, NODES, PODS, client_address, nodes};
+use herald_testbed::lab::addresses::{CLIENTS, client_address, nodes};
 use herald_testbed::lab::process::{Process, built};
 use herald_testbed::sandbox::SCRATCH;
 use herald_testbed::scenario::service;
 use herald_testbed::{clock, e2e};
-
-const POOL: &str = "
-apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata: {name: first-pool, namespace: metallb-system}
-spec: {addresses: [\"192.168.1.240-192.168.1.250\", \"fd00:1::f0-fd00:1::ff\"]}
----
-apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata: {name: l2-advert, namespace: metallb-system}
-";
-
-const ECHO: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: echo}
-spec:
-  type: LoadBalancer
-  selector: {app: echo}
-  ipFamilyPolicy: RequireDualStack
-  ipFamilies: [IPv4, IPv6]
-  ports:
-    - {name: tcp, protocol: TCP, port: 80, targetPort: 8080}
-    - {name: udp, protocol: UDP, port: 5353, targetPort: 8080}
-";
 
 /// The server of many connections listens there in each pod.
 const FLOWS_PORT: u16 = 9000;
@@ -59,7 +35,7 @@ fn the_lan_is_served_through_herald_beside_kube_proxy_in_both_modes() -> anyhow:
     e2e::in_cluster("manifests", |cluster| {
         cluster.change(Change::Start)?;
         cluster.wait("pools can be made", LIMIT, |cluster| Ok(cluster.apply(POOL).ok()))?;
-        let _servers = flow_servers(cluster)?;
+        let _servers = flows::servers(&cluster.lab, FLOWS_PORT..=FLOWS_PORT)?;
         cluster.apply(ECHO)?;
         let vips = addresses(cluster, "echo", 2)?;
         cluster.apply(&flows::manifests("many", &flows::on_all_pods(FLOWS_PORT..=FLOWS_PORT)))?;
@@ -267,20 +243,4 @@ fn addresses(cluster: &mut Cluster, name: &str, count: usize) -> anyhow::Result<
         let all = found.iter().all(|vip| cluster.nodes.iter().any(|node| announces(node, *vip)));
         Ok((found.len() == count && all).then_some(found))
     })
-}
-
-fn flow_servers(cluster: &Cluster) -> anyhow::Result<Vec<Process>> {
-    let mut servers = Vec::new();
-    for node in 1..=NODES {
-        for pod in 1..=PODS {
-            let name = format!("n{node}-p{pod}");
-            let mut command = Command::new(built("herald-lab")?);
-            command.args(["flows-server", "--name", &name]);
-            let port = FLOWS_PORT.to_string();
-            command.args(["--first", &port, "--last", &port]);
-            let log = Path::new(SCRATCH).join(format!("logs/flows-{name}.log"));
-            servers.push(Process::start(&name, command, cluster.lab.netns(&name)?, &log)?);
-        }
-    }
-    Ok(servers)
 }

@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
 use herald_testbed::client::{self, Transport};
 use herald_testbed::e2e::in_lab;
-use herald_testbed::flows::{Flows, manifests, on_all_pods};
-use herald_testbed::lab::addresses::{NODES, PODS, nodes};
-use herald_testbed::lab::process::{Process, built};
+use herald_testbed::flows::{self, Flows, manifests, on_all_pods};
+use herald_testbed::lab::addresses::{NODES, nodes};
+use herald_testbed::lab::process::Process;
 use herald_testbed::scenario::{MANIFESTS, Scenario, service};
 
 /// With six pods on each, 102 backends; two are left out to have a hundred.
@@ -20,23 +19,7 @@ type Backends = BTreeMap<u16, Vec<(String, String, String)>>;
 
 /// A hundred backends, and servers for a few more.
 fn hundred(scenario: &Scenario) -> anyhow::Result<(Backends, Vec<Process>)> {
-    let mut servers = Vec::new();
-    for node in 1..=NODES {
-        for pod in 1..=PODS {
-            let name = format!("n{node}-p{pod}");
-            let mut command = Command::new(built("herald-lab")?);
-            command.args(["flows-server", "--name", &name]);
-            command.args(["--first", &PORTS.start().to_string()]);
-            command.args(["--last", &PORTS.end().to_string()]);
-            let log = herald_testbed::scenario::directory(&format!("logs/flows-{name}.log"));
-            servers.push(Process::start(&name, command, scenario.lab.netns(&name)?, &log)?);
-        }
-    }
-    for server in &servers {
-        herald_testbed::clock::await_for("a server listens", Duration::from_secs(10), || {
-            Ok(server.output().contains("listening").then_some(()))
-        })?;
-    }
+    let servers = flows::servers(&scenario.lab, PORTS)?;
     let mut backends = on_all_pods(PORTS);
     backends.get_mut(PORTS.end()).context("no ports")?.truncate(4);
     Ok((backends, servers))

@@ -88,8 +88,8 @@ pub static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_COUNT, 0);
 #[map]
 pub static HELD_BACK: PerCpuHashMap<HeldBackKey, u64> = PerCpuHashMap::pinned(1_024, 0);
 
-/// One entry: how many ICMP errors this CPU may send now. Pinned only
-/// because every map is, by which programs are known to work on the right ones.
+/// One entry: how many ICMP errors this CPU may send now. Pinned only because every map is, by which
+/// programs are known to work on the right ones.
 #[map]
 static REJECTIONS: PerCpuArray<Budget> = PerCpuArray::pinned(1, 0);
 

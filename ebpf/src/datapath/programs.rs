@@ -1,7 +1,7 @@
 //! The two programs (edge): loaded once per boot and version, pinned, and taken over by the next
 //! process.
 //!
-//! The verifier looks at every path through the XDP program: 0.4 s of a quiet CPU, 7 to 11 s on a
+//! The verifier looks at every path through the XDP program: 0.8 s of a quiet CPU, 7 to 11 s on a
 //! machine with two CPUs and twenty runnable tasks (measured with `strace -T -e bpf`). A speaker
 //! that is started again after a crash has less than a ttl until its node falls silent, so it
 //! must not pay that again: programs made of the same object, working on the very maps that are

@@ -3,8 +3,9 @@
 //! Addresses go in a lane of their own, because they are waited for. Everything else tells about them,
 //! states before Events, and must not take the API server's time from them (`writer`). Work is
 //! proportional to what changes, except once for each list of what is wanted: ten thousand Services are
-//! written in one sweep. A write that fails, or whose effect the watch does not show in time, comes back after a
-//! while; an Event that nobody wants any more is still told if it is about something that has happened.
+//! written in one sweep. A write that fails, or whose effect the watch does not show in time, comes
+//! back after a while; an Event that nobody wants any more is still told if it is about something that
+//! has happened.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -13,6 +13,7 @@
 pub mod addresses;
 pub mod backbone;
 pub(crate) mod bpf;
+pub mod cable;
 pub mod fault;
 pub mod netns;
 pub mod pass;
@@ -133,26 +134,7 @@ impl Lab {
             _ => &[],
         };
         let netns = self.namespace(name, settings)?.clone();
-        let (port, mac, v4, v6) = (host.port(), host.mac(), host.v4(), host.v6());
-        netns::ip(&format!(
-            "link add {port} type veth peer name eth0 address {mac} netns {name}\n\
-             link set {port} master br0 up\n"
-        ))?;
-        netns.ip(&format!(
-            "link set eth0 up\n\
-             addr add {v4}/24 dev eth0\n\
-             addr add {v6}/64 dev eth0 nodad\n"
-        ))?;
-        if name.starts_with('n') {
-            // Native XDP_TX loses the mark "checksum still to be computed", so the sender must
-            // compute it before the frame enters a veth whose other end runs native XDP.
-            netns::quietly("ethtool", &["-K", &port, "tx", "off"])?;
-            netns.inside(|| netns::quietly("ethtool", &["-K", "eth0", "tx", "off"]))?;
-        }
-        if name != "r1" {
-            netns.ip("route add default via 192.168.1.1\nroute add default via fd00:1::1\n")?;
-        }
-        Ok(())
+        cable::lay(host, &netns, cable::MTU)
     }
 
     /// The router's other side and the client there.
@@ -179,13 +161,7 @@ impl Lab {
              addr add 10.244.{node}.1/24 dev cni0\n\
              addr add fd00:244:{node}::1/64 dev cni0 nodad\n"
         ))?;
-        for other in (1..=NODES).filter(|other| *other != node) {
-            netns.ip(&format!(
-                "route add 10.244.{other}.0/24 via 192.168.1.1{other}\n\
-                 route add fd00:244:{other}::/64 via fd00:1::1{other}\n"
-            ))?;
-        }
-        Ok(())
+        cable::routes_to_pods(netns, node)
     }
 
     fn pod(&mut self, node: u8, pod: u8, logs: &Path) -> anyhow::Result<()> {

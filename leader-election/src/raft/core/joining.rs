@@ -135,7 +135,7 @@ impl Core {
             if !agrees || !(is_deciders || self.may_promise(&knock.founders)) {
                 return Err(Refusal::OtherFounders);
             }
-            self.promise_instead(&knock.founders, out);
+            self.promise(&knock.founders, out);
         }
         let mine = Knock { id: self.raft.raft.id, founders: self.founders() };
         out.send(from.clone(), Frame::Fresh(knock.id, mine));
@@ -211,14 +211,8 @@ impl Core {
         self.raft.store().promised().is_none_or(|promised| promised == founders)
     }
 
+    /// Promises to found with these, instead of whom it promised to before.
     fn promise(&mut self, founders: &BTreeSet<NodeName>, out: &mut Out) {
-        if self.raft.store().promised().is_none() {
-            self.raft.mut_store().promise(founders.clone());
-            out.durable.push(Action::Rewrite(self.raft.store().image(self.member.epoch)));
-        }
-    }
-
-    fn promise_instead(&mut self, founders: &BTreeSet<NodeName>, out: &mut Out) {
         if self.raft.store().promised() != Some(founders) {
             self.raft.mut_store().promise(founders.clone());
             out.durable.push(Action::Rewrite(self.raft.store().image(self.member.epoch)));
@@ -258,7 +252,7 @@ impl Core {
                 now = names(&founders),
                 "a founder is gone from the source before it ever ran: founding with others"
             );
-            self.promise_instead(&founders, out);
+            self.promise(&founders, out);
         }
     }
 
