@@ -5,6 +5,7 @@ mod configuration;
 mod events;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::*;
 use crate::allocator::{self, Config};
@@ -16,7 +17,7 @@ const NOW: &str = "2025-01-01T00:00:00Z";
 
 fn observed() -> Observed {
     let mut observed = fixture::observed();
-    let service = observed.services.get_mut(&fixture::service_name()).unwrap();
+    let service = Arc::make_mut(observed.services.get_mut(&fixture::service_name()).unwrap());
     service.resource_version = "7".into();
     service.uid = "u".into();
     let pool = observed.pools.get_mut("first").unwrap();
@@ -25,7 +26,7 @@ fn observed() -> Observed {
 }
 
 fn edit(observed: &mut Observed, change: impl FnOnce(&mut Service)) {
-    change(observed.services.get_mut(&fixture::service_name()).unwrap());
+    change(Arc::make_mut(observed.services.get_mut(&fixture::service_name()).unwrap()));
 }
 
 fn wanted(observed: &Observed) -> Vec<Write> {
