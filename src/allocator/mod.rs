@@ -404,7 +404,8 @@ impl<'a> Planner<'a> {
             })
             .collect();
         let services = self.observed.services.values();
-        let is_released = |it: &&Arc<Service>| it.reported.assigned.is_some() && !self.config.serves(it);
+        let is_released =
+            |it: &&Arc<Service>| it.reported.assigned.is_some() && !self.config.serves(it);
         let released = services.filter(is_released).map(|it| it.name.clone()).collect();
         let owned = |(name, assignment): (&ServiceName, _)| (name.clone(), assignment);
         Plan {

@@ -86,7 +86,8 @@ fn what_another_load_balancer_gave_is_left_to_it() {
     service.reported.addresses = vec![VIP.into()];
     assert_eq!(word(&with(&observed, "first", true)), "pool_unknown");
     assert!(with(&observed, "first", true).eligible.is_empty());
-    Arc::make_mut(observed.services.get_mut(&service_name()).unwrap()).reported.assigned = Some(vec![VIP.into()]);
+    Arc::make_mut(observed.services.get_mut(&service_name()).unwrap()).reported.assigned =
+        Some(vec![VIP.into()]);
     assert_eq!(with(&observed, "first", true).eligible.len(), 3);
 }
 

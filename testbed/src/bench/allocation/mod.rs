@@ -279,7 +279,9 @@ impl Bench {
 
     fn settle(&self) -> anyhow::Result<()> {
         self.say("waiting until the speakers have nothing left to write");
-        idle::until_quiet(Duration::from_secs(5), Duration::from_secs(300))
+        // Reports are written one after the other, several for each Service.
+        let limit = Duration::from_secs(300 + u64::from(self.size.services) / 5);
+        idle::until_quiet(Duration::from_secs(5), limit)
     }
 
     fn load<T: Send>(
