@@ -17,6 +17,7 @@ use super::object::{Kind, Object, ObjectKey, Placed, location};
 use super::soft;
 use super::steady::Steady;
 use super::tree::Tree;
+use super::weights::Weights;
 use crate::observed::{Endpoint, Faulty, Observed, ServiceName};
 use crate::problem::{Level, Problem, Reason};
 
@@ -69,6 +70,7 @@ pub struct Assembler {
     files: BTreeMap<String, Tracked>,
     index: Index,
     steady: Steady,
+    weights: Weights,
     /// Whether an object came from an API server, which never says that there is no pool yet.
     is_served: bool,
     /// Whether there was a pool since the start.
@@ -342,6 +344,7 @@ impl Assembler {
             merge(endpoints);
         }
         self.steady.keep(&mut snapshot.observed);
+        self.weights.keep(&mut snapshot.observed.nodes);
         snapshot.problems.extend(soft::mark(&mut snapshot.observed.pools));
         self.had_pool |= !snapshot.observed.pools.is_empty();
         // In a cluster that has no pool yet, what Services have is somebody else's.
