@@ -70,6 +70,8 @@ pub struct Backend {
     pub target: Result<[u8; 6], Unused>,
     /// The MAC to send flows to that it already has, where it gets no new ones.
     pub draining: Option<[u8; 6]>,
+    /// How many new flows it gets, compared with the others.
+    pub weight: u32,
 }
 
 /// Facts of all nodes that ever published any, by the election's view.

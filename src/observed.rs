@@ -174,4 +174,15 @@ pub struct Node {
     pub cordoned: bool,
     /// The networks of its pods (spec.podCIDRs), where Kubernetes assigns them.
     pub pod_networks: Vec<IpNetwork>,
+    /// How many new flows each of its pods gets, compared with pods of other nodes (annotation
+    /// [`WEIGHT`]), from 0 to [`MOST_WEIGHT`]; it counts as 1 where nobody says.
+    pub weight: Option<u32>,
+    /// What its author wrote there that is no weight.
+    pub bad_weight: Option<String>,
 }
+
+/// The annotation with a node's weight.
+pub const WEIGHT: &str = "herald.io/weight";
+/// The greatest weight. A slot table has about a hundred slots for each backend: a backend of less
+/// than a hundredth of the others' weight could end up with none.
+pub const MOST_WEIGHT: u32 = 100;

@@ -4,6 +4,7 @@
 //! is not carries a reason. The report is built in [`crate::speaker`]; this file only holds its
 //! shape and prints it.
 
+mod backends;
 mod lease;
 mod raft;
 
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use self::backends::used;
 pub use self::lease::Lease;
 pub use self::raft::{Founding, Member};
 
@@ -208,6 +210,8 @@ pub struct Backend {
     pub service_port: u16,
     /// Whether traffic is sent there.
     pub used: bool,
+    /// How many new flows it gets, compared with the others.
+    pub weight: u32,
     /// Why not.
     pub reason: Option<&'static str>,
 }
@@ -420,11 +424,6 @@ fn held_back(datapath: &serde_json::Value) -> String {
     }
 }
 
-fn used(backends: &serde_json::Value) -> String {
-    let used = list(backends).filter(|backend| backend["used"] == true).count();
-    format!("{used}/{}", list(backends).count())
-}
-
 /// Columns as wide as their widest cell.
 fn grid(out: &mut String, heads: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
@@ -459,7 +458,8 @@ mod tests {
             "vips": [{"address": "192.168.1.240", "service": "default/echo", "pool": "first",
                 "holder": "n1", "term": 2, "expires_ms": 480, "ineligible": [],
                 "kept": ["default/echo"], "uncertain": "pool_unknown",
-                "backends": [{"address": "10.244.1.2", "port": 8080, "node": "n1", "used": true},
+                "backends": [{"address": "10.244.1.2", "port": 8080, "node": "n1", "used": true,
+                     "weight": 1},
                     {"address": "10.244.2.2", "port": 8080, "node": "n2", "used": false,
                      "reason": "node_session_lost"}]}],
             "services": [{"name": "default/late", "reason": "pool_exhausted",

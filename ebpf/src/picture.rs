@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use herald_ebpf_common::{self as common, protocol};
 
@@ -54,10 +55,39 @@ pub enum Affinity {
     /// Each flow on its own.
     #[default]
     None,
-    /// All flows of a client's address go to one backend, for as long as its slot is that
-    /// backend's. There is no state, hence no timeout: a client is never let go earlier than
-    /// `sessionAffinityConfig` says, but also not later.
-    Client,
+    /// All flows of a client's address go to one backend, new ones too, as kube-proxy has it: a
+    /// client whose backend goes away, or gets no new flows any more, gets another one at once;
+    /// no other client moves then. When a client would move for another reason (a backend comes,
+    /// a weight changes), it stays for the `timeout` first, so that nobody moves who was active a
+    /// shorter time ago. Its established flows stay beyond that, as any others.
+    ///
+    /// This takes no state in the kernel, and differs from kube-proxy in three ways, since it
+    /// remembers no client:
+    ///
+    /// - A client that is not active stays as well; it is let go only when something changes.
+    /// - The time counts from the change and not from the client's last flow: one that is active
+    ///   all the while moves once, when the time is over (the API calls it the *maximum* session
+    ///   sticky time).
+    /// - A client that comes for the first time within the timeout after a change goes where
+    ///   those that are active stay. A backend that comes gets its share when the time is over,
+    ///   or what others leave.
+    ///
+    /// A node that starts anew, without its maps, knows of no change before and holds nothing
+    /// back: if it becomes the holder within the timeout, clients may move.
+    Client {
+        /// How long a client stays.
+        timeout: Duration,
+    },
+}
+
+impl Affinity {
+    /// How long a client stays, where its flows go together.
+    pub const fn timeout(self) -> Option<Duration> {
+        match self {
+            Self::None => None,
+            Self::Client { timeout } => Some(timeout),
+        }
+    }
 }
 
 /// What a request gets from a service port without backends.

@@ -20,7 +20,7 @@ use herald_ebpf_common::{
 use self::chunks::{keys, read_slots};
 use crate::picture::{Affinity, Backend, Locality, Network, Picture, Policy, Protocol, WhenEmpty};
 use crate::rendezvous::{self, Candidate};
-use crate::slots::Slots;
+use crate::slots::{Fate, Slots};
 
 /// One write to the kernel's maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,8 +217,9 @@ impl Tables {
     /// All services, and what `VIP_FILTER` should say of their VIPs.
     pub fn guesses(&self) -> impl Iterator<Item = (&ServiceKey, Guess)> {
         self.services.iter().map(|(key, installed)| {
-            let affinity = installed.spec.as_ref().map(|spec| spec.policy.affinity);
-            (key, Guess::new(installed.chunks, affinity == Some(Affinity::Client)))
+            let is_by_client =
+                installed.spec.as_ref().is_some_and(|it| it.policy.affinity.timeout().is_some());
+            (key, Guess::new(installed.chunks, is_by_client))
         })
     }
 
@@ -256,27 +257,30 @@ impl Tables {
                 unchanged = roles.candidates.iter().filter(|c| then.contains(c)).copied().collect();
             }
         }
-        let current = assignment(&roles.candidates, &unchanged, slots.current(), &numbers, &before);
+        let wanted = assignment(&roles.candidates, &unchanged, slots.wanted(), &numbers, &before);
         let living: BTreeSet<u16> = numbers.values().copied().collect();
-        slots.assign(current, now, now + self.drain, |index| living.contains(&index));
+        let open: BTreeSet<u16> = roles.open().filter_map(|it| numbers.get(&it).copied()).collect();
+        let draining: BTreeSet<u16> =
+            roles.draining.iter().filter_map(|a| numbers.get(a).copied()).collect();
+        let fate = |index: u16| Fate {
+            lives: living.contains(&index),
+            // A connectionless protocol has no first packet by which the flows that were there
+            // before could be told from new ones: those of a draining backend move, so that
+            // nothing new arrives there.
+            precedes: protocol == Protocol::Tcp || !draining.contains(&index),
+            keeps: spec.policy.affinity.timeout().filter(|_| open.contains(&index)),
+        };
+        slots.assign(wanted, now, now + self.drain, fate);
         let deadline = slots.next_deadline();
         let chunks = slots.len().div_ceil(SLOTS).max(1) as u32;
         let sources = self.list(&spec.policy.sources);
-        // A connectionless protocol has no first packet by which the flows that were there before
-        // could be told from new ones: those of a draining backend move, so that nothing new
-        // arrives there.
-        let is_tcp = protocol == Protocol::Tcp;
-        let draining: BTreeSet<u16> =
-            roles.draining.iter().filter_map(|a| numbers.get(a).copied()).collect();
-        let may_precede = |index: u16| is_tcp || !draining.contains(&index);
         let mut table = empty_table();
         table.backends = roles.candidates.len() as u32;
         table.chunks = chunks;
         table.sources = sources;
         table.flags = flags(&spec.policy, roles.drains_only);
         if table.backends > 0 && sources == 0 && !roles.drains_only {
-            let has_affinity = spec.policy.affinity == Affinity::Client;
-            table.usual = Guess::new(chunks, has_affinity).number();
+            table.usual = Guess::new(chunks, spec.policy.affinity.timeout().is_some()).number();
         }
         for backend in roles.local.iter().take(LOCAL_SLOTS) {
             table.local[table.local_count as usize] = numbers[backend];
@@ -287,7 +291,7 @@ impl Tables {
             for (position, slot) in part.slots.iter_mut().enumerate() {
                 let number = number * SLOTS + position;
                 if number < slots.len() {
-                    *slot = slots.slot(number, may_precede);
+                    *slot = slots.slot(number);
                 }
             }
             tables.push(Write::Service(key, part));
@@ -431,6 +435,11 @@ impl Roles {
             drains_only,
         }
     }
+
+    /// The backends that get new flows.
+    fn open(&self) -> impl Iterator<Item = SocketAddr> {
+        self.candidates.iter().filter(|_| !self.drains_only).map(Candidate::address)
+    }
 }
 
 /// The winner of each slot. Where the old winner is among the `unchanged`, only the others
@@ -438,7 +447,7 @@ impl Roles {
 fn assignment(
     candidates: &[Candidate],
     unchanged: &BTreeSet<Candidate>,
-    current: &[u16],
+    last: &[u16],
     numbers: &BTreeMap<SocketAddr, u16>,
     addresses: &BTreeMap<u16, SocketAddr>,
 ) -> Vec<u16> {
@@ -457,8 +466,7 @@ fn assignment(
     let number = |candidate: &Candidate| numbers[&candidate.address()];
     (0..size)
         .filter_map(|slot| {
-            let incumbent =
-                (current.len() == size).then(|| incumbents.get(&current[slot])).flatten();
+            let incumbent = (last.len() == size).then(|| incumbents.get(&last[slot])).flatten();
             match incumbent {
                 Some(incumbent) => {
                     let best = challengers.iter().fold(*incumbent, |best, challenger| {
@@ -475,7 +483,7 @@ fn assignment(
 fn flags(policy: &Policy, drains_only: bool) -> u32 {
     let affinity = match policy.affinity {
         Affinity::None => 0,
-        Affinity::Client => common::CLIENT_AFFINITY,
+        Affinity::Client { .. } => common::CLIENT_AFFINITY,
     };
     let empty = match policy.empty {
         WhenEmpty::Pass => 0,

@@ -1,12 +1,20 @@
 //! The endpoints behind a VIP, and the MAC at which each is reached or why it is not (pure).
+//!
+//! A pod weighs what its node does. Weights are about shares and never about reachability: where
+//! all that could be used weighs nothing, it shares the flows alike, and where the policy is Local,
+//! the pods of one node do.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use herald_leader_election::NodeName;
 
 use super::{Backend, Context, Unused};
 use crate::facts::Facts;
-use crate::observed::{Endpoint, Protocol, Service, ServicePort};
+use crate::observed::{Endpoint, Protocol, Service, ServicePort, TrafficPolicy};
+
+/// The weight of a pod whose node says nothing.
+const EVEN: u32 = 1;
 
 impl Context<'_> {
     pub(super) fn backends(&self, vip: IpAddr, service: &Service) -> Vec<Backend> {
@@ -18,7 +26,29 @@ impl Context<'_> {
                 backends.extend(self.backend(service, endpoint, port));
             }
         }
+        if service.external_traffic_policy == TrafficPolicy::Cluster {
+            self.weigh(&mut backends);
+        }
         backends
+    }
+
+    fn weigh(&self, backends: &mut [Backend]) {
+        for backend in backends.iter_mut() {
+            let node = backend.node.as_ref().and_then(|name| self.observed.nodes.get(&name.0));
+            backend.weight = node.and_then(|node| node.weight).unwrap_or(EVEN);
+        }
+        let at = |backend: &Backend| (backend.port, backend.protocol);
+        let takes = |backend: &&Backend| backend.target.is_ok() && backend.weight > 0;
+        let taken: BTreeSet<_> = backends.iter().filter(takes).map(at).collect();
+        for backend in backends.iter_mut().filter(|backend| backend.weight == 0) {
+            let Ok(mac) = backend.target else { continue };
+            if taken.contains(&at(backend)) {
+                backend.target = Err(Unused::NodeWeightZero);
+                backend.draining = Some(mac);
+            } else {
+                backend.weight = EVEN;
+            }
+        }
     }
 
     /// The endpoint at a Service port, if it serves it: EndpointSlice ports carry the Service
@@ -47,6 +77,7 @@ impl Context<'_> {
                 _ => Err(Unused::NotReady),
             },
             draining: reached.ok().filter(|_| !endpoint.ready),
+            weight: EVEN,
         })
     }
 

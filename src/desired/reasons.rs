@@ -93,6 +93,8 @@ pub enum Unused {
     NodeSessionLost,
     /// The endpoint's node has no usable interface.
     NoInterface,
+    /// The endpoint's node weighs nothing, and others can be used. It keeps the flows it has.
+    NodeWeightZero,
     /// SCTP to another port than the Service's: its checksum (CRC32c over the whole packet,
     /// RFC 9260 6.8) cannot follow the change, so the stack carries the port.
     SctpPortDiffers,
@@ -107,6 +109,7 @@ impl Unused {
             Self::NoNode => "no_node",
             Self::NodeSessionLost => "node_session_lost",
             Self::NoInterface => "node_without_interface",
+            Self::NodeWeightZero => "node_weight_zero",
             Self::SctpPortDiffers => "sctp_port_differs",
         }
     }

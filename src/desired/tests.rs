@@ -348,3 +348,47 @@ mod external {
         assert_eq!(why, BTreeSet::from(["address_of_a_node"]));
     }
 }
+
+/// The weights of nodes n1 to n3; what they make of the web port's backends there, as weight or
+/// reason.
+fn weighed(weights: [Option<u32>; 3], edit: impl Fn(&mut Observed)) -> Vec<Result<u32, Unused>> {
+    let mut observed = observed();
+    for (node, weight) in observed.nodes.values_mut().zip(weights) {
+        node.weight = weight;
+    }
+    edit(&mut observed);
+    let vip = the_vip(&observed, &view(1));
+    let web = vip.backends.iter().filter(|backend| backend.port == 80);
+    web.map(|backend| backend.target.map(|_| backend.weight)).collect()
+}
+
+#[test]
+fn a_pod_weighs_what_its_node_does() {
+    let as_is = |weights| weighed(weights, |_| ());
+    assert_eq!(as_is([None; 3]), [Ok(1); 3]);
+    assert_eq!(as_is([Some(100), None, Some(2)]), [Ok(100), Ok(1), Ok(2)]);
+    let zero = Err(Unused::NodeWeightZero);
+    assert_eq!(as_is([Some(0), None, Some(0)]), [zero, Ok(1), zero]);
+    assert_eq!(as_is([Some(0); 3]), [Ok(1); 3], "somebody has to");
+    let local = |observed: &mut Observed| {
+        let services = observed.services.values_mut();
+        services.for_each(|it| it.external_traffic_policy = TrafficPolicy::Local);
+    };
+    assert_eq!(weighed([Some(0), Some(3), None], local), [Ok(1); 3], "each node has its own pods");
+    let one_ready = |observed: &mut Observed| {
+        observed.endpoints.insert(service_name(), vec![endpoint(1), not_ready(2), terminating(3)]);
+    };
+    let others = [Err(Unused::NotReady), Err(Unused::Terminating)];
+    assert_eq!(weighed([Some(0), None, None], one_ready)[0], Ok(1), "it alone is ready");
+    assert_eq!(weighed([Some(2), Some(0), Some(0)], one_ready)[1..], others);
+}
+
+#[test]
+fn a_pod_on_a_node_of_no_weight_keeps_its_flows() {
+    let mut observed = observed();
+    observed.nodes.get_mut("n2").unwrap().weight = Some(0);
+    let backends = the_vip(&observed, &view(1)).backends;
+    let draining: Vec<_> = backends.iter().map(|it| it.draining).collect();
+    let second = Some(mac(2));
+    assert_eq!(draining, [None, None, second, second, None, None]);
+}

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -217,7 +218,10 @@ pub enum SessionAffinity {
     #[default]
     None,
     /// All connections of one client address go to one endpoint.
-    ClientIp,
+    ClientIp {
+        /// How long it stays there, if it could.
+        timeout: Duration,
+    },
 }
 /// The annotation with the pool of a Service.
 pub const ALLOCATED_FROM: &str = "metallb.io/ip-allocated-from-pool";

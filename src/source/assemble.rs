@@ -19,6 +19,7 @@ use super::object::{Kind, Object, ObjectKey, Placed, location};
 use super::soft;
 use super::steady::Steady;
 use super::tree::Tree;
+use super::weights::Weights;
 use crate::observed::{Endpoint, Faulty, Observed, ServiceName};
 use crate::problem::{Level, Problem, Reason};
 
@@ -71,6 +72,7 @@ pub struct Assembler {
     files: BTreeMap<String, Tracked>,
     index: Index,
     steady: Steady,
+    weights: Weights,
     /// Whether an object came from an API server, which never says that there is no pool yet.
     is_served: bool,
     /// Whether there was a pool since the start.
@@ -341,6 +343,7 @@ impl Assembler {
             snapshot.observed.nodes.values_mut().for_each(|node| node.excluded = false);
         }
         self.steady.keep(&mut snapshot.observed);
+        self.weights.keep(&mut snapshot.observed.nodes);
         snapshot.problems.extend(soft::mark(&mut snapshot.observed.pools));
         self.had_pool |= !snapshot.observed.pools.is_empty();
         // In a cluster that has no pool yet, what Services have is somebody else's.

@@ -25,6 +25,7 @@ pub mod overlay;
 mod soft;
 mod steady;
 mod tree;
+mod weights;
 mod yaml;
 
 pub use assemble::{Assembler, FileState, Options, Served, Snapshot};

@@ -218,6 +218,7 @@ fn backend(backend: &Backend) -> status::Backend {
         },
         service_port: backend.port,
         used: backend.target.is_ok(),
+        weight: backend.weight,
         reason: backend.target.err().map(|unused| unused.label()),
     }
 }

@@ -123,6 +123,8 @@ pub struct Backend {
     pub node: Option<String>,
     /// Whether it gets traffic.
     pub used: bool,
+    /// How many new flows it gets, compared with the others.
+    pub weight: u32,
     /// Why not.
     pub reason: Option<String>,
 }

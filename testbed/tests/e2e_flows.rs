@@ -11,6 +11,7 @@ use herald_testbed::flows::{self, Flows, manifests, on_all_pods};
 use herald_testbed::lab::addresses::{NODES, nodes};
 use herald_testbed::lab::process::Process;
 use herald_testbed::scenario::{MANIFESTS, Scenario, service};
+use herald_testbed::status::Backend;
 
 /// With six pods on each, 102 backends; two are left out to have a hundred.
 const PORTS: std::ops::RangeInclusive<u16> = 9000..=9016;
@@ -27,7 +28,13 @@ fn hundred(scenario: &Scenario) -> anyhow::Result<(Backends, Vec<Process>)> {
 
 /// Puts the Service with these backends and waits until every node uses them all.
 fn serve(scenario: &mut Scenario, backends: &Backends) -> anyhow::Result<IpAddr> {
-    scenario.put_manifest("service.yaml", &manifests("many", backends))?;
+    serve_as(scenario, backends, "")
+}
+
+/// As [`serve`], with further lines in the Service's spec.
+fn serve_as(scenario: &mut Scenario, backends: &Backends, spec: &str) -> anyhow::Result<IpAddr> {
+    let text = manifests("many", backends).replacen("spec:\n", &format!("spec:\n{spec}"), 1);
+    scenario.put_manifest("service.yaml", &text)?;
     let wanted: usize = backends.values().map(Vec::len).sum();
     scenario.wait("every node uses all backends", 20, |scenario| {
         let mut vips = BTreeSet::new();
@@ -42,6 +49,32 @@ fn serve(scenario: &mut Scenario, backends: &Backends) -> anyhow::Result<IpAddr>
             vips.extend(announced.then_some(vip.address));
         }
         Ok(vips.first().copied())
+    })
+}
+
+/// Gives nodes weights and waits until every node goes by them.
+fn weigh(scenario: &mut Scenario, weights: &[(&str, u32)]) -> anyhow::Result<()> {
+    let mut text = MANIFESTS[0].1.to_owned();
+    for (node, weight) in weights {
+        let name = format!("  name: {node}\n");
+        let weighed = format!("{name}  annotations: {{herald.io/weight: \"{weight}\"}}\n");
+        text = text.replacen(&name, &weighed, 1);
+    }
+    scenario.put_manifest(MANIFESTS[0].0, &text)?;
+    let weights: BTreeMap<_, _> = weights.iter().copied().collect();
+    scenario.wait("every node goes by the weights", 20, |scenario| {
+        for node in nodes() {
+            let Ok(status) = scenario.status(&node) else { return Ok(None) };
+            let [vip] = &status.vips[..] else { return Ok(None) };
+            let is_weighed = |backend: &Backend| {
+                let weight = backend.node.as_deref().and_then(|node| weights.get(node)).copied();
+                weight == Some(backend.weight) && backend.used == (backend.weight > 0)
+            };
+            if !vip.backends.iter().all(is_weighed) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
     })
 }
 
@@ -86,6 +119,64 @@ fn ten_thousand_flows_keep_their_backends_while_others_come_and_go() -> anyhow::
         for new in ["n3-p1:9016", "n3-p2:9016"] {
             assert!(fresh.contains_key(new), "{new} gets no flows: {fresh:?}");
         }
+
+        // One node's pods are to get three times the flows, and another's none.
+        weigh(scenario, &[("n1", 3), ("n2", 0), ("n3", 1)])?;
+        let broken = flows.ask();
+        let others: Vec<_> = broken.iter().filter(|(backend, _)| *backend != removed).collect();
+        assert_eq!(others, Vec::<&(String, String)>::new(), "flows of surviving backends");
+        let fresh = Flows::open(scenario.lab.netns("c1")?, vip, 2_000)?.backends();
+        let of = |node: &str| -> usize {
+            fresh.iter().filter(|(backend, _)| backend.starts_with(node)).map(|(_, n)| n).sum()
+        };
+        let [first, second, third] = ["n1-", "n2-", "n3-"].map(of);
+        // Three quarters are expected on the first; half is 25 standard deviations away.
+        assert!(second == 0 && third > 0 && first > 1_000, "{first} {second} {third}");
+        Ok(())
+    })
+}
+
+/// The lines of a Service whose clients stay so many seconds.
+fn sticky(seconds: u32) -> String {
+    format!(
+        "  sessionAffinity: ClientIP\n  \
+         sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}\n"
+    )
+}
+
+#[test]
+fn a_client_with_affinity_stays_for_the_timeout_when_backends_come() -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        start(scenario)?;
+        let (mut many, _servers) = hundred(scenario)?;
+        let few = BTreeMap::from([(9001, many[&9001].clone())]);
+        let vip = SocketAddr::new(serve_as(scenario, &few, &sticky(3600))?, 80);
+        let open = |scenario: &Scenario| Flows::open(scenario.lab.netns("c1")?, vip, 20);
+        let mut flows = open(scenario)?;
+        let before = flows.backends();
+        assert_eq!(before.len(), 1, "{before:?}");
+
+        // Sixteen times as many backends: the client's slot would go to one of the new ones.
+        serve_as(scenario, &many, &sticky(3600))?;
+        assert_eq!(open(scenario)?.backends(), before, "new flows");
+        assert_eq!(flows.ask(), [], "established flows");
+
+        // A timeout that is over.
+        serve_as(scenario, &many, &sticky(1))?;
+        let after = scenario.wait("the client has another backend", 20, |scenario| {
+            let now = open(scenario)?.backends();
+            let is_new = now.len() == 1 && now != before;
+            Ok(is_new.then(|| now.into_keys().next()).flatten())
+        })?;
+        assert_eq!(flows.ask(), [], "established flows stay all the same");
+
+        // That one goes away.
+        let (pod, port) = after.split_once(':').context("no port")?;
+        many.get_mut(&port.parse()?).context("no such port")?.retain(|(name, ..)| name != pod);
+        serve_as(scenario, &many, &sticky(3600))?;
+        let now = open(scenario)?.backends();
+        assert!(now.len() == 1 && !now.contains_key(&after), "{now:?}");
+        assert_eq!(flows.ask(), [], "flows of the first backend");
         Ok(())
     })
 }

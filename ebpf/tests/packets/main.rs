@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod affinity;
 mod answers;
 mod build;
 mod fence;

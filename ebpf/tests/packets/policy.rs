@@ -248,7 +248,8 @@ fn a_client_with_affinity_has_one_backend() {
         let mut kernel = Kernel::with(&spread(&[1, 2, 3, 4, 5], &policy));
         PORTS.map(|port| chosen(&mut kernel, &segment(port, true))).collect::<BTreeSet<u8>>()
     };
-    assert_eq!((nodes(Affinity::None).len(), nodes(Affinity::Client).len()), (5, 1));
+    let by_client = Affinity::Client { timeout: Duration::from_secs(60) };
+    assert_eq!((nodes(Affinity::None).len(), nodes(by_client).len()), (5, 1));
 }
 
 #[test]

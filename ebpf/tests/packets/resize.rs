@@ -84,7 +84,8 @@ fn keeps_every_flow_while_the_table_grows_and_shrinks() {
 
 #[test]
 fn both_paths_agree_on_the_backend_of_a_flow() {
-    let cases = [(9, Affinity::Client), (30, Affinity::None), (120, Affinity::Client)];
+    let by_client = Affinity::Client { timeout: Duration::from_secs(60) };
+    let cases = [(9, by_client), (30, Affinity::None), (120, by_client)];
     for (backends, affinity) in cases {
         let mut kernel = Kernel::with(&of(backends, affinity));
         for vip in [IpAddr::from(VIP4), ip(crate::VIP6)] {

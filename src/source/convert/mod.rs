@@ -61,10 +61,4 @@ impl Findings {
     pub fn warning(&mut self, path: FieldPath, reason: Reason, message: impl Into<String>) {
         self.0.push(Finding { level: Level::Warning, path, reason, message: message.into() });
     }
-
-    /// The field has no effect yet, and ignoring it restricts nothing less.
-    pub fn ignore(&mut self, path: FieldPath) {
-        let message = format!("not supported yet: {path}; the field has no effect");
-        self.warning(path, Reason::NotSupportedYet, message);
-    }
 }

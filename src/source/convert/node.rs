@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1 as core;
 
 use super::super::tree::{FieldPath, quoted};
 use super::{Findings, address};
-use crate::observed::Node;
+use crate::observed::{MOST_WEIGHT, Node, WEIGHT};
 use crate::problem::Reason;
 
 /// The label that keeps a node from carrying load balancer traffic, whatever its value
@@ -27,6 +27,7 @@ pub fn node(node: &core::Node, findings: &mut Findings) -> Node {
         }
     }
     let spec = node.spec.as_ref();
+    let weight = weight(node, findings);
     Node {
         name: node.metadata.name.clone().unwrap_or_default(),
         addresses,
@@ -37,7 +38,23 @@ pub fn node(node: &core::Node, findings: &mut Findings) -> Node {
         pod_networks: pod_networks(node, findings),
         excluded: labels.contains_key(EXCLUDE_LABEL),
         labels,
+        weight: weight.as_ref().ok().copied().flatten(),
+        bad_weight: weight.err(),
     }
+}
+
+/// What the annotation says; what it says that is no weight.
+fn weight(node: &core::Node, findings: &mut Findings) -> Result<Option<u32>, String> {
+    let annotations = node.metadata.annotations.as_ref();
+    let Some(text) = annotations.and_then(|all| all.get(WEIGHT)) else { return Ok(None) };
+    // The sign that `parse` would take is nothing that a person writes.
+    let digits = Some(text.trim()).filter(|it| it.bytes().all(|byte| byte.is_ascii_digit()));
+    let weight = digits.and_then(|it| it.parse().ok()).filter(|weight| *weight <= MOST_WEIGHT);
+    weight.map(Some).ok_or_else(|| {
+        let message = format!("{}: expected a weight from 0 to {MOST_WEIGHT}", quoted(text));
+        findings.error(FieldPath::annotation(WEIGHT), Reason::BadValue, message);
+        text.clone()
+    })
 }
 
 /// The status of a condition, if the node has it.

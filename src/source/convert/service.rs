@@ -4,6 +4,7 @@
 //! the same as the object it would become.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -43,7 +44,7 @@ pub fn service(service: &core::Service, findings: &mut Findings) -> Service {
     };
     if load_balancer {
         requests(&annotations, spec, &mut typed, findings);
-        limits(spec, &mut typed, findings);
+        source_ranges(spec, &mut typed, findings);
     }
     status(service, &mut typed);
     let cluster_ips = spec.cluster_ips.as_deref().unwrap_or(spec.cluster_ip.as_slice());
@@ -66,14 +67,6 @@ fn status(service: &core::Service, typed: &mut Service) {
     typed.reported.addresses = reported(ingress.filter_map(|it| it.ip.clone()));
     let conditions = status.conditions.iter().flatten();
     typed.reported.conditions = conditions.filter_map(|it| serde_json::to_value(it).ok()).collect();
-}
-
-/// Who may reach the Service, and what it may ask for and does not get yet.
-fn limits(spec: &ServiceSpec, typed: &mut Service, findings: &mut Findings) {
-    source_ranges(spec, typed, findings);
-    if typed.session_affinity == SessionAffinity::ClientIp {
-        findings.ignore(FieldPath::spec("sessionAffinity"));
-    }
 }
 
 /// The clients that may reach the Service. What cannot be read admits nobody, and never everybody.
@@ -233,12 +226,33 @@ fn traffic_policy(spec: &ServiceSpec, findings: &mut Findings) -> TrafficPolicy 
 
 fn session_affinity(spec: &ServiceSpec, findings: &mut Findings) -> SessionAffinity {
     match spec.session_affinity.as_deref() {
-        None | Some("None" | "") => SessionAffinity::None,
-        Some("ClientIP") => SessionAffinity::ClientIp,
+        None | Some("None" | "") => {
+            if spec.session_affinity_config.is_some() {
+                let message = "has no meaning without affinity; expected sessionAffinity ClientIP";
+                let path = FieldPath::spec("sessionAffinityConfig");
+                findings.error(path, Reason::BadValue, message);
+            }
+            SessionAffinity::None
+        }
+        Some("ClientIP") => SessionAffinity::ClientIp { timeout: affinity_timeout(spec, findings) },
         Some(other) => {
             let message = format!("{}: expected None or ClientIP", quoted(other));
             findings.error(FieldPath::spec("sessionAffinity"), Reason::BadValue, message);
             SessionAffinity::None
         }
     }
+}
+
+/// How long a client stays, by the API's default and bounds (ClientIPConfig).
+fn affinity_timeout(spec: &ServiceSpec, findings: &mut Findings) -> Duration {
+    const DEFAULT: i32 = 10_800;
+    const MOST: i32 = 86_400;
+    let config = spec.session_affinity_config.as_ref().and_then(|it| it.client_ip.as_ref());
+    let seconds = config.and_then(|it| it.timeout_seconds).unwrap_or(DEFAULT);
+    if !(1..=MOST).contains(&seconds) {
+        let path = FieldPath::spec("sessionAffinityConfig").field("clientIP");
+        let message = format!("{seconds}: expected a number of seconds from 1 to {MOST}");
+        findings.error(path.field("timeoutSeconds"), Reason::BadValue, message);
+    }
+    Duration::from_secs(seconds.clamp(1, MOST).unsigned_abs().into())
 }

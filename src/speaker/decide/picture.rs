@@ -87,7 +87,7 @@ fn behind(me: &NodeName, service: &Service, backends: &[&Endpoint]) -> (BTreeSet
     let mut set = BTreeSet::new();
     let mut policy = Policy {
         affinity: match service.session_affinity {
-            SessionAffinity::ClientIp => Affinity::Client,
+            SessionAffinity::ClientIp { timeout } => Affinity::Client { timeout },
             SessionAffinity::None => Affinity::None,
         },
         locality: match service.external_traffic_policy {
@@ -116,7 +116,11 @@ fn behind(me: &NodeName, service: &Service, backends: &[&Endpoint]) -> (BTreeSet
             backend.target == Err(Unused::Terminating) && !is_any_ready && counts(backend);
         let target = if is_needed { backend.draining } else { backend.target.ok() };
         match target {
-            Some(mac) => drop(set.insert(to(mac))),
+            Some(mac) => {
+                set.insert(to(mac));
+                let weight = Some(backend.weight).filter(|weight| *weight > 1);
+                policy.weights.extend(weight.map(|weight| (backend.address, weight)));
+            }
             None => policy.draining.extend(backend.draining.map(to)),
         }
     }

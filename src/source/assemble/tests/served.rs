@@ -1,12 +1,13 @@
 //! Objects of an API server: what is read of each, and what a pool that is renamed does to addresses.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::allocator::{self, Assignment, Config};
-use crate::observed::PoolKind;
+use crate::observed::{PoolKind, SessionAffinity};
 
 fn served(object: &Value) -> FileState {
     let kind = object["kind"].as_str().unwrap();
@@ -323,4 +324,72 @@ fn tells_which_object_of_the_configuration_is_at_fault_until_it_is_not() {
     }
     assert_eq!(cluster.apply(&[bad]).observed.faulty.len(), 1);
     assert_eq!(cluster.delete(&good).observed.faulty.len(), 0);
+}
+
+#[test]
+fn a_node_whose_weight_cannot_be_read_keeps_the_one_it_had_and_takes_part() {
+    let node = |weight: Option<&str>| {
+        let annotations = weight.map_or(json!({}), |it| json!({"herald.io/weight": it}));
+        let metadata = json!({"name": "n", "annotations": annotations});
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+    };
+    let mut cluster = Cluster::default();
+    let story = [
+        (Some("-1"), None, 1),
+        (Some("3"), Some(3), 0),
+        (Some("three"), Some(3), 1),
+        (Some("+5"), Some(3), 1),
+        (Some("101"), Some(3), 1),
+        (Some(""), Some(3), 1),
+        (Some(" 100 "), Some(100), 0),
+        (Some("0"), Some(0), 0),
+        (None, None, 0),
+        (Some("x"), None, 1),
+    ];
+    for (text, weight, problems) in story {
+        let snapshot = cluster.apply(&[node(text)]);
+        assert_eq!(snapshot.observed.nodes["n"].weight, weight, "{text:?}");
+        assert_eq!(reasons(&snapshot), vec!["bad_value"; problems], "{text:?}");
+    }
+}
+
+#[test]
+fn a_manifest_whose_weight_cannot_be_read_is_rejected_as_a_whole() {
+    let node = |weight: &str, ip: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Node, metadata: {{name: n, annotations: \
+             {{herald.io/weight: {weight}}}}}, \
+             status: {{addresses: [{{type: InternalIP, address: {ip}}}]}}}}\n"
+        )
+    };
+    let mut directory = Directory::default().with("n.yaml", &node("'7'", "192.0.2.1"));
+    let good = directory.look();
+    assert_eq!(good.observed.nodes["n"].weight, Some(7));
+    let snapshot = directory.with("n.yaml", &node("'seven'", "192.0.2.2")).look();
+    assert_eq!(snapshot.observed, good.observed);
+    assert_eq!(reasons(&snapshot), ["last_good_kept", "bad_value"]);
+    assert_eq!(snapshot.problems[1].location.as_ref().map(|it| it.column), Some(82));
+}
+
+#[test]
+fn reads_for_how_long_a_client_stays() {
+    let affinity = |spec: Value| {
+        let snapshot = Cluster::default().apply(&[balancer(json!({}), spec, "")]);
+        let service = snapshot.observed.services.values().next().unwrap();
+        (service.session_affinity, snapshot.problems.len())
+    };
+    let of = |seconds: Value| {
+        let config = json!({"clientIP": {"timeoutSeconds": seconds}});
+        affinity(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config}))
+    };
+    let client = |seconds| SessionAffinity::ClientIp { timeout: Duration::from_secs(seconds) };
+    let rows = [(json!(null), 10_800, 0), (json!(1), 1, 0), (json!(86_400), 86_400, 0)];
+    for (seconds, timeout, problems) in rows {
+        assert_eq!(of(seconds), (client(timeout), problems));
+    }
+    assert_eq!((of(json!(0)), of(json!(86_401))), ((client(1), 1), (client(86_400), 1)));
+    assert_eq!(affinity(json!({"sessionAffinity": "ClientIP"})), (client(10_800), 0));
+    assert_eq!(affinity(json!({"sessionAffinity": "None"})), (SessionAffinity::None, 0));
+    let idle = json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}});
+    assert_eq!(affinity(idle), (SessionAffinity::None, 1));
 }

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::desired;
@@ -188,17 +189,18 @@ fn a_pod_that_serves_its_last_gets_new_flows_while_nobody_else_is_ready() {
 fn the_policy_says_who_may_ask_and_who_stays_together() {
     let plain = &pictured(&observed()).policies[&WEB];
     assert_eq!(*plain, Policy::default());
+    let timeout = Duration::from_secs(60);
     let observed = edited(|service| {
         service.source_ranges =
             ["10.1.2.3/8", "2001:db8::/32"].map(|it| it.parse().unwrap()).into();
-        service.session_affinity = SessionAffinity::ClientIp;
+        service.session_affinity = SessionAffinity::ClientIp { timeout };
         service.external_traffic_policy = TrafficPolicy::Local;
     });
     let policy = &pictured(&observed).policies[&WEB];
     let sources: Vec<_> =
         policy.sources.iter().map(|n| (n.address.to_string(), n.prefix)).collect();
     assert_eq!(sources, [("10.0.0.0".to_owned(), 8), ("2001:db8::".to_owned(), 32)]);
-    assert_eq!((policy.affinity, policy.locality), (Affinity::Client, Locality::Local));
+    assert_eq!((policy.affinity, policy.locality), (Affinity::Client { timeout }, Locality::Local));
     assert_eq!(pictured(&observed).services[&WEB].len(), 3, "XDP knows the ranges");
 }
 
@@ -244,4 +246,20 @@ fn of_two_services_that_name_one_port_of_an_address_the_first_has_it() {
     let key = ServicePort { vip: [192, 168, 1, 77].into(), ..WEB };
     let macs: Vec<_> = pictured(&observed).services[&key].iter().map(|b| b.node_mac).collect();
     assert_eq!(macs, [mac(1)]);
+}
+
+#[test]
+fn weights_other_than_one_reach_the_tables_and_none_drains() {
+    let mut observed = observed();
+    for (node, weight) in observed.nodes.values_mut().zip([1, 5, 0]) {
+        node.weight = Some(weight);
+    }
+    let picture = pictured(&observed);
+    assert_eq!(
+        web(&observed),
+        shown(&[("10.244.1.2:8080", 1, true), ("10.244.2.2:8080", 2, false)])
+    );
+    let policy = &picture.policies[&WEB];
+    assert_eq!(policy.weights, BTreeMap::from([("10.244.2.2:8080".parse().unwrap(), 5)]));
+    assert_eq!(policy.draining.iter().map(|it| it.node_mac).collect::<Vec<_>>(), [mac(3)]);
 }
