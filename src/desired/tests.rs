@@ -371,12 +371,14 @@ fn a_pod_weighs_what_its_node_does() {
     assert_eq!(as_is([Some(0), None, Some(0)]), [zero, Ok(1), zero]);
     assert_eq!(as_is([Some(0); 3]), [Ok(1); 3], "somebody has to");
     let local = |observed: &mut Observed| {
-        let services = observed.services.values_mut();
+        let services = observed.services.values_mut().map(Arc::make_mut);
         services.for_each(|it| it.external_traffic_policy = TrafficPolicy::Local);
     };
     assert_eq!(weighed([Some(0), Some(3), None], local), [Ok(1); 3], "each node has its own pods");
     let one_ready = |observed: &mut Observed| {
-        observed.endpoints.insert(service_name(), vec![endpoint(1), not_ready(2), terminating(3)]);
+        observed
+            .endpoints
+            .insert(service_name(), vec![endpoint(1), not_ready(2), terminating(3)].into());
     };
     let others = [Err(Unused::NotReady), Err(Unused::Terminating)];
     assert_eq!(weighed([Some(0), None, None], one_ready)[0], Ok(1), "it alone is ready");
