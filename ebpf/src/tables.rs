@@ -7,6 +7,7 @@
 //! still be walking the old table. Read [`crate::slots`] first.
 
 mod chunks;
+mod roles;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -18,7 +19,8 @@ use herald_ebpf_common::{
 };
 
 use self::chunks::{keys, read_slots};
-use crate::picture::{Affinity, Backend, Locality, Network, Picture, Policy, Protocol, WhenEmpty};
+use self::roles::Roles;
+use crate::picture::{Affinity, Backend, Network, Picture, Policy, Protocol, WhenEmpty};
 use crate::rendezvous::{self, Candidate};
 use crate::slots::{Fate, Slots};
 
@@ -387,59 +389,6 @@ struct Install {
     protocol: Protocol,
     spec: Spec,
     now: Duration,
-}
-
-/// Which backends of a service do what.
-struct Roles {
-    /// All that live.
-    members: BTreeMap<SocketAddr, Backend>,
-    /// Those that get new flows; side by side by weight, see [`rendezvous::slots`].
-    candidates: Vec<Candidate>,
-    /// Those that only keep theirs.
-    draining: BTreeSet<SocketAddr>,
-    /// Candidates on this node.
-    local: Vec<SocketAddr>,
-    /// The candidates get no new flows after all: there are only such.
-    drains_only: bool,
-}
-
-impl Roles {
-    fn of(spec: &Spec) -> Self {
-        let counts = |backend: &&Backend| match spec.policy.locality {
-            Locality::Cluster => true,
-            Locality::Local => backend.is_local,
-        };
-        let weight = |address| spec.policy.weights.get(address).copied().unwrap_or(1);
-        let set = || spec.set.iter().filter(counts);
-        let draining = || spec.policy.draining.iter().filter(counts);
-        let members = draining().chain(set()).map(|b| (b.address, *b)).collect();
-        let mut new: BTreeMap<SocketAddr, &Backend> =
-            set().filter(|b| weight(&b.address) > 0).map(|b| (b.address, b)).collect();
-        let is_closed = new.is_empty();
-        if is_closed {
-            // The flows they have find them by their slots; new ones are turned away.
-            new = draining().map(|b| (b.address, b)).collect();
-        }
-        let drains_only = is_closed && !new.is_empty();
-        let mut candidates: Vec<_> =
-            new.keys().map(|address| (weight(address).max(1), *address)).collect();
-        candidates.sort_unstable();
-        let local = new.values().filter(|b| b.is_local).map(|b| b.address).collect();
-        let draining =
-            draining().map(|b| b.address).filter(|address| !new.contains_key(address)).collect();
-        Self {
-            members,
-            candidates: candidates.into_iter().map(|(w, a)| Candidate::new(a, w)).collect(),
-            draining,
-            local,
-            drains_only,
-        }
-    }
-
-    /// The backends that get new flows.
-    fn open(&self) -> impl Iterator<Item = SocketAddr> {
-        self.candidates.iter().filter(|_| !self.drains_only).map(Candidate::address)
-    }
 }
 
 /// The winner of each slot. Where the old winner is among the `unchanged`, only the others

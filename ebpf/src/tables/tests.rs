@@ -1,7 +1,7 @@
 //! What is written for which change of the picture.
 
 use super::*;
-use crate::picture::ServicePort;
+use crate::picture::{Locality, ServicePort};
 
 const DRAIN: Duration = Duration::from_secs(900);
 
