@@ -2,18 +2,23 @@
 //! the client's address kept, replies sent straight from the pod's node.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use herald_testbed::client::{self, Transport};
 use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::addresses::{CLIENTS, client_address, host};
 use herald_testbed::resolve::who_has;
-use herald_testbed::scenario::service;
+use herald_testbed::scenario::{Scenario, service};
 use herald_testbed::status::FlowSum;
 use herald_testbed::tap::{Direction, Tap};
 
 /// Enough flows for each of six pods to get one but by a chance of one in a million.
 const REQUESTS: usize = 10;
+
+const SERVICE: &str = "default/echo";
+
+/// Seconds in which there are samples of one request after another.
+const PATIENCE: u64 = 30;
 
 #[test]
 fn answers_arp_and_requests_through_vip() -> anyhow::Result<()> {
@@ -61,27 +66,24 @@ fn answers_arp_and_requests_through_vip() -> anyhow::Result<()> {
         assert_eq!(passed, [], "replies of other nodes' pods left the holder");
 
         for (vip, holder) in &served {
-            let of_vip = |node: &str, verdict: &str| -> anyhow::Result<Vec<FlowSum>> {
-                let flows = scenario.status(node)?.flows;
-                assert_eq!(flows.reason, None, "{node}");
-                let is_asked = |it: &FlowSum| it.vip == Some(*vip) && it.verdict == verdict;
-                Ok(flows.sums.into_iter().filter(is_asked).collect())
-            };
-            // The first packets of all are sampled at any rate.
-            let forwarded = of_vip(holder, "forwarded")?;
-            assert!(!forwarded.is_empty(), "no sample of what {holder} sent on for {vip}");
-            for sum in &forwarded {
-                assert_eq!(sum.service.as_deref(), Some("default/echo"), "{sum:?}");
-                assert!(sum.packets >= sum.samples && sum.samples > 0, "{sum:?}");
-                let node = sum.node.as_deref().filter(|node| node != holder);
-                let node = node.unwrap_or_else(|| panic!("{holder} sends to itself: {sum:?}"));
-                let arrived = of_vip(node, "delivered_from_peer")?;
-                let has_it =
-                    |it: &FlowSum| it.service == sum.service && it.node.as_deref() == Some(node);
-                assert!(arrived.iter().any(has_it), "{node} knows nothing of {sum:?}: {arrived:?}");
-            }
+            let what = format!("samples of what {holder} sends on for {vip}");
+            let sum = scenario.wait(&what, PATIENCE, |scenario| {
+                scenario.request(CLIENTS[0], *vip, Transport::Tcp)?;
+                for sum in samples(scenario, holder, *vip, "forwarded")? {
+                    let Some(node) = &sum.node else { continue };
+                    let arrived = samples(scenario, node, *vip, "delivered_from_peer")?;
+                    let has_it =
+                        |it: &FlowSum| (&it.service, &it.node) == (&sum.service, &sum.node);
+                    if node != holder && arrived.iter().any(has_it) {
+                        return Ok(Some(sum));
+                    }
+                }
+                Ok(None)
+            })?;
+            assert_eq!(sum.service.as_deref(), Some(SERVICE));
+            assert!(sum.samples > 0 && sum.packets >= sum.samples, "{sum:?}");
             let (is_done, text) = scenario.command(holder, &["flows"])?;
-            assert!(is_done && text.contains(" default/echo  forwarded "), "{text}");
+            assert!(is_done && text.contains(&format!(" {SERVICE}  forwarded ")), "{text}");
         }
 
         for client in CLIENTS {
@@ -94,4 +96,17 @@ fn answers_arp_and_requests_through_vip() -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// What a node's samples say about a VIP's packets of one verdict.
+fn samples(
+    scenario: &Scenario,
+    node: &str,
+    vip: IpAddr,
+    verdict: &str,
+) -> anyhow::Result<Vec<FlowSum>> {
+    let flows = scenario.status(node)?.flows;
+    assert_eq!(flows.reason, None, "{node}");
+    let is_asked = |it: &FlowSum| it.vip == Some(vip) && it.verdict == verdict;
+    Ok(flows.sums.into_iter().filter(is_asked).collect())
 }

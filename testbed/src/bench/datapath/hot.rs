@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use herald_ebpf::common::bench::Load;
+use herald_ebpf::common::sample::EVERY;
 use herald_ebpf::{Datapath, Picture, SessionFence};
 
 use super::harness::{BASELINE, Harness, Hook, UNDER_TEST, expect};
@@ -65,8 +66,11 @@ impl Loaded {
     /// Loads the programs with pins of this name, and lets them speak.
     pub fn new(name: &str) -> anyhow::Result<Self> {
         let directory = Path::new(PINS).join(name);
-        let (datapath, mut fence) = Datapath::open(&directory)?;
+        let (mut datapath, mut fence) = Datapath::open(&directory)?;
         fence.set(Duration::MAX)?;
+        // As a speaker does by default; nobody reads them.
+        let mut samples = datapath.samples().context("somebody else reads the samples")?;
+        samples.set_every(EVERY)?;
         Ok(Self { datapath, _fence: fence, directory })
     }
 }
