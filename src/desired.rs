@@ -11,6 +11,7 @@ mod reasons;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use herald_leader_election::{NodeName, View};
 
@@ -132,7 +133,8 @@ impl<'a> Context<'a> {
     /// The externalIPs that policies announce, each with the Services that name it.
     fn external(&self) -> BTreeMap<IpAddr, Vec<&'a Service>> {
         let mut external = BTreeMap::<_, Vec<_>>::new();
-        let named = self.observed.services.values().filter(|it| !it.external_ips.is_empty());
+        let all = self.observed.services.values().map(Arc::as_ref);
+        let named = all.filter(|it| !it.external_ips.is_empty());
         let policies = || self.observed.advertisements.values();
         for service in named.filter(|it| policies().any(|ad| ad.covers_external_ips(it))) {
             for address in service.external_ips.iter().collect::<BTreeSet<_>>() {

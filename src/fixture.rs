@@ -77,7 +77,7 @@ pub fn observed() -> Observed {
     Observed {
         pools: BTreeMap::from([("first".into(), pool)]),
         advertisements: BTreeMap::from([("all".into(), advertisement)]),
-        services: BTreeMap::from([(service_name(), service)]),
+        services: BTreeMap::from([(service_name(), Arc::new(service))]),
         endpoints: BTreeMap::from([(service_name(), (1..=3).map(endpoint).collect())]),
         nodes: nodes.collect(),
         ..Observed::default()
@@ -94,7 +94,7 @@ pub fn endpoint(n: u8) -> Endpoint {
         serving: true,
         terminating: false,
         kept: false,
-        ports: vec![port("ask", Protocol::Udp), port("web", Protocol::Tcp)],
+        ports: [port("ask", Protocol::Udp), port("web", Protocol::Tcp)].into(),
     }
 }
 

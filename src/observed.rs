@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -35,7 +36,7 @@ pub use service::{
     TrafficPolicy,
 };
 
-/// The whole input picture.
+/// The whole input picture. Services and endpoints are shared with the pictures before and after.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Observed {
     /// Pools by name. The ranges of those without a conflict never overlap.
@@ -62,9 +63,9 @@ pub struct Observed {
     /// problems call them.
     pub faulty: BTreeMap<String, Faulty>,
     /// All Services, of every type.
-    pub services: BTreeMap<ServiceName, Service>,
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// Endpoints by the Service they belong to, sorted by address.
-    pub endpoints: BTreeMap<ServiceName, Vec<Endpoint>>,
+    pub endpoints: BTreeMap<ServiceName, Arc<[Endpoint]>>,
     /// Nodes by name.
     pub nodes: BTreeMap<String, Node>,
     /// Labels of namespaces, by name.
@@ -139,8 +140,8 @@ pub struct Endpoint {
     /// Whether it counts as ready although it does not say so: everything stopped being ready at
     /// once (see `source/steady.rs`).
     pub kept: bool,
-    /// The ports it listens on, sorted.
-    pub ports: Vec<EndpointPort>,
+    /// The ports it listens on, sorted; those of one slice have them in common.
+    pub ports: Arc<[EndpointPort]>,
 }
 
 /// One port of an endpoint.

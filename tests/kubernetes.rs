@@ -142,7 +142,7 @@ async fn serves_pools_of_both_kinds_on_a_real_api_server() {
         "status": {"loadBalancer": {"ingress": [{"ip": "192.168.201.9"}]}},
     });
     let target = Target::service(&format!("{NAMESPACE}/after").parse().unwrap());
-    let write = Write::Status { target, patch };
+    let write = Write::Status { target, patch: patch.into() };
     let answer = writer::perform(clients.1.clone(), write).await.unwrap_err();
     assert!(matches!(&answer, kube::Error::Api(status) if status.code == 409), "{answer}");
     assert_eq!(addresses(&cluster.get("after").await), ["192.168.201.3"]);

@@ -13,7 +13,7 @@ mod services;
 pub use self::occupant::Occupant;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use herald_ebpf_common::{Reason, WHILE_SESSION};
 use self::digest::Digest;
 use self::programs::Programs;
 use self::services::Services;
+use crate::fallback::Fallback;
 use crate::fence::{self, SessionFence};
 use crate::picture::Picture;
 use crate::tables::{Tables, Update, Write};
@@ -101,13 +102,36 @@ pub struct Datapath {
     /// What `SOURCES` holds, if that is certain.
     listed: Option<BTreeSet<common::SourceKey>>,
     fallback: HashMap<MapData, common::ServiceKey, common::ReverseValue>,
-    /// What `FALLBACK` holds, if that is certain.
-    fallback_known: Option<BTreeMap<common::ServiceKey, common::ReverseValue>>,
+    /// What `FALLBACK` should hold.
+    names: Fallback,
+    /// Whether it holds that for certain.
+    has_names: bool,
     drain: Duration,
 }
 
 /// The parts of a picture that change seldom.
-type Neighbourhood = Picture;
+struct Neighbourhood {
+    vips: BTreeSet<(IpAddr, u32)>,
+    all_vips: BTreeSet<IpAddr>,
+    links: BTreeMap<u32, [u8; 6]>,
+    peers: BTreeMap<[u8; 6], (Option<Ipv4Addr>, Option<Ipv6Addr>)>,
+}
+
+impl Neighbourhood {
+    fn of(picture: &Picture) -> Self {
+        let Picture { vips, all_vips, links, peers, .. } = picture;
+        let (vips, all_vips) = (vips.clone(), all_vips.clone());
+        Self { vips, all_vips, links: links.clone(), peers: peers.clone() }
+    }
+
+    fn is_of(&self, picture: &Picture) -> bool {
+        let Self { vips, all_vips, links, peers } = self;
+        *vips == picture.vips
+            && *all_vips == picture.all_vips
+            && *links == picture.links
+            && *peers == picture.peers
+    }
+}
 
 /// How long a slot whose backend changed remembers its flows, unless told otherwise.
 pub const DRAIN: Duration = Duration::from_secs(15 * 60);
@@ -150,7 +174,8 @@ impl Datapath {
             neighbourhood: None,
             listed: None,
             fallback: take(&mut ebpf, "FALLBACK", HashMap::try_from)?,
-            fallback_known: None,
+            names: Fallback::default(),
+            has_names: false,
             drain: DRAIN,
             programs: Programs::load(ebpf, &pins)?,
             pins,
@@ -209,16 +234,8 @@ impl Datapath {
     }
 
     fn apply_parts(&mut self, picture: &Picture, update: &Update) -> Result<(), Error> {
-        let neighbourhood = Picture {
-            vips: picture.vips.clone(),
-            all_vips: picture.all_vips.clone(),
-            links: picture.links.clone(),
-            peers: picture.peers.clone(),
-            ..Picture::default()
-        };
-        let is_known = self.neighbourhood.as_ref() == Some(&neighbourhood);
-        self.neighbourhood = None;
-        if !is_known {
+        let met = self.neighbourhood.take().filter(|met| met.is_of(picture));
+        if met.is_none() {
             self.meet(picture)?;
         }
         // Networks that may ask are there before a table names them, and go after it went.
@@ -241,16 +258,32 @@ impl Datapath {
             self.sources.remove(&trie_key(key)).map_err(failed("remove from", "SOURCES"))?;
         }
         self.listed = Some(sources);
-        let fallback = picture.fallback();
-        if self.fallback_known.take().as_ref() != Some(&fallback) {
-            reconcile("FALLBACK", &mut self.fallback, fallback.clone())?;
-        }
-        self.fallback_known = Some(fallback);
-        if !is_known {
+        self.name(picture)?;
+        if met.is_none() {
             // Last: an answer draws traffic, which the tables must be ready for.
             self.speak(picture)?;
         }
-        self.neighbourhood = Some(neighbourhood);
+        self.neighbourhood = Some(met.unwrap_or_else(|| Neighbourhood::of(picture)));
+        Ok(())
+    }
+
+    /// What the ports of this node's pods are known as.
+    fn name(&mut self, picture: &Picture) -> Result<(), Error> {
+        const NAME: &str = "FALLBACK";
+        let changed = self.names.update(picture);
+        if !std::mem::replace(&mut self.has_names, false) {
+            reconcile(NAME, &mut self.fallback, self.names.values())?;
+        } else {
+            for pod in &changed {
+                match self.names.value(pod) {
+                    Some(value) => {
+                        self.fallback.insert(pod, value, 0).map_err(failed("write", NAME))?;
+                    }
+                    None => remove(NAME, &mut self.fallback, pod)?,
+                }
+            }
+        }
+        self.has_names = true;
         Ok(())
     }
 

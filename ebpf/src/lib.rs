@@ -10,6 +10,7 @@
 
 pub mod datapath;
 mod error;
+mod fallback;
 pub mod fence;
 mod link;
 pub mod picture;

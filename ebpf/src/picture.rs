@@ -29,31 +29,6 @@ pub struct Picture {
     pub direct: Option<BTreeSet<Network>>,
 }
 
-impl Picture {
-    /// What the ports of this node's pods are known as, where that is one VIP's port alone.
-    pub fn fallback(&self) -> BTreeMap<common::ServiceKey, common::ReverseValue> {
-        let mut known: BTreeMap<common::ServiceKey, BTreeSet<ServicePort>> = BTreeMap::new();
-        for (port, set) in self.services.iter().filter(|_| self.direct.is_some()) {
-            let draining = self.policies.get(port).into_iter().flat_map(|policy| &policy.draining);
-            for backend in set.iter().chain(draining).filter(|backend| backend.is_local) {
-                let pod = ServicePort {
-                    vip: backend.address.ip(),
-                    port: backend.address.port(),
-                    protocol: port.protocol,
-                };
-                known.entry(pod.key()).or_default().insert(*port);
-            }
-        }
-        let only = |(pod, ports): (common::ServiceKey, BTreeSet<ServicePort>)| {
-            let mut ports = ports.into_iter();
-            let port = ports.next().filter(|_| ports.len() == 0)?.key();
-            let value = common::ReverseValue { vip: port.vip, port_be: port.port_be, reserved: 0 };
-            Some((pod, value))
-        };
-        known.into_iter().filter_map(only).collect()
-    }
-}
-
 /// How a service port treats its clients and backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {

@@ -144,6 +144,7 @@ impl Tables {
         let mut update = Update::default();
         let mut tables = Vec::new();
         let mut late = Vec::new();
+        let mut present = 0;
         let default = Policy::default();
         for (port, set) in &picture.services {
             let policy = picture.policies.get(port).unwrap_or(&default);
@@ -154,32 +155,50 @@ impl Tables {
                 !is_due && installed.spec.as_ref().is_some_and(is_same)
             });
             if is_current {
+                present += 1;
                 continue;
             }
             let spec = Spec { set: set.clone(), policy: policy.clone() };
             let install = Install { key, protocol: port.protocol, spec, now };
             match self.install(install, &mut update.writes, &mut tables, &mut late) {
-                Some(()) => {}
-                None => update.refused += 1,
+                Some(()) => present += 1,
+                None => {
+                    update.refused += 1;
+                    present += usize::from(self.services.contains_key(&key));
+                }
             }
         }
+        if self.services.len() > present {
+            self.remove_others(picture, &mut tables, &mut late);
+        }
+        if !self.lists.is_empty() {
+            self.forget_lists();
+        }
+        update.writes.append(&mut tables);
+        update.writes.append(&mut late);
+        update
+    }
+
+    /// Removes the services that a picture does not have.
+    fn remove_others(&mut self, picture: &Picture, tables: &mut Vec<Write>, late: &mut Vec<Write>) {
         let wanted: BTreeSet<ServiceKey> = picture.services.keys().map(|port| port.key()).collect();
         let gone: Vec<_> = self.services.keys().filter(|k| !wanted.contains(k)).copied().collect();
         for key in gone {
             if let Some(old) = self.services.remove(&key) {
                 tables.extend(keys(key, 0..old.chunks).map(Write::NoService));
-                self.release(old.members.into_values(), &mut late);
+                self.release(old.members.into_values(), late);
             }
         }
+    }
+
+    /// Removes the lists of networks that no service has.
+    fn forget_lists(&mut self) {
         let in_use: BTreeSet<&BTreeSet<Network>> = self
             .services
             .values()
             .filter_map(|installed| Some(&installed.spec.as_ref()?.policy.sources))
             .collect();
         self.lists.retain(|networks, _| in_use.contains(networks));
-        update.writes.append(&mut tables);
-        update.writes.append(&mut late);
-        update
     }
 
     /// What `SOURCES` must hold for the services as they are.

@@ -25,6 +25,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use count::Count;
 pub use plan::{Assignment, Change, ChangeReason, Plan, Refusal, RefusalReason};
@@ -90,7 +91,7 @@ pub fn allocate(
         config,
     };
     let mut served: Vec<&Service> =
-        observed.services.values().filter(|service| config.serves(service)).collect();
+        observed.services.values().map(Arc::as_ref).filter(|it| config.serves(it)).collect();
     // Who came first is served first.
     served.sort_by_key(|service| (&service.created, &service.name));
     planner.hold_current(&served, current);
@@ -403,7 +404,8 @@ impl<'a> Planner<'a> {
             })
             .collect();
         let services = self.observed.services.values();
-        let is_released = |it: &&Service| it.reported.assigned.is_some() && !self.config.serves(it);
+        let is_released =
+            |it: &&Arc<Service>| it.reported.assigned.is_some() && !self.config.serves(it);
         let released = services.filter(is_released).map(|it| it.name.clone()).collect();
         let owned = |(name, assignment): (&ServiceName, _)| (name.clone(), assignment);
         Plan {

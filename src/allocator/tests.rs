@@ -62,7 +62,7 @@ fn asking(name: &str, addresses: &[&str]) -> Service {
 fn observed(pools: &[Pool], services: &[Service]) -> Observed {
     Observed {
         pools: pools.iter().map(|pool| (pool.name.clone(), pool.clone())).collect(),
-        services: services.iter().map(|it| (it.name.clone(), it.clone())).collect(),
+        services: services.iter().map(|it| (it.name.clone(), Arc::new(it.clone()))).collect(),
         ..Observed::default()
     }
 }

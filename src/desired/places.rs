@@ -34,7 +34,7 @@ impl<'a> Places<'a> {
             places.pods.extend(networks.map(|it| (it.network(), (*it, node.name.as_str()))));
             places.is_whole &= !node.pod_networks.is_empty();
         }
-        for endpoint in observed.endpoints.values().flatten() {
+        for endpoint in observed.endpoints.values().flat_map(|it| &**it) {
             let Some(named) = endpoint.node.as_deref() else { continue };
             if places.is_address_of_a_node(endpoint.address) {
                 continue;
@@ -113,7 +113,7 @@ mod tests {
     fn pod_networks_that_are_not_used_by_node_locate_nothing() {
         let mut observed = with_networks();
         let moved = Endpoint { address: [10, 244, 3, 9].into(), ..endpoint(1) };
-        observed.endpoints.insert(service_name(), vec![moved]);
+        observed.endpoints.insert(service_name(), vec![moved].into());
         let places = Places::of(&observed);
         assert_eq!(places.node_of(&nowhere([10, 244, 2, 2])), None);
         assert_eq!(places.node_of(&nowhere([192, 168, 1, 12])), Some(node(2)));
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(texts(&one_silent), None);
         let mut stray = with_networks();
         let elsewhere = Endpoint { address: [172, 16, 0, 2].into(), ..endpoint(1) };
-        stray.endpoints.insert(service_name(), vec![elsewhere]);
+        stray.endpoints.insert(service_name(), vec![elsewhere].into());
         assert_eq!(texts(&stray), None, "a pod lies outside");
     }
 }

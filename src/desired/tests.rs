@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use herald_leader_election::SessionState;
 
 use super::*;
@@ -98,10 +100,10 @@ fn a_named_interface_needs_no_subnet() {
 #[test]
 fn with_a_local_policy_only_nodes_with_a_ready_pod_are_eligible() {
     let mut observed = observed();
-    for service in observed.services.values_mut() {
+    for service in observed.services.values_mut().map(Arc::make_mut) {
         service.external_traffic_policy = TrafficPolicy::Local;
     }
-    observed.endpoints.insert(service_name(), vec![endpoint(1), not_ready(2)]);
+    observed.endpoints.insert(service_name(), vec![endpoint(1), not_ready(2)].into());
     let vip = the_vip(&observed, &view(1));
     assert_eq!(vip.eligible.into_keys().collect::<Vec<_>>(), [node(1)]);
     let why = Ineligible::NoLocalEndpoint;
@@ -112,11 +114,11 @@ fn with_a_local_policy_only_nodes_with_a_ready_pod_are_eligible() {
 fn services_that_share_an_address_share_its_vip() {
     let mut observed = observed();
     let other = ServiceName::new("default", "other");
-    let mut service = observed.services[&service_name()].clone();
+    let mut service = Service::clone(&observed.services[&service_name()]);
     service.name = other.clone();
     service.ports.iter_mut().for_each(|port| port.port += 1000);
-    observed.services.insert(other.clone(), service);
-    observed.endpoints.insert(other.clone(), vec![endpoint(1)]);
+    observed.services.insert(other.clone(), Arc::new(service));
+    observed.endpoints.insert(other.clone(), vec![endpoint(1)].into());
     let mut assigned = assignments();
     assigned.insert(other.clone(), assigned[&service_name()].clone());
     let vips = all_vips(&observed, &assigned, &view(1));
@@ -135,7 +137,7 @@ fn services_that_share_an_address_share_its_vip() {
 #[test]
 fn a_pod_that_is_not_ready_keeps_its_flows() {
     let mut observed = observed();
-    observed.endpoints.insert(service_name(), vec![not_ready(2)]);
+    observed.endpoints.insert(service_name(), vec![not_ready(2)].into());
     let vip = the_vip(&observed, &view(1));
     let backend = &vip.backends[0];
     assert_eq!((backend.target, backend.draining), (Err(Unused::NotReady), Some(mac(2))));
@@ -155,7 +157,7 @@ fn every_unused_endpoint_has_its_reason() {
     let mut observed = observed();
     let nowhere = Endpoint { node: None, ..endpoint(2) };
     let endpoints = vec![not_ready(1), nowhere, endpoint(3), terminating(1)];
-    observed.endpoints.insert(service_name(), endpoints);
+    observed.endpoints.insert(service_name(), endpoints.into());
     let mut view = view(1);
     let reasons = |view: &View, gone: &[NodeName]| -> Vec<_> {
         let gone = gone.iter().cloned().collect();
@@ -245,10 +247,10 @@ fn a_cordoned_node_is_spared_where_another_can_have_the_vip() {
 fn with_a_local_policy_an_endpoint_counts_on_its_node_or_on_all_if_it_is_on_none() {
     let eligible = |endpoints: Vec<Endpoint>| {
         let mut observed = observed();
-        for service in observed.services.values_mut() {
+        for service in observed.services.values_mut().map(Arc::make_mut) {
             service.external_traffic_policy = TrafficPolicy::Local;
         }
-        observed.endpoints.insert(service_name(), endpoints);
+        observed.endpoints.insert(service_name(), endpoints.into());
         names(the_vip(&observed, &view(1)).eligible.into_keys())
     };
     let nowhere =
@@ -264,7 +266,7 @@ fn without_any_endpoint_that_serves_metallb_announces_nothing_and_cilium_does() 
     let why = |endpoints: Option<Vec<Endpoint>>, kind: crate::observed::PoolKind| {
         let mut observed = observed();
         observed.endpoints.clear();
-        observed.endpoints.extend(endpoints.map(|it| (service_name(), it)));
+        observed.endpoints.extend(endpoints.map(|it| (service_name(), it.into())));
         observed.pools.values_mut().for_each(|pool| pool.kind = kind);
         for ad in observed.advertisements.values_mut() {
             (ad.kind, ad.load_balancer_ips) = (kind, true);
@@ -284,7 +286,7 @@ fn without_any_endpoint_that_serves_metallb_announces_nothing_and_cilium_does() 
 fn says_which_services_are_announced_although_nothing_of_theirs_is_ready() {
     let mut observed = observed();
     assert_eq!(the_vip(&observed, &view(1)).kept, BTreeSet::new());
-    for endpoint in observed.endpoints.get_mut(&service_name()).unwrap() {
+    for endpoint in Arc::make_mut(observed.endpoints.get_mut(&service_name()).unwrap()) {
         endpoint.kept = true;
     }
     let vip = the_vip(&observed, &view(1));
@@ -300,11 +302,11 @@ mod external {
     /// A ClusterIP Service that names `address`, and a policy that announces externalIPs.
     fn named(address: [u8; 4]) -> Observed {
         let mut observed = observed();
-        let mut service = observed.services[&service_name()].clone();
+        let mut service = Service::clone(&observed.services[&service_name()]);
         service.name = ServiceName::new("default", "inside");
         (service.load_balancer, service.external_ips) = (false, vec![address.into()]);
-        observed.endpoints.insert(service.name.clone(), vec![endpoint(2)]);
-        observed.services.insert(service.name.clone(), service);
+        observed.endpoints.insert(service.name.clone(), vec![endpoint(2)].into());
+        observed.services.insert(service.name.clone(), Arc::new(service));
         let policy = Advertisement {
             kind: PoolKind::Cilium,
             name: "cilium.io/p".into(),

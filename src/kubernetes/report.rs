@@ -70,7 +70,7 @@ impl Reporter<'_> {
             return None;
         }
         patch["metadata"]["resourceVersion"] = json!(self.service.resource_version);
-        Some(Write::Status { target: Target::service(&self.service.name), patch })
+        Some(Write::Status { target: Target::service(&self.service.name), patch: patch.into() })
     }
 
     fn is_released(&self) -> bool {
@@ -186,5 +186,5 @@ fn pool_status(plan: &Plan, pool: &Pool, now: &str) -> Option<Write> {
             name: pool.object_name().to_owned(),
         },
     };
-    (!is_equal).then(|| Write::Status { target, patch: json!({"status": status}) })
+    (!is_equal).then(|| Write::Status { target, patch: json!({"status": status}).into() })
 }

@@ -3,6 +3,9 @@
 //! Writes are wanted states, not steps: performing one twice does no harm, and what is no longer in
 //! the list is no longer wanted.
 
+use std::fmt;
+use std::sync::Arc;
+
 use serde_json::Value;
 
 /// Which object.
@@ -29,16 +32,16 @@ pub enum Write {
         /// Which object.
         target: Target,
         /// The patch.
-        patch: Value,
+        patch: Json,
     },
     /// An object of our own: created if it is missing, and its status made equal to this.
     Own {
         /// Which object.
         target: Target,
         /// Its labels.
-        labels: Value,
+        labels: Json,
         /// Its status.
-        status: Value,
+        status: Json,
     },
     /// An object of our own is gone.
     Gone(Target),
@@ -57,6 +60,10 @@ pub enum Write {
     },
 }
 
+/// JSON as the text that is sent. A tree of it takes ten times the room, and ten thousand may wait.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Json(Arc<str>);
+
 /// How much an Event matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -64,6 +71,25 @@ pub enum Severity {
     Normal,
     /// Something is not as its author wants.
     Warning,
+}
+
+impl Json {
+    /// The tree.
+    pub fn value(&self) -> Value {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Self(value.to_string().into())
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl Severity {

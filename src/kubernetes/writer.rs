@@ -199,10 +199,11 @@ pub async fn perform(client: Client, write: Write) -> Result<(), kube::Error> {
     match write {
         Write::Status { target, patch } => {
             let api = api(client, &target);
-            api.patch_status(&target.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+            api.patch_status(&target.name, &PatchParams::default(), &Patch::Merge(patch.value()))
+                .await?;
         }
         Write::Own { target, labels, status } => {
-            own::write(client, &target, labels, status).await?
+            own::write(client, &target, labels.value(), status.value()).await?
         }
         Write::Gone(target) => {
             match api(client, &target).delete(&target.name, &DeleteParams::default()).await {

@@ -8,10 +8,12 @@
 //! Pure: `directory` hands in the bytes. Equal bytes are not parsed twice.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::conflicts::Index;
+use super::convert::merged;
 use super::file::{self, Content, of_whole_file};
 use super::object::{Kind, Object, ObjectKey, Placed, location};
 use super::soft;
@@ -84,9 +86,9 @@ struct Tracked {
     /// What the status of a served Service reports, should the rest be unreadable.
     reported: Option<(ServiceName, Vec<IpAddr>)>,
     /// The name and conditions of a served policy of Cilium's, however much of it can be read.
-    policy: Option<(String, Vec<serde_json::Value>)>,
+    policy: Option<Box<(String, Vec<serde_json::Value>)>>,
     /// What a served object of the configuration is called, and who it is.
-    subject: Option<(String, Faulty)>,
+    subject: Option<Box<(String, Faulty)>>,
     newest: Result<Arc<Content>, Vec<Problem>>,
     in_force: Option<Arc<Content>>,
     conflicts: Vec<Problem>,
@@ -106,7 +108,7 @@ impl Tracked {
 
     /// The served object of the configuration, if it cannot be used as it is.
     fn faulty(&self) -> Option<(String, Faulty)> {
-        let (name, subject) = self.subject.as_ref().filter(|_| self.is_rejected())?;
+        let (name, subject) = self.subject.as_deref().filter(|_| self.is_rejected())?;
         Some((name.clone(), Faulty { kept: self.in_force.is_some(), ..subject.clone() }))
     }
 
@@ -233,8 +235,8 @@ impl Assembler {
                 self.is_served = true;
                 kind = Some(served.kind);
                 reported = served.reported();
-                policy = served.policy();
-                subject = served.subject();
+                policy = served.policy().map(Box::new);
+                subject = served.subject().map(Box::new);
                 file::served(&name, &served.tree)
             }
         };
@@ -328,7 +330,7 @@ impl Assembler {
             if tracked.in_force.is_none() {
                 snapshot.observed.hidden.extend(tracked.reported.clone());
             }
-            snapshot.observed.policies.extend(tracked.policy.clone());
+            snapshot.observed.policies.extend(tracked.policy.as_deref().cloned());
             snapshot.observed.faulty.extend(tracked.faulty());
             for placed in tracked.objects_in_force() {
                 snapshot.objects += 1;
@@ -337,9 +339,6 @@ impl Assembler {
         }
         if self.options.ignores_exclude_label {
             snapshot.observed.nodes.values_mut().for_each(|node| node.excluded = false);
-        }
-        for endpoints in snapshot.observed.endpoints.values_mut() {
-            merge(endpoints);
         }
         self.steady.keep(&mut snapshot.observed);
         snapshot.problems.extend(soft::mark(&mut snapshot.observed.pools));
@@ -383,19 +382,19 @@ fn may_hide(tracked: &Tracked, is_meant: fn(Kind) -> bool) -> bool {
 fn insert(observed: &mut Observed, object: &Object) {
     match object {
         Object::Pool { pool, .. } => {
-            observed.pools.insert(pool.name.clone(), pool.clone());
+            observed.pools.insert(pool.name.clone(), (**pool).clone());
         }
         Object::Advertisement(announced) => {
-            observed.advertisements.insert(announced.name.clone(), announced.clone());
+            observed.advertisements.insert(announced.name.clone(), (**announced).clone());
         }
         Object::Service(service) => {
-            observed.services.insert(service.name.clone(), (**service).clone());
+            observed.services.insert(service.name.clone(), Arc::clone(service));
         }
         Object::Endpoints { service, endpoints } => {
             extend(&mut observed.endpoints, service, endpoints);
         }
         Object::Node(node) => {
-            observed.nodes.insert(node.name.clone(), node.clone());
+            observed.nodes.insert(node.name.clone(), (**node).clone());
         }
         Object::Namespace { name, labels } => {
             observed.namespaces.insert(name.clone(), labels.clone());
@@ -407,30 +406,17 @@ fn insert(observed: &mut Observed, object: &Object) {
 }
 
 fn extend(
-    all: &mut BTreeMap<ServiceName, Vec<Endpoint>>,
+    all: &mut BTreeMap<ServiceName, Arc<[Endpoint]>>,
     service: &ServiceName,
-    endpoints: &[Endpoint],
+    endpoints: &Arc<[Endpoint]>,
 ) {
-    all.entry(service.clone()).or_default().extend_from_slice(endpoints);
-}
-
-/// Joins endpoints of the same address and ports. While a pod moves between slices it may briefly be
-/// in two (EndpointSlice concepts, "Duplicate endpoints"). Slices that differ in their ports are
-/// different places on the same pod, each ready or not by itself: so it is while a Service's
-/// `targetPort` changes.
-fn merge(endpoints: &mut Vec<Endpoint>) {
-    endpoints.iter_mut().for_each(|endpoint| endpoint.ports.sort());
-    endpoints.sort_by(|a, b| (a.address, &a.ports).cmp(&(b.address, &b.ports)));
-    endpoints.dedup_by(|next, kept| {
-        let same = (next.address, &next.ports) == (kept.address, &kept.ports);
-        if same {
-            kept.ready |= next.ready;
-            kept.serving |= next.serving;
-            kept.terminating &= next.terminating;
-            kept.node = kept.node.take().or_else(|| next.node.take());
+    match all.entry(service.clone()) {
+        Entry::Vacant(place) => drop(place.insert(Arc::clone(endpoints))),
+        Entry::Occupied(mut known) => {
+            let both = known.get().iter().chain(&**endpoints).cloned().collect();
+            known.insert(merged(both));
         }
-        same
-    });
+    }
 }
 
 fn unknown_references(file: &str, tracked: &Tracked, observed: &Observed) -> Vec<Problem> {

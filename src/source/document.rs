@@ -3,6 +3,8 @@
 //! Unknown kinds are no error, because people keep pools beside Deployments. A `List` is taken
 //! apart. What a wrong object leads to for its file is decided in `file`.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -225,14 +227,14 @@ impl ObjectReader<'_> {
                 let (mut pool, paths) = convert::pool(&meta, &spec, &mut self.findings);
                 pool.status = self.status();
                 let positions = paths.iter().map(|path| self.tree.locate(path)).collect();
-                (meta, Some(Object::Pool { pool, positions }))
+                (meta, Some(Object::Pool { pool: pool.into(), positions }))
             }
             Kind::L2Advertisement => {
                 let meta = self.part_or_default::<ObjectMeta>("metadata")?;
                 // No spec at all is common and means: every pool, every node.
                 let spec = self.part_or_default("spec")?;
                 let announced = convert::advertisement(&meta, &spec, &mut self.findings);
-                (meta, Some(Object::Advertisement(announced)))
+                (meta, Some(Object::Advertisement(announced.into())))
             }
             Kind::CiliumPool => {
                 let meta = self.part_or_default::<ObjectMeta>("metadata")?;
@@ -240,13 +242,13 @@ impl ObjectReader<'_> {
                 let mut pool = convert::cilium_pool(&meta, &spec, &mut self.findings);
                 pool.status = self.status();
                 pool.api_version = self.api_version();
-                (meta, Some(Object::Pool { pool, positions: Vec::new() }))
+                (meta, Some(Object::Pool { pool: pool.into(), positions: Vec::new() }))
             }
             Kind::CiliumPolicy => {
                 let meta = self.part_or_default::<ObjectMeta>("metadata")?;
                 let spec = self.part_or_default("spec")?;
                 let announced = convert::cilium_policy(&meta, &spec, &mut self.findings);
-                (meta, Some(Object::Advertisement(announced)))
+                (meta, Some(Object::Advertisement(announced.into())))
             }
             Kind::Namespace => {
                 let meta = self.part_or_default::<ObjectMeta>("metadata")?;
@@ -259,7 +261,7 @@ impl ObjectReader<'_> {
             Kind::Service => {
                 let service = self.whole::<core::Service>()?;
                 let typed = convert::service(&service, &mut self.findings);
-                (service.metadata, Some(Object::Service(Box::new(typed))))
+                (service.metadata, Some(Object::Service(Arc::new(typed))))
             }
             Kind::EndpointSlice => {
                 let slice = self.whole::<EndpointSlice>()?;
@@ -276,7 +278,7 @@ impl ObjectReader<'_> {
             Kind::Node => {
                 let node = self.whole::<core::Node>()?;
                 let typed = convert::node(&node, &mut self.findings);
-                (node.metadata, Some(Object::Node(typed)))
+                (node.metadata, Some(Object::Node(typed.into())))
             }
         };
         Ok((self.key(&meta), object))

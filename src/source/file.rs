@@ -15,8 +15,8 @@ pub const MAX_FILE_BYTES: usize = 4 << 20;
 /// A file that can take effect.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Content {
-    /// Its objects.
-    pub objects: Vec<Placed>,
+    /// Its objects; not a `Vec`, whose spare room would be most of what a served object takes.
+    pub objects: Box<[Placed]>,
     /// What is wrong without keeping the file from taking effect.
     pub problems: Vec<Problem>,
 }
@@ -59,6 +59,7 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Content, Vec<Problem>> {
     let conflicts = Index::default().add(name, &objects).err().unwrap_or_default();
     let invalid = invalid || !conflicts.is_empty();
     problems.extend(conflicts);
+    let objects = objects.into();
     if invalid { Err(problems) } else { Ok(Content { objects, problems }) }
 }
 
@@ -71,6 +72,7 @@ pub fn served(name: &str, tree: &Tree) -> Result<Content, Vec<Problem>> {
     let mut reading = Reading { is_served: true, ..Reading::default() };
     reading.document(name, tree);
     let Reading { objects, problems, invalid, .. } = reading;
+    let objects = objects.into();
     if invalid { Err(problems) } else { Ok(Content { objects, problems }) }
 }
 

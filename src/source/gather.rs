@@ -32,9 +32,9 @@ pub enum Message {
     /// The list begins (again).
     ListBegins(Scope),
     /// An object exists, in this state.
-    Exists(Scope, serde_json::Value),
+    Exists(Scope, Tree),
     /// An object is gone.
-    Gone(Scope, serde_json::Value),
+    Gone(Scope, Tree),
     /// Everything that exists has been told.
     ListEnds(Scope),
     /// The API server does not answer; the watch goes on trying.
@@ -89,7 +89,7 @@ impl Gather {
                     state.listing = Some(BTreeSet::new());
                 }
             }
-            Message::Exists(scope, object) => self.exists(&scope, &object),
+            Message::Exists(scope, object) => self.exists(&scope, object),
             Message::Gone(scope, object) => {
                 let name = name(scope.kind, &object);
                 // A watch that was removed may still be heard.
@@ -119,14 +119,14 @@ impl Gather {
         }
     }
 
-    fn exists(&mut self, scope: &Scope, object: &serde_json::Value) {
+    fn exists(&mut self, scope: &Scope, tree: Tree) {
         let Some(state) = self.scopes.get_mut(scope) else { return };
-        let name = name(scope.kind, object);
+        let name = name(scope.kind, &tree);
         if let Some(listing) = &mut state.listing {
             listing.insert(name.clone());
         }
         state.names.insert(name.clone());
-        let served = Served { kind: scope.kind, tree: Tree::from_json(object) };
+        let served = Served { kind: scope.kind, tree };
         self.changes.insert(name, Some(FileState::Served(Box::new(served))));
         self.is_dirty = true;
     }
@@ -175,8 +175,9 @@ impl Gather {
 }
 
 /// What stands for a file name: `Kind namespace/name`.
-fn name(kind: Kind, object: &serde_json::Value) -> String {
-    let part = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+fn name(kind: Kind, object: &Tree) -> String {
+    let meta = object.field("metadata");
+    let part = |field| meta.and_then(|meta| meta.field(field)?.text()).unwrap_or_default();
     match (kind.is_namespaced(), part("namespace")) {
         (true, namespace) if !namespace.is_empty() => {
             format!("{} {namespace}/{}", kind.name(), part("name"))
@@ -190,6 +191,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn exists(kind: Kind, object: &serde_json::Value) -> Message {
+        Message::Exists(scope(kind), Tree::from_json(object))
+    }
 
     fn scope(kind: Kind) -> Scope {
         Scope { kind, namespace: None }
@@ -219,7 +224,7 @@ mod tests {
             gather.handle(Message::ListBegins(scope(kind)));
         }
         for (kind, object) in objects {
-            gather.handle(Message::Exists(scope(*kind), object.clone()));
+            gather.handle(exists(*kind, object));
         }
         gather.handle(Message::ListEnds(scope(Kind::Service)));
         gather.handle(Message::KindsKnown);
@@ -252,9 +257,9 @@ mod tests {
         let mut gather = gathered(&[(Kind::IpAddressPool, pool("a", "192.0.2.0/28", OLD))]);
         assert!(!gather.take(false).unwrap().observed.pools_incomplete);
         let bad = pool("a", "192.0.2.9-192.0.2.1", OLD);
-        gather.handle(Message::Exists(scope(Kind::IpAddressPool), bad));
+        gather.handle(exists(Kind::IpAddressPool, &bad));
         let other = pool("b", "198.51.100.0/28", NEW);
-        gather.handle(Message::Exists(scope(Kind::IpAddressPool), other));
+        gather.handle(exists(Kind::IpAddressPool, &other));
         let snapshot = gather.take(true).unwrap();
         let names: Vec<_> = snapshot.observed.pools.keys().collect();
         assert_eq!(names, ["a", "b"]);
@@ -308,7 +313,7 @@ mod tests {
         assert_eq!(outage.observed.services.len(), 2, "an outage keeps the last state");
         assert_eq!(outage.problems[0].reason, Reason::Unreadable);
         gather.handle(Message::ListBegins(scope(Kind::Service)));
-        gather.handle(Message::Exists(scope(Kind::Service), service("b", "192.0.2.4")));
+        gather.handle(exists(Kind::Service, &service("b", "192.0.2.4")));
         gather.handle(Message::ListEnds(scope(Kind::Service)));
         let after = gather.take(true).unwrap();
         let names: Vec<_> = after.observed.services.keys().map(|it| it.name.as_str()).collect();
@@ -340,7 +345,7 @@ mod tests {
         let snapshot = gather.take(true).unwrap();
         assert_eq!(snapshot.observed.pools.len(), 0);
         assert!(!snapshot.observed.pools_incomplete, "the last pool was deleted");
-        let late = Message::Exists(scope(Kind::IpAddressPool), pool("a", "192.0.2.0/28", OLD));
+        let late = exists(Kind::IpAddressPool, &pool("a", "192.0.2.0/28", OLD));
         gather.handle(late);
         assert!(gather.take(true).is_none(), "a removed watch is not heard any more");
     }

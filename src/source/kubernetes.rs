@@ -5,6 +5,7 @@
 //! here. Read `gather` for when a picture is complete.
 
 mod kinds;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use herald_leader_election::clock;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, TypeMeta};
+use kube::api::{Api, ApiResource, TypeMeta};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use tokio::sync::{mpsc, watch as channel};
@@ -27,6 +28,7 @@ use super::object::Kind;
 use crate::observed::Exclusions;
 use crate::pace::Pace;
 use crate::trouble::Troubles;
+use watched::Watched;
 
 /// Changes come in bursts: a Deployment that rolls touches many slices.
 const QUIET: Duration = Duration::from_millis(5);
@@ -169,7 +171,7 @@ impl Watches {
             _ => vec![None],
         };
         for namespace in namespaces {
-            let api: Api<DynamicObject> = match &namespace {
+            let api: Api<Watched> = match &namespace {
                 Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
                 None => Api::all_with(self.client.clone(), &resource),
             };
@@ -192,7 +194,7 @@ impl Watches {
 
 /// Tells what happens in one list, for ever.
 async fn follow(
-    api: Api<DynamicObject>,
+    api: Api<Watched>,
     types: TypeMeta,
     scope: Scope,
     messages: mpsc::Sender<Message>,
@@ -215,9 +217,9 @@ async fn follow(
         let message = match event {
             Ok(Event::Init) => Message::ListBegins(scope),
             Ok(Event::InitApply(object) | Event::Apply(object)) => {
-                Message::Exists(scope, slim(object, &types))
+                Message::Exists(scope, object.into_tree(&types))
             }
-            Ok(Event::Delete(object)) => Message::Gone(scope, slim(object, &types)),
+            Ok(Event::Delete(object)) => Message::Gone(scope, object.into_tree(&types)),
             Ok(Event::InitDone) => Message::ListEnds(scope),
             Err(error) => {
                 let is_forbidden = is_forbidden(&error);
@@ -259,31 +261,4 @@ fn tell<T>(troubles: &mut Troubles, kind: &'static str, event: &Result<Event<T>,
 fn is_forbidden(error: &watcher::Error) -> bool {
     let watcher::Error::InitialListFailed(kube::Error::Api(answer)) = error else { return false };
     answer.code == 403
-}
-
-/// The object without what nobody reads and what is most of its size, and with its kind: the items
-/// of a list do not repeat what the list says.
-fn slim(mut object: DynamicObject, types: &TypeMeta) -> serde_json::Value {
-    object.types.get_or_insert_with(|| types.clone());
-    object.metadata.managed_fields = None;
-    if let Some(annotations) = &mut object.metadata.annotations {
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-    }
-    serde_json::to_value(object).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_item_of_a_list_gets_the_kind_of_the_list() {
-        let item = serde_json::json!({"metadata": {"name": "a", "managedFields": [{}]}});
-        let types = TypeMeta { api_version: "v1".into(), kind: "Service".into() };
-        let slim = slim(serde_json::from_value(item).unwrap(), &types);
-        let expected = serde_json::json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"},
-        });
-        assert_eq!(slim, expected);
-    }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::tree::Position;
 use crate::observed::{Advertisement, Endpoint, Exclusions, Node, Pool, Service, ServiceName};
@@ -158,17 +159,17 @@ impl fmt::Display for ObjectKey {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
     Pool {
-        pool: Pool,
+        pool: Box<Pool>,
         /// Where each range of the pool stands.
         positions: Vec<Position>,
     },
-    Advertisement(Advertisement),
-    Service(Box<Service>),
+    Advertisement(Box<Advertisement>),
+    Service(Arc<Service>),
     Endpoints {
         service: ServiceName,
-        endpoints: Vec<Endpoint>,
+        endpoints: Arc<[Endpoint]>,
     },
-    Node(Node),
+    Node(Box<Node>),
     Namespace {
         name: String,
         labels: BTreeMap<String, String>,

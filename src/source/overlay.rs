@@ -3,8 +3,10 @@
 //! Pure. Objects of the same identity are replaced, the others stay; nothing is deleted. An edit that
 //! would be refused leaves the cluster as it is, with the problem that says so.
 
+use std::sync::Arc;
+
 use super::soft;
-use crate::observed::{Observed, Pool, PoolKind};
+use crate::observed::{Observed, Pool, PoolKind, Service};
 use crate::problem::{Level, Problem, Reason};
 
 /// The cluster after `kubectl apply` of the manifests, and what is wrong with that.
@@ -23,7 +25,7 @@ pub fn overlay(cluster: &Observed, manifests: &Observed) -> (Observed, Vec<Probl
         };
     }
     for (name, service) in &manifests.services {
-        let mut service = service.clone();
+        let mut service = Service::clone(service);
         if let Some(before) = cluster.services.get(name) {
             service.reported = before.reported.clone();
             service.created.clone_from(&before.created);
@@ -32,7 +34,7 @@ pub fn overlay(cluster: &Observed, manifests: &Observed) -> (Observed, Vec<Probl
                 service.ip_families.clone_from(&before.ip_families);
             }
         }
-        after.services.insert(name.clone(), service);
+        after.services.insert(name.clone(), Arc::new(service));
     }
     after.advertisements.extend(manifests.advertisements.clone());
     after.namespaces.extend(manifests.namespaces.clone());

@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::observed::{Endpoint, EndpointPort, Node, Observed, Service, ServiceName};
 
@@ -31,7 +32,7 @@ pub struct Steady {
 /// What is known of a Service's endpoints, in the order in which a picture has them: by address,
 /// then by ports, because one pod may be ready at one port and not at another.
 #[derive(Debug, Default)]
-struct Pasts(Vec<(IpAddr, Vec<EndpointPort>, Past)>);
+struct Pasts(Vec<(IpAddr, Arc<[EndpointPort]>, Past)>);
 
 /// An endpoint as it counted in the last picture.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,19 +53,21 @@ impl Steady {
         let before = std::mem::take(&mut self.services);
         let none = Pasts::default();
         for (name, endpoints) in endpoints {
-            if !services.get(name).is_some_and(is_announced) {
+            if !services.get(name).is_some_and(|it| is_announced(it)) {
                 continue;
             }
             let pasts = before.get(name).unwrap_or(&none);
             let keeps = pasts.kept(endpoints, all_nodes_failed);
-            for (endpoint, keep) in endpoints.iter_mut().zip(keeps) {
-                endpoint.kept = keep;
-                endpoint.ready |= keep;
-                endpoint.serving |= keep;
+            if keeps.contains(&true) {
+                for (endpoint, keep) in Arc::make_mut(endpoints).iter_mut().zip(keeps) {
+                    endpoint.kept = keep;
+                    endpoint.ready |= keep;
+                    endpoint.serving |= keep;
+                }
             }
             let remembered = endpoints.iter().map(|endpoint| {
                 let past = counted(endpoint, pasts.of(endpoint), nodes);
-                (endpoint.address, endpoint.ports.clone(), past)
+                (endpoint.address, Arc::clone(&endpoint.ports), past)
             });
             self.services.insert(name.clone(), Pasts(remembered.collect()));
         }
@@ -224,7 +227,7 @@ mod tests {
                 steady.keep(&mut counted);
                 let said_by = &said.endpoints[&service_name()];
                 let all_failed = !nodes.contains('+');
-                for (raw, counts) in said_by.iter().zip(&counted.endpoints[&service_name()]) {
+                for (raw, counts) in said_by.iter().zip(&*counted.endpoints[&service_name()]) {
                     prop_assert!(!counts.kept || (!raw.ready && !raw.terminating));
                     prop_assert!(!counts.kept || all_failed || !text.contains('+'));
                     prop_assert_eq!(counts.ready, raw.ready || counts.kept);

@@ -97,7 +97,8 @@ impl Tree {
         here.position
     }
 
-    /// A tree without places, of an object that an API server has handed out.
+    /// A tree without places.
+    #[cfg(test)]
     pub fn from_json(json: &serde_json::Value) -> Self {
         use serde_json::Value as Json;
         let value = match json {

@@ -1,5 +1,7 @@
 //! Cilium's rules: who may use a pool, how many addresses, and what closes a pool.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::observed::{
     CiliumSharing, L2_ANNOUNCER, PoolKind, Protocol, Requirement, Selector, ServicePort, TargetPort,
@@ -74,7 +76,8 @@ fn a_disabled_or_conflicting_pool_gives_nothing_new_and_takes_nothing_away() {
     for pool in [disabled, conflicting] {
         // The same after a restart, when all there is are the addresses in the status.
         let mut picture = observed(&[pool], &services);
-        let live = picture.services.get_mut(&ServiceName::new("default", "live")).unwrap();
+        let live =
+            Arc::make_mut(picture.services.get_mut(&ServiceName::new("default", "live")).unwrap());
         live.reported.addresses = vec![ip("192.0.2.3")];
         assert_eq!(reported(&picture, &Config::default()), before);
         assert_eq!(

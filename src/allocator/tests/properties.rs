@@ -99,7 +99,7 @@ proptest! {
         let before = allocate(&picture, &NOBODY, &Config::default()).assignments;
         let mut grown = picture.clone();
         for other in others {
-            grown.services.entry(other.name.clone()).or_insert(other);
+            grown.services.entry(other.name.clone()).or_insert(Arc::new(other));
         }
         let far = pool("a-new-pool", &["198.51.100.0-198.51.100.99", "2001:db8:f::-2001:db8:f::f"]);
         grown.pools.insert(far.name.clone(), far);

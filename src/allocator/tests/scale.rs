@@ -36,7 +36,7 @@ fn plans_ten_thousand_services_and_then_one_more() {
     let mut picture = observed(&wide(), &services);
     let first = timed("all new", &picture, &NOBODY);
     assert_eq!(first.assignments.len(), services.len());
-    picture.services.insert(ServiceName::new("default", "new"), service("new"));
+    picture.services.insert(ServiceName::new("default", "new"), Arc::new(service("new")));
     let second = timed("one new", &picture, &first.assignments);
     assert_eq!(show(&Plan { changes: second.changes, ..Plan::default() }), ["new! pending"]);
 }

@@ -57,12 +57,14 @@ pub fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::fixture;
     use crate::observed::{AddressRange, Pool};
 
     fn cluster() -> Observed {
         let mut cluster = fixture::observed();
-        let service = cluster.services.get_mut(&fixture::service_name()).unwrap();
+        let service = Arc::make_mut(cluster.services.get_mut(&fixture::service_name()).unwrap());
         service.reported.addresses = vec![fixture::VIP.into()];
         cluster
     }

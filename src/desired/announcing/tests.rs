@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -80,11 +82,12 @@ fn a_pool_that_is_certainly_gone_is_announced_by_nobody() {
 #[test]
 fn what_another_load_balancer_gave_is_left_to_it() {
     let mut observed = without_pool(|_| {});
-    let service = observed.services.get_mut(&service_name()).unwrap();
+    let service = Arc::make_mut(observed.services.get_mut(&service_name()).unwrap());
     service.reported.addresses = vec![VIP.into()];
     assert_eq!(word(&with(&observed, "first", true)), "pool_unknown");
     assert!(with(&observed, "first", true).eligible.is_empty());
-    observed.services.get_mut(&service_name()).unwrap().reported.assigned = Some(vec![VIP.into()]);
+    Arc::make_mut(observed.services.get_mut(&service_name()).unwrap()).reported.assigned =
+        Some(vec![VIP.into()]);
     assert_eq!(with(&observed, "first", true).eligible.len(), 3);
 }
 

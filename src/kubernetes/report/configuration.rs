@@ -94,7 +94,7 @@ pub fn configuration(component: Component<'_>, namespace: &str, verdict: &Verdic
             "lastTransitionTime": since,
         }],
     });
-    Write::Own { target, labels, status }
+    Write::Own { target, labels: labels.into(), status: status.into() }
 }
 
 /// The Events about objects of the configuration that cannot be used as they are. MetalLB has none;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::super::write::{Severity, Target, Write};
 use crate::allocator::{Assignment, Change, ChangeReason, Plan, Refusal, RefusalReason};
@@ -186,7 +187,7 @@ pub fn unannounced(observed: &Observed, vips: &BTreeMap<IpAddr, Vip>) -> Vec<Wri
 
 fn services<'a>(observed: &'a Observed, vip: Option<&'a Vip>) -> impl Iterator<Item = &'a Service> {
     let names = vip.into_iter().flat_map(|vip| &vip.services);
-    names.filter_map(|name: &ServiceName| observed.services.get(name))
+    names.filter_map(|name: &ServiceName| observed.services.get(name).map(Arc::as_ref))
 }
 
 fn event(service: &Service, severity: Severity, reason: &'static str, message: String) -> Write {

@@ -44,7 +44,8 @@ pub fn announced(
             "metallb.io/service-namespace": service.namespace,
         });
         let target = target(namespace, &name);
-        writes.push(Write::Own { target, labels, status: status(node, service, &held) });
+        let status = status(node, service, &held).into();
+        writes.push(Write::Own { target, labels: labels.into(), status });
         let uid = observed.services.get(service).map_or(String::new(), |it| it.uid.clone());
         writes.push(Write::Event {
             about: Target::service(service),

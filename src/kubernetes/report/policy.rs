@@ -30,7 +30,7 @@ pub fn policies(observed: &Observed, problems: &[Problem], now: &str) -> Vec<Wri
                 namespace: None,
                 name: name.clone(),
             },
-            patch: json!({"status": {"conditions": wanted}}),
+            patch: json!({"status": {"conditions": wanted}}).into(),
         })
     };
     policies.filter_map(write).collect()

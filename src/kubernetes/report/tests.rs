@@ -5,6 +5,7 @@ mod configuration;
 mod events;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::*;
 use crate::allocator::{self, Config};
@@ -16,7 +17,7 @@ const NOW: &str = "2025-01-01T00:00:00Z";
 
 fn observed() -> Observed {
     let mut observed = fixture::observed();
-    let service = observed.services.get_mut(&fixture::service_name()).unwrap();
+    let service = Arc::make_mut(observed.services.get_mut(&fixture::service_name()).unwrap());
     service.resource_version = "7".into();
     service.uid = "u".into();
     let pool = observed.pools.get_mut("first").unwrap();
@@ -25,7 +26,7 @@ fn observed() -> Observed {
 }
 
 fn edit(observed: &mut Observed, change: impl FnOnce(&mut Service)) {
-    change(observed.services.get_mut(&fixture::service_name()).unwrap());
+    change(Arc::make_mut(observed.services.get_mut(&fixture::service_name()).unwrap()));
 }
 
 fn wanted(observed: &Observed) -> Vec<Write> {
@@ -36,7 +37,7 @@ fn wanted(observed: &Observed) -> Vec<Write> {
 
 fn service_patch(writes: &[Write]) -> Option<Value> {
     writes.iter().find_map(|write| match write {
-        Write::Status { target, patch } if target.kind == "Service" => Some(patch.clone()),
+        Write::Status { target, patch } if target.kind == "Service" => Some(patch.value()),
         _ => None,
     })
 }
@@ -79,6 +80,7 @@ fn writes_the_assignment_on_the_version_it_was_decided_on() {
         _ => None,
     });
     let (target, patch) = pool.unwrap();
+    let patch = patch.value();
     assert_eq!(target.namespace.as_deref(), Some("metallb-system"));
     assert_eq!(
         (&patch["status"]["assignedIPv4"], &patch["status"]["availableIPv4"]),
@@ -204,6 +206,7 @@ fn says_what_cilium_says_about_its_pools_and_keeps_other_conditions() {
     assert_eq!(patch["status"]["conditions"], json!([other, satisfied]));
     let Some(Write::Status { target, patch }) = writes.last() else { panic!("no pool status") };
     assert_eq!((target.name.as_str(), target.api_version), ("ip-pool", "cilium.io/v2"));
+    let patch = patch.value();
     let of = |field: &str| -> Vec<_> {
         let conditions = patch["status"]["conditions"].as_array().unwrap();
         conditions.iter().map(|it| it[field].as_str().unwrap().to_owned()).collect()
@@ -241,9 +244,9 @@ fn a_speaker_tells_what_it_announces_and_removes_what_it_no_longer_does() {
     else {
         panic!("{writes:?}")
     };
-    assert_eq!(labels["metallb.io/service-name"], "echo");
+    assert_eq!(labels.value()["metallb.io/service-name"], "echo");
     assert_eq!(
-        *status,
+        status.value(),
         json!({
             "node": "n1", "serviceName": "echo", "serviceNamespace": "default",
             "interfaces": [{"name": "eth0"}],
@@ -272,7 +275,7 @@ fn each_service_that_shares_a_vip_has_a_status_of_its_own() {
     let held = BTreeMap::from([(fixture::VIP.into(), held)]);
     let writes = announced("n1", "herald-system", &observed(), &held, &BTreeSet::new());
     let name = |write: &Write| match write {
-        Write::Own { status, .. } => status["serviceName"].as_str().map(str::to_owned),
+        Write::Own { status, .. } => status.value()["serviceName"].as_str().map(str::to_owned),
         _ => None,
     };
     assert_eq!(writes.iter().filter_map(name).collect::<Vec<_>>(), ["echo", "other"]);

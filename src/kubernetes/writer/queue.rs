@@ -250,7 +250,7 @@ mod tests {
 
     fn status(name: &str, version: &str) -> Write {
         let patch = json!({"metadata": {"resourceVersion": version}});
-        Write::Status { target: target(name), patch }
+        Write::Status { target: target(name), patch: patch.into() }
     }
 
     fn event(name: &str, reason: &'static str, message: &str) -> Write {
@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn own(name: &str) -> Write {
-        Write::Own { target: target(name), labels: json!({}), status: json!({}) }
+        Write::Own { target: target(name), labels: json!({}).into(), status: json!({}).into() }
     }
 
     fn allocator(writes: &[Write]) -> Wanted {
@@ -292,7 +292,7 @@ mod tests {
         let mut queue = Queue::default();
         let mut pool = target("p");
         pool.kind = "IPAddressPool";
-        let pool = Write::Status { target: pool, patch: json!({}) };
+        let pool = Write::Status { target: pool, patch: json!({}).into() };
         let event = event("a", "IPAllocated", "one");
         queue.want(&allocator(&[event.clone(), pool.clone(), status("a", "1"), own("n")]));
         let mut next = |lane| queue.next(lane, at(0), true).map(|(_, write)| write);

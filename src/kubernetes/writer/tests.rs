@@ -94,7 +94,7 @@ impl Server {
 fn status(name: &str, version: u64) -> Write {
     let target = Target::service(&ServiceName::new("default", name));
     let patch = json!({"metadata": {"resourceVersion": version.to_string()}, "status": {}});
-    Write::Status { target, patch }
+    Write::Status { target, patch: patch.into() }
 }
 
 fn pool(name: &str) -> Target {

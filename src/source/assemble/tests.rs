@@ -306,10 +306,10 @@ fn joins_the_slices_of_a_service() {
         serving: ready,
         terminating: false,
         kept: false,
-        ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port }],
+        ports: [EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port }].into(),
     };
     assert_eq!(
-        *endpoints,
+        **endpoints,
         [
             endpoint("10.0.0.1", None, 80, true),
             endpoint("10.0.0.1", None, 81, true),

@@ -1,6 +1,7 @@
 //! EndpointSlice.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 
@@ -17,7 +18,7 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 pub fn endpoints(
     slice: &EndpointSlice,
     findings: &mut Findings,
-) -> Option<(ServiceName, Vec<Endpoint>)> {
+) -> Option<(ServiceName, Arc<[Endpoint]>)> {
     let family = family(slice, findings)?;
     let labels = slice.metadata.labels.as_ref();
     let Some(service) = labels.and_then(|labels| labels.get(SERVICE_LABEL)) else {
@@ -27,7 +28,7 @@ pub fn endpoints(
         return None;
     };
     let namespace = slice.metadata.namespace.as_deref().unwrap_or("default");
-    let ports = ports(slice, findings);
+    let ports: Arc<[EndpointPort]> = ports(slice, findings).into();
     let listed = slice.endpoints.iter().enumerate();
     let endpoints = listed
         .filter_map(|(index, listed)| {
@@ -43,11 +44,30 @@ pub fn endpoints(
                 serving: conditions.serving.unwrap_or(ready),
                 terminating: conditions.terminating.unwrap_or(false),
                 kept: false,
-                ports: ports.clone(),
+                ports: Arc::clone(&ports),
             })
         })
         .collect();
-    Some((ServiceName::new(namespace, service), endpoints))
+    Some((ServiceName::new(namespace, service), merged(endpoints)))
+}
+
+/// In order; joins endpoints of the same address and ports. While a pod moves between slices it may briefly be
+/// in two (EndpointSlice concepts, "Duplicate endpoints"). Slices that differ in their ports are
+/// different places on the same pod, each ready or not by itself: so it is while a Service's
+/// `targetPort` changes.
+pub fn merged(mut endpoints: Vec<Endpoint>) -> Arc<[Endpoint]> {
+    endpoints.sort_by(|a, b| (a.address, &a.ports).cmp(&(b.address, &b.ports)));
+    endpoints.dedup_by(|next, kept| {
+        let same = (next.address, &next.ports) == (kept.address, &kept.ports);
+        if same {
+            kept.ready |= next.ready;
+            kept.serving |= next.serving;
+            kept.terminating &= next.terminating;
+            kept.node = kept.node.take().or_else(|| next.node.take());
+        }
+        same
+    });
+    endpoints.into()
 }
 
 fn family(slice: &EndpointSlice, findings: &mut Findings) -> Option<IpFamily> {

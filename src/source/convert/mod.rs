@@ -23,7 +23,7 @@ use crate::problem::{Level, Reason};
 
 pub use advertisement::advertisement;
 pub use cilium::{policy as cilium_policy, pool as cilium_pool};
-pub use endpoints::endpoints;
+pub use endpoints::{endpoints, merged};
 pub use exclusion::exclusions;
 pub use node::node;
 pub use pool::pool;

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use herald_ebpf::{Protocol as Carried, ServicePort};
 use herald_leader_election::{Eligible, SessionState};
 
@@ -289,7 +291,7 @@ fn an_external_ip_is_claimed_and_announced_and_its_mark_stays() {
     let external: IpAddr = [192, 168, 1, 77].into();
     let key = ClaimKey::Vip(external);
     let mut observed = observed();
-    let service = observed.services.get_mut(&service_name()).unwrap();
+    let service = Arc::make_mut(observed.services.get_mut(&service_name()).unwrap());
     service.external_ips = vec![external];
     let policy = crate::observed::Advertisement {
         kind: crate::observed::PoolKind::Cilium,
@@ -305,7 +307,7 @@ fn an_external_ip_is_claimed_and_announced_and_its_mark_stays() {
     assert!(decided.wanted.claims.contains_key(&key));
     assert_eq!(decided.puts, BTreeMap::new(), "its mark is not stale");
     assert_eq!(decided.plan.assignments[&service_name()].addresses, [IpAddr::from(VIP)]);
-    observed.services.get_mut(&service_name()).unwrap().external_ips.clear();
+    Arc::make_mut(observed.services.get_mut(&service_name()).unwrap()).external_ips.clear();
     let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
     assert_eq!(decided.releases, BTreeSet::from([key]));
     assert_eq!(decided.puts[&records::announced_key(external)].value, None);

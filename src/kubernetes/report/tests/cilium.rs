@@ -39,14 +39,14 @@ fn says_which_part_of_a_policy_cannot_be_read_and_takes_it_back() {
         let writes = policies(&observed, &problems, NOW);
         let [Write::Status { target, patch }] = &writes[..] else { panic!("{writes:?}") };
         assert_eq!((target.name.as_str(), target.api_version), ("p", "cilium.io/v2alpha1"));
-        assert_eq!(patch["status"]["conditions"], json!([other, condition]));
+        assert_eq!(patch.value()["status"]["conditions"], json!([other, condition]));
         // Said once, whatever the time is; and taken back when all is well.
         let mut after = observed.clone();
         after.policies.insert("p".into(), vec![other.clone(), condition]);
         assert_eq!(policies(&after, &problems, "2026-01-01T00:00:00Z"), []);
         let writes = policies(&after, &[], NOW);
         let [Write::Status { patch, .. }] = &writes[..] else { panic!("{writes:?}") };
-        assert_eq!(patch["status"]["conditions"], json!([other]));
+        assert_eq!(patch.value()["status"]["conditions"], json!([other]));
     }
 }
 
@@ -78,7 +78,7 @@ fn writes_the_older_names_besides_where_only_the_older_version_is_served() {
         let writes = wanted(&of_cilium(version));
         let service = service_patch(&writes).unwrap();
         let pool = writes.iter().find_map(|write| match write {
-            Write::Status { target, patch } if target.kind != "Service" => Some(patch),
+            Write::Status { target, patch } if target.kind != "Service" => Some(patch.value()),
             _ => None,
         });
         let conditions = &pool.unwrap()["status"]["conditions"];
@@ -112,7 +112,7 @@ fn keeps_an_older_condition_true_that_an_object_carries() {
     assert_eq!(satisfied[1]["type"], "io.cilium/lb-ipam-request-satisfied");
     assert_eq!((&satisfied[1]["status"], satisfied.as_array().unwrap().len()), (&json!("True"), 2));
     let Some(Write::Status { patch, .. }) = writes.last() else { panic!("no pool status") };
-    let conditions = &patch["status"]["conditions"];
+    let conditions = &patch.value()["status"]["conditions"];
     let expected: Vec<_> = NEW.into_iter().chain(["io.cilium/ips-used"]).collect();
     assert_eq!((types(conditions), &conditions[4]["message"]), (expected, &json!("1")));
 }

@@ -30,7 +30,7 @@ fn state(component: Component<'_>, verdict: &Verdict) -> (String, Value, Value) 
     let write = configuration(component, "herald-system", verdict);
     let Write::Own { target, labels, status } = write else { panic!("{write:?}") };
     assert_eq!(target.kind, "ConfigurationState");
-    (target.name, labels, status)
+    (target.name, labels.value(), status.value())
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::desired;
 use crate::fixture::{
@@ -40,13 +42,13 @@ fn pictured(observed: &Observed) -> Picture {
 
 fn with(endpoints: Vec<Endpoint>) -> Observed {
     let mut observed = observed();
-    observed.endpoints.insert(service_name(), endpoints);
+    observed.endpoints.insert(service_name(), endpoints.into());
     observed
 }
 
 fn edited(change: impl Fn(&mut Service)) -> Observed {
     let mut observed = observed();
-    observed.services.values_mut().for_each(change);
+    observed.services.values_mut().map(Arc::make_mut).for_each(change);
     observed
 }
 
@@ -85,7 +87,7 @@ fn a_pod_on_the_hosts_network_is_reached_at_its_nodes_own_address() {
 #[test]
 fn target_ports_are_what_the_endpoints_say_by_number_and_by_name() {
     let mut observed = observed();
-    let service = observed.services.get_mut(&service_name()).unwrap();
+    let service = Arc::make_mut(observed.services.get_mut(&service_name()).unwrap());
     let named = TargetPort::Name("http".into());
     service.ports[0].target = named;
     service.ports.push(crate::observed::ServicePort {
@@ -98,11 +100,11 @@ fn target_ports_are_what_the_endpoints_say_by_number_and_by_name() {
     let ports = |http| {
         let port =
             |name: &str, port| EndpointPort { name: name.into(), protocol: Protocol::Tcp, port };
-        vec![port("admin", 9443), port("web", http)]
+        [port("admin", 9443), port("web", http)].into()
     };
     let old = Endpoint { ports: ports(8080), ..endpoint(1) };
     let new = Endpoint { ports: ports(8081), ..endpoint(2) };
-    observed.endpoints.insert(service_name(), vec![old, new]);
+    observed.endpoints.insert(service_name(), vec![old, new].into());
     let expected = [("10.244.1.2:8080", 1, true), ("10.244.2.2:8081", 2, false)];
     assert_eq!(web(&observed), shown(&expected));
     let admin: Vec<_> = pictured(&observed).services[&ServicePort { port: 8443, ..WEB }]
@@ -147,11 +149,11 @@ fn sctp_to_another_port_is_left_to_the_stack_with_all_of_its_port() {
         service.ports[0].protocol = Protocol::Sctp;
     });
     let port = |port| EndpointPort { name: "web".into(), protocol: Protocol::Sctp, port };
-    let of = |n, number| Endpoint { ports: vec![port(number)], ..endpoint(n) };
+    let of = |n, number| Endpoint { ports: [port(number)].into(), ..endpoint(n) };
     let key = ServicePort { protocol: Carried::Sctp, ..WEB };
-    observed.endpoints.insert(service_name(), vec![of(1, 80), of(2, 80)]);
+    observed.endpoints.insert(service_name(), vec![of(1, 80), of(2, 80)].into());
     assert_eq!(pictured(&observed).services[&key].len(), 2);
-    observed.endpoints.insert(service_name(), vec![of(1, 80), of(2, 81)]);
+    observed.endpoints.insert(service_name(), vec![of(1, 80), of(2, 81)].into());
     let picture = pictured(&observed);
     assert_eq!((picture.services[&key].len(), picture.policies[&key].empty), (0, WhenEmpty::Pass));
 }
@@ -171,14 +173,14 @@ fn a_pod_that_serves_its_last_gets_new_flows_while_nobody_else_is_ready() {
     };
     let mut observed = with(vec![terminating(1), terminating(2), not_ready(3)]);
     assert_eq!(addresses(&observed), [ends(1), ends(2)]);
-    observed.endpoints.insert(service_name(), vec![terminating(1), endpoint(2)]);
+    observed.endpoints.insert(service_name(), vec![terminating(1), endpoint(2)].into());
     assert_eq!(addresses(&observed), [ends(2)]);
     // With a local policy it is this node that matters: there is none ready here.
-    for service in observed.services.values_mut() {
+    for service in observed.services.values_mut().map(Arc::make_mut) {
         service.external_traffic_policy = TrafficPolicy::Local;
     }
     assert_eq!(addresses(&observed), [ends(1), ends(2)]);
-    observed.endpoints.insert(service_name(), vec![endpoint(1), terminating(2)]);
+    observed.endpoints.insert(service_name(), vec![endpoint(1), terminating(2)].into());
     assert_eq!(addresses(&observed), [ends(1)]);
 }
 
@@ -233,11 +235,11 @@ fn of_two_services_that_name_one_port_of_an_address_the_first_has_it() {
     observed.advertisements.insert("cilium.io/p".into(), policy);
     for (n, name) in [(2, "b"), (1, "a")] {
         let name = ServiceName::new("default", name);
-        let mut service = observed.services[&service_name()].clone();
+        let mut service = Service::clone(&observed.services[&service_name()]);
         service.external_ips = vec![[192, 168, 1, 77].into()];
         service.name.clone_from(&name);
-        observed.endpoints.insert(name.clone(), vec![endpoint(n)]);
-        observed.services.insert(name, service);
+        observed.endpoints.insert(name.clone(), vec![endpoint(n)].into());
+        observed.services.insert(name, Arc::new(service));
     }
     let key = ServicePort { vip: [192, 168, 1, 77].into(), ..WEB };
     let macs: Vec<_> = pictured(&observed).services[&key].iter().map(|b| b.node_mac).collect();

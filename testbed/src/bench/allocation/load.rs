@@ -149,7 +149,7 @@ impl Load {
     pub async fn serve_from_pool(&self, count: u16) -> anyhow::Result<Duration> {
         let pool = json!({
             "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
-            "metadata": {"name": "bench", "namespace": "metallb-system"},
+            "metadata": {"name": POOL, "namespace": "metallb-system"},
             "spec": {"addresses": ["172.20.64.0-172.20.127.255"]},
         });
         let pool: DynamicObject = serde_json::from_value(pool)?;
@@ -158,6 +158,16 @@ impl Load {
         self.pools.create(&PostParams::default(), &pool).await.context("no pool")?;
         watch.until_served(count).await?;
         Ok(begin.elapsed())
+    }
+
+    /// Takes the pool away.
+    ///
+    /// # Errors
+    ///
+    /// What the API server answers.
+    pub async fn remove_pool(&self) -> anyhow::Result<()> {
+        self.pools.delete(POOL, &DeleteParams::default()).await.context("the pool stays")?;
+        Ok(())
     }
 
     /// Waits until Kubernetes has made the slices of so many Services.
@@ -299,6 +309,7 @@ fn name(number: u16) -> String {
 
 /// As many requests at once as Herald has under way.
 const AT_ONCE: usize = 32;
+const POOL: &str = "bench";
 const FIRST_BLOCK: u8 = 20;
 const OTHER_BLOCK: u8 = 21;
 const LIMIT: Duration = Duration::from_secs(600);

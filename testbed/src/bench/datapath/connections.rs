@@ -90,6 +90,10 @@ fn on(
     if has_rules {
         wire.node.inside(|| feed("nft", &["-f", "-"], &rules::nftables(1, 1)))?;
     }
+    // A port that masquerading picks at random was another connection's a moment ago, whose TIME_WAIT
+    // socket would refuse the newcomer's timestamps (RFC 7323 5.3): the client waits a second then, and
+    // what is measured is the wait. The pod forgets connections at once.
+    wire.pod.sysctl(&[("ipv4/tcp_max_tw_buckets", "0")])?;
     let listener = wire
         .pod
         .inside(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, POD_PORT)).context("cannot listen"))?;
