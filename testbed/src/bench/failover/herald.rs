@@ -229,6 +229,10 @@ impl Product for Herald<'_> {
                 }
                 Ok(holder)
             })?;
+        // Nothing is measured yet: a busy API server gets another chance.
+        if self.name() == Name::HeraldLease && self.move_all(&first).is_err() {
+            eprintln!("not all VIPs were moved to {first}; once more");
+        }
         self.move_all(&first)?;
         self.scenario.wait("the client is served", 20, |scenario| {
             Ok(scenario.request("c1", vips[0], Transport::Udp).ok())
