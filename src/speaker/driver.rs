@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::allocator::Config;
 use crate::facts::Facts;
-use crate::kubernetes::lease::gate::Gate;
+use crate::kubernetes::lease::gate::{Gate, Waits};
 use crate::pace::Pace;
 use crate::source::Snapshot;
 use crate::speaker::End;
@@ -34,6 +34,9 @@ use crate::speaker::socket::{Answer, Ask, Request};
 
 /// A write or a map update that had no effect yet is tried again after this.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// The election's word for a second speaker of one name.
+const DUPLICATE_NAME: &str = "duplicate_name";
 
 /// How often an interface is looked at that another's XDP program has.
 const LOOK: Duration = Duration::from_secs(10);
@@ -435,7 +438,7 @@ impl Driver {
             observed: &snapshot.observed,
             decision,
             deadline: *self.deadline.borrow(),
-            waits: self.parts.gate.borrow().waits(view.epoch),
+            waits: self.waits(&view),
             lease: self.parts.leases.as_ref().map(|leases| leases.status(clock::boot_now())),
             members: self.parts.election.members(),
             founding: self.parts.election.founding(),
@@ -448,6 +451,19 @@ impl Driver {
         };
         serde_json::to_string(&report(material))
             .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+    }
+
+    /// Why this speaker takes nothing, if so.
+    fn waits(&self, view: &View) -> Option<Waits> {
+        let is_doubled = self.parts.leases.is_some()
+            && !view.sessions.contains_key(&self.parts.me)
+            && self.parts.election.refusals().contains_key(DUPLICATE_NAME);
+        if !is_doubled {
+            return self.parts.gate.borrow().waits(view.epoch);
+        }
+        let message = "a speaker on another machine has this node's name: this one waits until that \
+                       one is gone; is --node-name right?";
+        Some(Waits { reason: DUPLICATE_NAME, message: message.to_owned() })
     }
 
     fn announcer_counters(&self) -> BTreeMap<String, u64> {

@@ -84,13 +84,17 @@ impl Scenario {
     /// The command of a speaker that calls itself `name`, on the machine of `node`, without
     /// `--voters`.
     pub fn speaker_command(&self, name: &str, node: &str, state: &Path) -> Command {
-        let directory = directory(node);
+        self.stranger_command(name, node, state, &directory(node).join("run"))
+    }
+
+    /// The same, with its status socket in `run`: what it reports is no part of the nodes' history.
+    pub fn stranger_command(&self, name: &str, node: &str, state: &Path, run: &Path) -> Command {
         let mut command = Command::new(&self.herald);
         command.args(["speaker", "--node-name", name]);
         command.arg("--source").arg(manifests());
         command.arg("--state-dir").arg(state);
-        command.arg("--run-dir").arg(directory.join("run"));
-        command.arg("--pin-dir").arg(directory.join("bpf"));
+        command.arg("--run-dir").arg(run);
+        command.arg("--pin-dir").arg(directory(node).join("bpf"));
         command
     }
 
