@@ -27,6 +27,7 @@ use crate::speaker::carriers::Carriers;
 use crate::speaker::cluster::Cluster;
 use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
 use crate::speaker::electing::Leases;
+use crate::speaker::ended::{reason, why};
 use crate::speaker::fence::Fences;
 use crate::speaker::members;
 use crate::speaker::report::{Material, report};
@@ -163,17 +164,29 @@ impl Driver {
                 false => (false, Some(rest)),
             };
             tokio::select! {
-                changed = self.view.changed(), if is_rested => changed.context("the election ended")?,
-                changed = self.standings.changed(), if is_rested => changed.context("the announcer ended")?,
+                changed = self.view.changed(), if is_rested => if changed.is_err() {
+                    return Err(reason("election", &mut tasks.election_task).await);
+                },
+                changed = self.standings.changed(), if is_rested => if changed.is_err() {
+                    return Err(reason("announcer", &mut tasks.announcer_task).await);
+                },
                 changed = self.parts.gate.changed() => changed.context("nobody keeps the gate")?,
-                changed = self.presences.changed(), if is_rested => changed.context("the roll call ended")?,
+                changed = self.presences.changed(), if is_rested => if changed.is_err() {
+                    return Err(reason("roll call", &mut tasks.roll_call_task).await);
+                },
                 // Only the API server is told of these by itself.
                 changed = self.conflicts.changed(), if is_rested && self.parts.cluster.is_some() => {
-                    changed.context("the announcer ended")?;
+                    if changed.is_err() {
+                        return Err(reason("announcer", &mut tasks.announcer_task).await);
+                    }
                 }
-                changed = self.parts.snapshots.changed(), if is_rested => changed.context("the source's watch ended")?,
+                changed = self.parts.snapshots.changed(), if is_rested => if changed.is_err() {
+                    return Err(reason("manifest watch", &mut tasks.source_task).await);
+                },
                 changed = self.parts.links.changed() => {
-                    changed.context("the interfaces' watch ended")?;
+                    if changed.is_err() {
+                        return Err(reason("interface watch", &mut tasks.links_task).await);
+                    }
                     let links = self.parts.links.borrow_and_update().clone();
                     self.parts.carriers.follow(&links);
                 }
@@ -487,16 +500,4 @@ impl Driver {
 
 fn refused(refusal: &MoveRefusal) -> Answer {
     Answer::Refused { reason: refusal.label().to_owned(), message: refusal.to_string() }
-}
-
-/// Why a task that should never end did.
-fn why<E>(what: &str, ended: Result<Result<(), E>, tokio::task::JoinError>) -> String
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    match ended {
-        Ok(Ok(())) => format!("the {what} ended"),
-        Ok(Err(error)) => format!("the {what} failed: {:#}", anyhow::Error::new(error)),
-        Err(error) => format!("the {what} crashed: {error}"),
-    }
 }
