@@ -315,7 +315,7 @@ impl Received {
         if let Some(outage) = lease::outage(&election["lease"], election["deadline_ms"].as_u64()) {
             let _ = writeln!(out, "{outage}");
         }
-        for line in raft::lines(election) {
+        for line in raft::lines(election).into_iter().chain(raft::refused(&report["counters"])) {
             let _ = writeln!(out, "{line}");
         }
         for datapath in list(&report["datapath"]) {

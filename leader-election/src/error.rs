@@ -71,7 +71,9 @@ pub enum Error {
     },
     /// The log belongs to another node or cluster.
     #[error(
-        "{path} is the log of node {found_node} in cluster {found_cluster:?}, not of {node} in {cluster:?}"
+        "{path} is the log of node {found_node} in cluster {found_cluster:?}, not of {node} in \
+         {cluster:?}: each node has a state directory of its own; give {node} its own, or an empty one \
+         to join afresh"
     )]
     ForeignWal {
         /// The file.
@@ -124,6 +126,17 @@ pub enum Error {
         address: SocketAddr,
         /// What the system said.
         source: io::Error,
+    },
+    /// The node's address is not this machine's.
+    #[error(
+        "this machine does not have {address}, the address of node {node}: it is another node's name, \
+         or an old address of this one"
+    )]
+    Elsewhere {
+        /// The address.
+        address: SocketAddr,
+        /// Whose address that is.
+        node: NodeName,
     },
     /// A task of the transport ended, which it never does by itself.
     #[error("the transport to the peers stopped: {0}")]

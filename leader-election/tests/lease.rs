@@ -53,6 +53,8 @@ struct Node {
     busy_until: Wall,
     deadline: BootTime,
     keys: BTreeSet<ClaimKey>,
+    /// How often it said that its name is in use elsewhere.
+    doubled: u64,
     view: Option<Arc<View>>,
     offset: u64,
     rate_ppm: i64,
@@ -106,6 +108,7 @@ impl World {
             busy_until: 0,
             deadline: BootTime::SILENT,
             keys: BTreeSet::new(),
+            doubled: 0,
             view: None,
             offset: rng.range(1000, 1_000_000) * MS,
             rate_ppm: i64::try_from(rng.range(0, 3001)).unwrap() - 1500,
@@ -237,6 +240,7 @@ impl World {
         node.process += 1;
         let config = LeaseConfig {
             node: node.name.clone(),
+            place: format!("machine {index}"),
             timing: LeaseTiming::default(),
             facts: vec![u8::try_from(index).unwrap()],
         };
@@ -275,6 +279,7 @@ impl World {
                 LeaseAction::Read(key) => self.after(5 * MS, Event::Read(index, process, key)),
                 LeaseAction::Publish(view) => self.publish(index, view),
                 LeaseAction::Stopped => self.kill(index),
+                LeaseAction::Doubled => self.nodes[index].doubled += 1,
             }
         }
         if let Some(next) = next.filter(|_| timed) {
@@ -369,8 +374,15 @@ fn misfortune(world: &mut World) {
     }
 }
 
-fn bad_day(seed: u64) {
+/// The third machine believes that it is the first node.
+fn with_a_double(seed: u64) -> World {
     let mut world = World::new(seed);
+    world.nodes[2].name = world.nodes[0].name.clone();
+    world
+}
+
+fn bad_day(mut world: World) {
+    let seed = world.seed;
     world.run_for(4000 * MS);
     world.loss = world.rng.range(0, 30);
     for _ in 0..12 {
@@ -396,7 +408,40 @@ fn bad_day(seed: u64) {
 fn one_voice_through_many_bad_days() {
     let seeds: u64 = std::env::var("HERALD_SEEDS").map_or(150, |count| count.parse().unwrap());
     let from: u64 = std::env::var("HERALD_SEED").map_or(0, |seed| seed.parse().unwrap());
-    (from..from + seeds).for_each(bad_day);
+    (from..from + seeds).for_each(|seed| bad_day(World::new(seed)));
+}
+
+#[test]
+fn one_voice_through_many_bad_days_of_a_node_that_has_a_double() {
+    let seeds: u64 = std::env::var("HERALD_SEEDS").map_or(30, |count| count.parse().unwrap());
+    let from: u64 = std::env::var("HERALD_SEED").map_or(0, |seed| seed.parse().unwrap());
+    (from..from + seeds).for_each(|seed| bad_day(with_a_double(seed)));
+}
+
+#[test]
+fn of_two_machines_under_one_name_the_second_waits_until_the_first_is_gone() {
+    for seed in 0..10 {
+        let mut world = with_a_double(seed);
+        assert!(world.run_while(10_000 * MS, World::all_spoken_for).is_some(), "seed {seed}");
+        world.run_for(20_000 * MS);
+        let (first, second) = if world.nodes[2].keys.is_empty() { (0, 2) } else { (2, 0) };
+        assert!(world.all_spoken_for() && !world.nodes[first].keys.is_empty(), "seed {seed}");
+        let double = &world.nodes[second];
+        let silent = double.keys.is_empty() && double.deadline == BootTime::SILENT;
+        assert!(silent && double.doubled == 1, "seed {seed}: {}", double.doubled);
+
+        // Cut off, the first falls silent and the second is the node; back, it is the one that waits.
+        world.nodes[first].connected = false;
+        world.run_for(20_000 * MS);
+        assert!(world.all_spoken_for(), "seed {seed}");
+        assert!(world.nodes[second].view.as_ref().is_some_and(|view| view.is_settled()));
+        let told = world.nodes[first].doubled;
+        world.reconnect();
+        world.run_for(20_000 * MS);
+        assert!(world.all_spoken_for(), "seed {seed}");
+        assert_eq!(world.nodes[first].doubled, told + 1, "seed {seed}");
+        assert!(!world.nodes[first].view.as_ref().is_some_and(|view| view.is_settled()));
+    }
 }
 
 #[test]

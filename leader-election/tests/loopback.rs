@@ -410,6 +410,10 @@ async fn impossible_configurations_are_refused_with_their_reason() {
     assert!(refused(chatty).contains("5000 bytes"));
     let _taken = TcpListener::bind(good.listen).unwrap();
     assert!(refused(good.clone()).contains("listen for peers on 127."));
+    // Of the range for documentation (RFC 5737): no machine has it.
+    let elsewhere = SocketAddr::from(([192, 0, 2, 1], 7946));
+    let double = RaftConfig { listen: elsewhere, ..good.clone() };
+    assert!(refused(double).contains("does not have 192.0.2.1:7946, the address of node n0"));
     let other = RaftConfig { cluster: "other".to_owned(), ..good };
     assert!(refused(other).contains("in cluster \"lan\", not of n0 in \"other\""));
 }

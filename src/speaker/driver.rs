@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::allocator::Config;
 use crate::facts::Facts;
-use crate::kubernetes::lease::gate::Gate;
+use crate::kubernetes::lease::gate::{Gate, Waits};
 use crate::pace::Pace;
 use crate::source::Snapshot;
 use crate::speaker::End;
@@ -27,6 +27,7 @@ use crate::speaker::carriers::Carriers;
 use crate::speaker::cluster::Cluster;
 use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
 use crate::speaker::electing::Leases;
+use crate::speaker::ended::{reason, why};
 use crate::speaker::fence::Fences;
 use crate::speaker::flows::{Book, Flows};
 use crate::speaker::members;
@@ -35,6 +36,9 @@ use crate::speaker::socket::{Answer, Ask, Request};
 
 /// A write or a map update that had no effect yet is tried again after this.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// The election's word for a second speaker of one name.
+const DUPLICATE_NAME: &str = "duplicate_name";
 
 /// How often an interface is looked at that another's XDP program has.
 const LOOK: Duration = Duration::from_secs(10);
@@ -162,17 +166,29 @@ impl Driver {
                 false => (false, Some(rest)),
             };
             tokio::select! {
-                changed = self.view.changed(), if is_rested => changed.context("the election ended")?,
-                changed = self.standings.changed(), if is_rested => changed.context("the announcer ended")?,
+                changed = self.view.changed(), if is_rested => if changed.is_err() {
+                    return Err(reason("election", &mut tasks.election_task).await);
+                },
+                changed = self.standings.changed(), if is_rested => if changed.is_err() {
+                    return Err(reason("announcer", &mut tasks.announcer_task).await);
+                },
                 changed = self.parts.gate.changed() => changed.context("nobody keeps the gate")?,
-                changed = self.presences.changed(), if is_rested => changed.context("the roll call ended")?,
+                changed = self.presences.changed(), if is_rested => if changed.is_err() {
+                    return Err(reason("roll call", &mut tasks.roll_call_task).await);
+                },
                 // Only the API server is told of these by itself.
                 changed = self.conflicts.changed(), if is_rested && self.parts.cluster.is_some() => {
-                    changed.context("the announcer ended")?;
+                    if changed.is_err() {
+                        return Err(reason("announcer", &mut tasks.announcer_task).await);
+                    }
                 }
-                changed = self.parts.snapshots.changed(), if is_rested => changed.context("the source's watch ended")?,
+                changed = self.parts.snapshots.changed(), if is_rested => if changed.is_err() {
+                    return Err(reason("manifest watch", &mut tasks.source_task).await);
+                },
                 changed = self.parts.links.changed() => {
-                    changed.context("the interfaces' watch ended")?;
+                    if changed.is_err() {
+                        return Err(reason("interface watch", &mut tasks.links_task).await);
+                    }
                     let links = self.parts.links.borrow_and_update().clone();
                     self.parts.carriers.follow(&links);
                 }
@@ -452,7 +468,7 @@ impl Driver {
             observed: &snapshot.observed,
             decision,
             deadline: *self.deadline.borrow(),
-            waits: self.parts.gate.borrow().waits(view.epoch),
+            waits: self.waits(&view),
             lease: self.parts.leases.as_ref().map(|leases| leases.status(clock::boot_now())),
             members: self.parts.election.members(),
             founding: self.parts.election.founding(),
@@ -467,20 +483,21 @@ impl Driver {
         serde_json::to_string(&report(material))
             .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
     }
+
+    /// Why this speaker takes nothing, if so.
+    fn waits(&self, view: &View) -> Option<Waits> {
+        let is_doubled = self.parts.leases.is_some()
+            && !view.sessions.contains_key(&self.parts.me)
+            && self.parts.election.refusals().contains_key(DUPLICATE_NAME);
+        if !is_doubled {
+            return self.parts.gate.borrow().waits(view.epoch);
+        }
+        let message = "a speaker on another machine has this node's name: this one waits until that \
+                       one is gone; is --node-name right?";
+        Some(Waits { reason: DUPLICATE_NAME, message: message.to_owned() })
+    }
 }
 
 fn refused(refusal: &MoveRefusal) -> Answer {
     Answer::Refused { reason: refusal.label().to_owned(), message: refusal.to_string() }
-}
-
-/// Why a task that should never end did.
-fn why<E>(what: &str, ended: Result<Result<(), E>, tokio::task::JoinError>) -> String
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    match ended {
-        Ok(Ok(())) => format!("the {what} ended"),
-        Ok(Err(error)) => format!("the {what} failed: {:#}", anyhow::Error::new(error)),
-        Err(error) => format!("the {what} crashed: {error}"),
-    }
 }

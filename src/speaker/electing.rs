@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ use crate::kubernetes::lease::{self as edge, mirror, names};
 use crate::source::Snapshot;
 use crate::status;
 
+/// Random, made anew whenever the machine starts (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Its inode is the network namespace (namespaces(7)).
+const NETWORK: &str = "/proc/self/ns/net";
 /// How often a wait for the first manifests is logged.
 const REMINDER: Duration = Duration::from_secs(10);
 
@@ -163,13 +168,26 @@ fn start_leases(
     let served = edge::Config { namespace: namespace.clone(), node: node.clone(), timing };
     let (keeper, gate) = Keeper::new(client.clone(), &namespace, node.clone());
     let (channels, pulse, edge_task) = edge::start(client, &served);
-    let (handle, task) =
-        by_leases::start(LeaseConfig { node, timing, facts }, channels, Box::new(fences))
-            .context("cannot start the election")?;
+    let (handle, task) = by_leases::start(
+        LeaseConfig { node, place: place()?, timing, facts },
+        channels,
+        Box::new(fences),
+    )
+    .context("cannot start the election")?;
     let keeping = keeper.keep_for_leases(handle.view());
     let leases_task = tokio::spawn(either(edge_task, keeping));
     let leases = Some(Leases { namespace, timing, pulse });
     Ok(Started { handle, task, leases_task, leases, gate })
+}
+
+/// Where this process speaks: a network namespace of one run of one machine. Pinned programs that
+/// speak for an earlier process are there too.
+fn place() -> anyhow::Result<String> {
+    let boot =
+        std::fs::read_to_string(BOOT_ID).with_context(|| format!("cannot read {BOOT_ID}"))?;
+    let network =
+        std::fs::metadata(NETWORK).with_context(|| format!("cannot look at {NETWORK}"))?;
+    Ok(format!("{}/{}", boot.trim(), network.ino()))
 }
 
 /// Ends when either does.

@@ -12,6 +12,7 @@ mod cluster;
 pub mod decide;
 mod driver;
 mod electing;
+mod ended;
 mod fence;
 mod flows;
 mod members;

@@ -46,6 +46,31 @@ pub(super) fn lines(election: &Value) -> Vec<String> {
     lines
 }
 
+/// What peers said that was not taken, by reason; none if all was.
+pub(super) fn refused(counters: &Value) -> Option<String> {
+    let counters = counters.as_object()?.iter();
+    let refused = counters.filter_map(|(name, count)| {
+        let reason = name.strip_prefix("peer_refused_")?;
+        let hint = hint(reason).map(|hint| format!(" ({hint})")).unwrap_or_default();
+        Some(format!("{} {reason}{hint}", text(count)))
+    });
+    let refused = refused.collect::<Vec<_>>();
+    (!refused.is_empty()).then(|| format!("refused so far from peers: {}", refused.join(", ")))
+}
+
+/// What a person can do about it.
+fn hint(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "wrong_key" => "another --key-file than here, or none",
+        "foreign_cluster" => "other --voters than here",
+        "duplicate_name" => "a second speaker under one --node-name",
+        "unknown_sender" => "no Node of that name here",
+        "other_founders" => "other Nodes, or other --voters, than here",
+        "commit_beyond_log" => "a state directory was lost or is an old copy",
+        _ => return None,
+    })
+}
+
 fn founding(founding: &Value) -> Option<String> {
     let seconds = founding["since_ms"].as_u64()? / 1000;
     if founding["cluster_exists"] == true {
@@ -83,6 +108,21 @@ mod tests {
         ]});
         assert_eq!(lines(&election), ["voters: n1, n3; without a vote: n2"]);
         assert!(lines(&json!({})).is_empty());
+    }
+
+    #[test]
+    fn says_what_peers_were_refused_for_and_what_to_look_at() {
+        let none = json!({"xdp_forwarded": 12});
+        assert_eq!(refused(&none), None);
+        let some =
+            json!({"peer_refused_malformed": 2, "peer_refused_wrong_key": 17, "xdp_pass": 1});
+        assert_eq!(
+            refused(&some).as_deref(),
+            Some(
+                "refused so far from peers: 2 malformed, 17 wrong_key (another --key-file than here, \
+                 or none)"
+            )
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod demo;
 pub mod e2e;
 pub mod flows;
 pub mod history;
+pub mod judge;
 pub mod lab;
 pub mod neighbour;
 pub mod pod;

@@ -91,12 +91,23 @@ impl Scenario {
 
     /// The same for one that may be told to read an API server.
     pub fn speaker_command_without_source(&self, name: &str, node: &str, state: &Path) -> Command {
-        let directory = directory(node);
+        self.bare_command(name, node, state, &directory(node).join("run"))
+    }
+
+    /// As [`Self::speaker_command`], with its status socket in `run`: what it reports is no part of
+    /// the nodes' history.
+    pub fn stranger_command(&self, name: &str, node: &str, state: &Path, run: &Path) -> Command {
+        let mut command = self.bare_command(name, node, state, run);
+        command.arg("--source").arg(manifests());
+        command
+    }
+
+    fn bare_command(&self, name: &str, node: &str, state: &Path, run: &Path) -> Command {
         let mut command = Command::new(&self.herald);
         command.args(["speaker", "--node-name", name]);
         command.arg("--state-dir").arg(state);
-        command.arg("--run-dir").arg(directory.join("run"));
-        command.arg("--pin-dir").arg(directory.join("bpf"));
+        command.arg("--run-dir").arg(run);
+        command.arg("--pin-dir").arg(directory(node).join("bpf"));
         command
     }
 

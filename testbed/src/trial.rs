@@ -12,19 +12,16 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use crate::client::Transport;
-use crate::clock;
-use crate::history::History;
+use crate::judge::Judge;
 use crate::lab::addresses::{CLIENTS, nodes};
 use crate::scenario::{PATIENCE, Scenario};
-use crate::tap::turns::speakers;
-use crate::watch::{PACE, Seen, Watch};
+use crate::watch::{PACE, Seen};
 
 /// What happened so far.
 #[derive(Debug)]
 pub struct Trial {
     holders: BTreeMap<IpAddr, String>,
-    history: History,
-    watch: Watch,
+    judge: Judge,
 }
 
 impl Trial {
@@ -34,21 +31,14 @@ impl Trial {
     ///
     /// If one has none, or they cannot be watched.
     pub fn begin(scenario: &Scenario, vips: &[IpAddr], pace: Duration) -> anyhow::Result<Self> {
-        // Before the first frame is heard, so that the order begins no later than the frames.
-        let mut history = History::begin();
-        history.knows(vips)?;
-        let watch = Watch::start(&scenario.lab, vips, pace)?;
+        let judge = Judge::begin(&scenario.lab, vips, pace)?;
         let status = scenario.status("n1")?;
         let holder = |address: &IpAddr| {
             let vip = status.vip(*address).with_context(|| format!("{address} is unknown"))?;
             let holder = vip.holder.clone().with_context(|| format!("{address} has no holder"))?;
             Ok((*address, holder))
         };
-        Ok(Self {
-            holders: vips.iter().map(holder).collect::<anyhow::Result<_>>()?,
-            history,
-            watch,
-        })
+        Ok(Self { holders: vips.iter().map(holder).collect::<anyhow::Result<_>>()?, judge })
     }
 
     /// Starts all speakers with these flags and the demo's Service, and begins with its VIPs, IPv4
@@ -139,21 +129,8 @@ impl Trial {
     /// # Errors
     ///
     /// If there was a second one; every frame of it is told.
-    pub fn end(mut self, scenario: &Scenario, witness: &str) -> anyhow::Result<Seen> {
-        // What an old holder might still say is to be heard.
-        clock::pause(Duration::from_millis(500));
-        let seen = self.watch.finish()?;
-        // After the last frame, so that the order ends no earlier than the frames.
-        let status = scenario.status(witness)?;
-        self.history.finish()?;
-        for vip in self.holders.keys() {
-            let last = status.vip(*vip).with_context(|| format!("{vip} is unknown"))?.term;
-            let order = self.history.order(*vip, last)?;
-            let spoke = speakers(&seen.heard.claims, *vip);
-            ensure!(!spoke.is_empty(), "nobody ever spoke for {vip}: nothing was watched");
-            seen.heard.one_voice(*vip, &order)?;
-        }
-        Ok(seen)
+    pub fn end(self, scenario: &Scenario, witness: &str) -> anyhow::Result<Seen> {
+        self.judge.end(|| scenario.status(witness))
     }
 }
 

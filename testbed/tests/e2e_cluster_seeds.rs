@@ -9,7 +9,9 @@ use anyhow::{Context, ensure};
 use herald_testbed::client::{self, Transport};
 use herald_testbed::cluster::Change;
 use herald_testbed::cluster::whole::Cluster;
+use herald_testbed::judge::Judge;
 use herald_testbed::lab::addresses::host;
+use herald_testbed::watch::PACE;
 use herald_testbed::{clock, e2e};
 
 const METALLB: &str = include_str!("../../src/source/testdata/reference/metallb-homelab.yaml");
@@ -155,6 +157,7 @@ fn a_user_of_cilium_is_served_also_when_the_holder_or_the_api_server_dies() -> a
         served(cluster, vip, client, &["n1", "n2", "n3"])?;
 
         // Without API server and etcd nothing moves, and everything is answered.
+        let judge = Judge::begin(&cluster.lab, &[vip.parse()?], PACE)?;
         let before = claims(cluster)?;
         cluster.plane.kill_server()?;
         let end = clock::now() + OUTAGE;
@@ -182,7 +185,13 @@ fn a_user_of_cilium_is_served_also_when_the_holder_or_the_api_server_dies() -> a
         served(cluster, vip, client, &alive)?;
         cluster.lab.heal(&dead)?;
         served(cluster, vip, client, &["n1", "n2", "n3"])?;
-        assert_eq!(holder(cluster, vip), Some(next), "a returning node takes nothing back");
+        assert_eq!(
+            holder(cluster, vip).as_ref(),
+            Some(&next),
+            "a returning node takes nothing back"
+        );
+        // All the while one node spoke for it.
+        judge.end(|| cluster.status(&next))?;
         // An API server that starts refuses everybody until it has read the roles.
         nothing_was_forbidden(cluster)
     })

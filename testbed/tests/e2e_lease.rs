@@ -1,6 +1,7 @@
 //! Leases in a real API server decide who speaks: one holder, read off `kubectl get leases`; another
-//! one when its node is cut off, by itself when asked to end; silence while the API server is away
-//! for longer than the ttl; and writes that do not grow with VIPs.
+//! one when its node is cut off, by itself when asked to end; silence while the API server or etcd is
+//! away for longer than the ttl, and of a second speaker under one name, with one voice at every
+//! instant at every bridge port; and writes that do not grow with VIPs.
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
@@ -15,10 +16,12 @@ use herald_testbed::cluster::audit::Audit;
 use herald_testbed::cluster::objects::{ECHO, POOL};
 use herald_testbed::cluster::whole::Cluster;
 use herald_testbed::e2e::{in_cluster, in_large_cluster};
+use herald_testbed::judge::Judge;
 use herald_testbed::lab::addresses::{host, node_of, nodes};
 use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::service;
 use herald_testbed::tap::Tap;
+use herald_testbed::watch::PACE;
 use serde_json::{Value, json};
 
 /// Herald's own default; a machine that is busy gets a multiple of it.
@@ -35,12 +38,17 @@ fn leases_in_a_real_api_server_decide_who_speaks() -> anyhow::Result<()> {
         cluster.apply(ECHO)?;
         let holders = announced(cluster, 2)?;
         assert_eq!(cluster.status("n1")?.election.backend, "lease");
+        let vips: Vec<IpAddr> = holders.keys().copied().collect();
+        let judge = Judge::begin(&cluster.lab, &vips, PACE)?;
         the_table_says_who_holds_what(cluster, &holders)?;
         the_api_server_refuses_what_the_election_must_not_write(cluster)?;
         let (vip, holder) = holders.into_iter().find(|(vip, _)| vip.is_ipv4()).unwrap();
         a_node_that_is_cut_off_is_replaced(cluster, vip, &holder)?;
-        all_are_silent_while_the_api_server_is_away(cluster, vip)?;
-        a_speaker_that_ends_hands_over(cluster, vip)
+        all_are_silent_while_it_hangs(cluster, "kube-apiserver", TTL * 3, vip)?;
+        all_are_silent_while_it_hangs(cluster, "etcd", TTL * 2, vip)?;
+        let (old, new) = a_speaker_that_ends_hands_over(cluster, vip)?;
+        a_second_speaker_under_one_name_is_silent(cluster, vip, &old, &new)?;
+        judge.end(|| cluster.status(&new)).map(drop)
     })
 }
 
@@ -149,13 +157,17 @@ fn a_node_that_is_cut_off_is_replaced(
     Ok(())
 }
 
-fn all_are_silent_while_the_api_server_is_away(
+/// Stops the API server or etcd for some ttls: all silence there can be begins after one. What was
+/// asked of it before is done when it goes on, late.
+fn all_are_silent_while_it_hangs(
     cluster: &mut Cluster,
+    program: &str,
+    time: Duration,
     vip: IpAddr,
 ) -> anyhow::Result<()> {
     let holder = announced(cluster, 2)?.remove(&vip).unwrap();
     let mac = host(&holder).unwrap().mac();
-    cluster.plane.signal_server(libc::SIGSTOP)?;
+    cluster.plane.signal(program, libc::SIGSTOP)?;
     let stopped = clock::now();
     // Until its own deadline the holder goes on: what was heard before the deadline is an answer.
     let answers = who_has(&cluster.lab, vip)?;
@@ -174,9 +186,11 @@ fn all_are_silent_while_the_api_server_is_away(
         }
         Ok(silent.then_some(()))
     })?;
-    println!("API server stopped: all silent after {:?}; before that: {before}", stopped.elapsed());
-    for _ in 0..5 {
+    println!("{program} stopped: all silent after {:?}; before that: {before}", stopped.elapsed());
+    let mut asked = 0;
+    while asked < 5 || stopped.elapsed() < time {
         assert_eq!(who_has(&cluster.lab, vip)?, [], "somebody speaks past its deadline");
+        asked += 1;
     }
     let words = cluster.speakers.status_text(&holder)?;
     println!("{}", words.lines().take(2).collect::<Vec<_>>().join("\n"));
@@ -186,14 +200,14 @@ fn all_are_silent_while_the_api_server_is_away(
     let said = outage(&words).context("not a word about the outage")?;
     assert!(said.contains("silent until it does"), "{said}");
 
-    cluster.plane.signal_server(libc::SIGCONT)?;
+    cluster.plane.signal(program, libc::SIGCONT)?;
     let returned = clock::now();
     let first = cluster.wait("somebody answers again", LIMIT, |cluster| {
         let answers = who_has(&cluster.lab, vip)?;
         ensure!(answers.len() <= 1, "two voices: {answers:?}");
         Ok(answers.first().copied())
     })?;
-    println!("API server back: {} answers after {:?}", node_of(first).unwrap(), returned.elapsed());
+    println!("{program} back: {} answers after {:?}", node_of(first).unwrap(), returned.elapsed());
     announced(cluster, 2)?;
     let end = clock::now() + TTL;
     while clock::now() < end {
@@ -202,7 +216,11 @@ fn all_are_silent_while_the_api_server_is_away(
     Ok(())
 }
 
-fn a_speaker_that_ends_hands_over(cluster: &mut Cluster, vip: IpAddr) -> anyhow::Result<()> {
+/// From which node to which.
+fn a_speaker_that_ends_hands_over(
+    cluster: &mut Cluster,
+    vip: IpAddr,
+) -> anyhow::Result<(String, String)> {
     let old = announced(cluster, 2)?.remove(&vip).unwrap();
     cluster.speakers.stop_on(&old, LIMIT)?;
     let witness = nodes().find(|node| *node != old).unwrap();
@@ -216,6 +234,30 @@ fn a_speaker_that_ends_hands_over(cluster: &mut Cluster, vip: IpAddr) -> anyhow:
     let session = lease(cluster, &name)?;
     assert_eq!(session["spec"]["holderIdentity"], Value::Null, "{session}");
     assert_eq!(session["metadata"]["annotations"]["herald.io/state"], "closed");
+    Ok((old, new))
+}
+
+/// On a machine whose speaker has ended, one is started under the name of a holder; that it is not
+/// that node's machine is not noticed by its addresses, for its interface is named.
+fn a_second_speaker_under_one_name_is_silent(
+    cluster: &mut Cluster,
+    vip: IpAddr,
+    machine: &str,
+    name: &str,
+) -> anyhow::Result<()> {
+    let flags = ["--interface", "eth0"];
+    cluster.speakers.start_as(name, machine, &flags, &cluster.lab, &cluster.plane)?;
+    cluster.wait("it says that it waits", LIMIT, |cluster| {
+        let status = cluster.speakers.status_text(machine).unwrap_or_default();
+        Ok(status.contains("duplicate_name").then_some(()))
+    })?;
+    println!("{}", cluster.speakers.status_text(machine)?);
+    let begun = clock::now();
+    while begun.elapsed() < TTL * 2 {
+        let double = cluster.status(machine)?;
+        assert!(double.vips.iter().all(|vip| !vip.announcing), "the double speaks");
+        assert!(who_has(&cluster.lab, vip)?.len() <= 1, "two voices");
+    }
     Ok(())
 }
 

@@ -13,9 +13,11 @@ use super::core::{LeaseAction, LeaseConfig, LeaseCore, LeaseInput};
 use super::object::{Answer, Object, ObjectKey, Version, Write};
 use crate::clock::boot_now;
 use crate::error::Error;
-use crate::model::{BootTime, Fence, View};
+use crate::model::{BootTime, Fence, NodeName, View};
 use crate::raft::Handle;
 use crate::raft::core::Input;
+use crate::raft::refusals::Refusals;
+use crate::raft::sanity::Refusal;
 
 /// What the edge is to do with the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,22 +63,26 @@ pub fn start(
     api: ApiChannels,
     fence: Box<dyn Fence>,
 ) -> Result<(Handle, JoinHandle<Result<(), Error>>), Error> {
+    let me = config.node.clone();
     let core = LeaseCore::new(config, boot_now())?;
     let (ask, inputs) = mpsc::unbounded_channel();
     let (publish, view) = watch::channel(Arc::new(core.view()));
     let (announce, deadline) = watch::channel(None);
-    let handle = Handle::new(ask, view, deadline, Default::default());
-    let driver = Driver { core, api, fence, inputs, publish, announce };
+    let refusals = Refusals::default();
+    let handle = Handle::new(ask, view, deadline, refusals.clone());
+    let driver = Driver { me, core, api, fence, inputs, publish, announce, refusals };
     Ok((handle, tokio::spawn(driver.run())))
 }
 
 struct Driver {
+    me: NodeName,
     core: LeaseCore,
     api: ApiChannels,
     fence: Box<dyn Fence>,
     inputs: mpsc::UnboundedReceiver<Input>,
     publish: watch::Sender<Arc<View>>,
     announce: watch::Sender<Option<BootTime>>,
+    refusals: Refusals,
 }
 
 impl Driver {
@@ -118,6 +124,10 @@ impl Driver {
             }
             LeaseAction::Publish(view) => {
                 self.publish.send_replace(view);
+                return Ok(());
+            }
+            LeaseAction::Doubled => {
+                self.refusals.count(self.me.as_str(), Refusal::DuplicateName);
                 return Ok(());
             }
             LeaseAction::Stopped => return Ok(()),
@@ -194,7 +204,8 @@ mod tests {
             renew: std::time::Duration::from_millis(200),
             ttl: std::time::Duration::from_secs(2),
         };
-        let config = LeaseConfig { node: "a".into(), timing, facts: Vec::new() };
+        let config =
+            LeaseConfig { node: "a".into(), place: "here".into(), timing, facts: Vec::new() };
         let fence = Remembered::default();
         let channels = ApiChannels { requests, events: heard };
         let (handle, task) = start(config, channels, Box::new(fence.clone())).unwrap();

@@ -29,6 +29,10 @@
 //!    for an inherited claim, if it is not pinned in the kernel, only once it has written that claim
 //!    itself.
 //!
+//! 6. A process that finds an open session of its node goes on with it, for it speaks through the same
+//!    fence. A process *elsewhere* under the same name does not: it waits until that session stands
+//!    still, as any other node does (2), and tells people. [`LeaseConfig::place`] says which is which.
+//!
 //! There is no leader: every node runs the same placement on what it sees and takes what falls to
 //! itself; where views differ, the version decides who was first. Terms grow by one each time.
 //!

@@ -38,6 +38,8 @@ pub struct SessionObject {
     pub since: u64,
     /// Open, or how it ended.
     pub state: SessionState,
+    /// Where its process and its fence are ([`super::LeaseConfig::place`]); empty if it does not say.
+    pub place: Arc<str>,
     /// Number of the renewal, by which its sender recognises it.
     pub renewal: u64,
     /// The node gives everything away and takes nothing.

@@ -131,7 +131,7 @@ mod key;
 pub mod machine;
 mod membership;
 mod peers;
-mod refusals;
+pub(crate) mod refusals;
 pub mod sanity;
 pub mod store;
 pub mod wal;

@@ -22,7 +22,7 @@ struct Seen {
 }
 
 impl Refusals {
-    pub(super) fn count(&self, source: &str, reason: Refusal) {
+    pub(crate) fn count(&self, source: &str, reason: Refusal) {
         let mut seen = self.lock();
         *seen.counts.entry(reason.label()).or_default() += 1;
         if seen.logged.len() < MOST_SOURCES && seen.logged.insert((source.to_owned(), reason)) {

@@ -30,6 +30,7 @@ const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const EPOCH: &str = "herald.io/epoch";
 const SINCE: &str = "herald.io/since-epoch";
 const STATE: &str = "herald.io/state";
+const PLACE: &str = "herald.io/place";
 const RENEWAL: &str = "herald.io/renewal";
 const DRAINING: &str = "herald.io/draining";
 const DRAINED: &str = "herald.io/drained";
@@ -167,6 +168,7 @@ fn session_annotations(session: &SessionObject) -> BTreeMap<String, String> {
         owned((STATE, state)),
         (EPOCH.to_owned(), session.epoch.to_string()),
         (SINCE.to_owned(), session.since.to_string()),
+        owned((PLACE, &session.place)),
         (RENEWAL.to_owned(), session.renewal.to_string()),
         (FACTS.to_owned(), to_text(&session.facts)),
     ]);
@@ -211,6 +213,7 @@ impl Read<'_> {
             epoch,
             since: self.number(SINCE).min(epoch),
             state,
+            place: self.annotation(PLACE).unwrap_or_default().into(),
             renewal: self.number(RENEWAL),
             draining: self.annotation(DRAINING) == Some("true"),
             drained: self.annotation(DRAINED) == Some("true"),
@@ -282,6 +285,7 @@ mod tests {
             epoch: 7,
             since: 5,
             state: SessionState::Open,
+            place: "here".into(),
             renewal: 42,
             draining: true,
             drained: false,

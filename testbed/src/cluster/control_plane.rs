@@ -287,15 +287,15 @@ impl ControlPlane {
         })
     }
 
-    /// Sends a signal to the API server: SIGSTOP makes it a server that takes connections and never
-    /// answers, SIGCONT lets it answer all it was asked meanwhile.
+    /// Sends a signal to one of its programs, `kube-apiserver` or `etcd`: SIGSTOP makes it a server
+    /// that takes connections and never answers, SIGCONT lets it answer all it was asked meanwhile.
     ///
     /// # Errors
     ///
     /// If it does not run.
-    pub fn signal_server(&mut self, signal: i32) -> anyhow::Result<()> {
-        let server = self.processes.iter_mut().find(|(name, _)| name == "kube-apiserver");
-        server.context("no API server was started")?.1.signal(signal)
+    pub fn signal(&mut self, program: &str, signal: i32) -> anyhow::Result<()> {
+        let process = self.processes.iter_mut().find(|(name, _)| name == program);
+        process.with_context(|| format!("{program} was not started"))?.1.signal(signal)
     }
 
     /// Fails if a process of the control plane has ended.

@@ -87,32 +87,33 @@ impl Speakers {
             {
                 continue;
             }
-            let speaker = self.speaker(&node, flags, &kubeconfig, lab)?;
+            let speaker = speaker(&node, &node, flags, &kubeconfig, lab, &self.log_file(&node))?;
             self.running.insert(node, speaker);
         }
         Ok(())
     }
 
-    fn speaker(
-        &self,
+    /// Starts a speaker on a node that has none; it calls itself `name`.
+    ///
+    /// # Errors
+    ///
+    /// If the manifests are refused, or it does not start.
+    pub fn start_as(
+        &mut self,
+        name: &str,
         node: &str,
         flags: &[&str],
-        kubeconfig: &Path,
         lab: &Lab,
-    ) -> anyhow::Result<Process> {
-        let directory = Path::new(SCRATCH).join(node);
-        let pins = directory.join("bpf");
-        if !pins.is_dir() {
-            sandbox::mount_bpf(&pins)?;
-        }
-        let mut command = Command::new(herald()?);
-        command.args(["speaker", "--node-name", node]);
-        command.arg("--kubeconfig").arg(kubeconfig);
-        command.arg("--state-dir").arg(directory.join("state"));
-        command.arg("--run-dir").arg(run_dir(node));
-        command.arg("--pin-dir").arg(pins).args(flags);
-        let log = self.logs.join(format!("herald-{node}.log"));
-        Process::start(&format!("herald on {node}"), command, lab.netns(node)?, &log)
+        cluster: &ControlPlane,
+    ) -> anyhow::Result<()> {
+        let kubeconfig = self.install(cluster)?;
+        let speaker = speaker(name, node, flags, &kubeconfig, lab, &self.log_file(node))?;
+        self.running.insert(node.to_owned(), speaker);
+        Ok(())
+    }
+
+    fn log_file(&self, node: &str) -> PathBuf {
+        self.logs.join(format!("herald-{node}.log"))
     }
 
     /// A node's speaker.
@@ -179,7 +180,7 @@ impl Speakers {
 
     /// All that a node's speakers have logged.
     pub fn log(&self, node: &str) -> String {
-        fs::read_to_string(self.logs.join(format!("herald-{node}.log"))).unwrap_or_default()
+        fs::read_to_string(self.log_file(node)).unwrap_or_default()
     }
 
     /// The last lines of each log.
@@ -238,6 +239,29 @@ fn herald() -> anyhow::Result<PathBuf> {
         Some(path) => Ok(path.into()),
         None => built("herald"),
     }
+}
+
+/// A speaker on the machine of `node` that calls itself `name`.
+fn speaker(
+    name: &str,
+    node: &str,
+    flags: &[&str],
+    kubeconfig: &Path,
+    lab: &Lab,
+    log: &Path,
+) -> anyhow::Result<Process> {
+    let directory = Path::new(SCRATCH).join(node);
+    let pins = directory.join("bpf");
+    if !pins.is_dir() {
+        sandbox::mount_bpf(&pins)?;
+    }
+    let mut command = Command::new(herald()?);
+    command.args(["speaker", "--node-name", name]);
+    command.arg("--kubeconfig").arg(kubeconfig);
+    command.arg("--state-dir").arg(directory.join("state"));
+    command.arg("--run-dir").arg(run_dir(node));
+    command.arg("--pin-dir").arg(pins).args(flags);
+    Process::start(&format!("herald on {node}"), command, lab.netns(node)?, log)
 }
 
 fn run_dir(node: &str) -> PathBuf {

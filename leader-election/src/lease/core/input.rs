@@ -11,6 +11,10 @@ use crate::model::{BootTime, ClaimKey, Guard, NodeName, View, Wanted};
 pub struct LeaseConfig {
     /// This node.
     pub node: NodeName,
+    /// Where this process and its fence are: the same for a process that starts again in their
+    /// reach, another one on any other machine and after the machine has started again. It tells
+    /// this node from a second one of its name.
+    pub place: String,
     /// How often, how long.
     pub timing: LeaseTiming,
     /// What this node publishes.
@@ -59,6 +63,9 @@ pub enum LeaseInput {
 /// One thing to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseAction {
+    /// Tell people that a speaker elsewhere has this node's name, and this one waits; once for each
+    /// such wait.
+    Doubled,
     /// Set the fence; `None` is silence at once. Must have taken effect before the next action.
     SetDeadline(Option<BootTime>),
     /// Write an object, if it still is what is expected.

@@ -47,6 +47,7 @@ type Put = (Option<Arc<[u8]>>, Guard);
 /// The protocol state of one node.
 pub struct LeaseCore {
     me: NodeName,
+    place: Arc<str>,
     timing: LeaseTiming,
     facts: Arc<[u8]>,
     epoch: Option<u64>,
@@ -81,6 +82,7 @@ pub struct LeaseCore {
     /// The life of the session in which the view was first whole.
     settled_life: Option<u64>,
     shown: Option<Arc<View>>,
+    has_told_doubled: bool,
     changes: u64,
     stopped: bool,
 }
@@ -97,6 +99,7 @@ impl LeaseCore {
         }
         Ok(Self {
             me: config.node,
+            place: Arc::from(config.place),
             timing: config.timing,
             facts: Arc::from(config.facts),
             epoch: None,
@@ -125,6 +128,7 @@ impl LeaseCore {
             deadline: None,
             settled_life: None,
             shown: None,
+            has_told_doubled: false,
             changes: 0,
             stopped: false,
         })
@@ -172,6 +176,11 @@ impl LeaseCore {
             self.tell_others(&mut writes);
         }
         self.notice_settled();
+        let is_doubled = self.is_doubled();
+        if is_doubled && !self.has_told_doubled {
+            actions.push(LeaseAction::Doubled);
+        }
+        self.has_told_doubled = is_doubled;
         let deadline = self.deadline_now();
         if deadline < self.deadline {
             self.deadline = deadline;
@@ -277,6 +286,10 @@ impl LeaseCore {
         if Some(object.epoch) != self.epoch {
             return;
         }
+        if self.is_elsewhere(object) {
+            self.valid = None;
+            return;
+        }
         if object.state != SessionState::Open {
             self.valid = None;
             return;
@@ -311,6 +324,7 @@ impl LeaseCore {
     fn mine(&self, claim: &Known<ClaimObject>) -> bool {
         claim.object.holder.as_ref().is_some_and(|(node, _)| *node == self.me)
             && !self.is_free(claim)
+            && !self.is_doubled()
     }
 
     /// Whether nobody may speak by this claim any more: it is released, or the session that holds it
@@ -345,6 +359,7 @@ impl LeaseCore {
         let known = self.sessions.get(&self.me)?;
         let open =
             known.object.state == SessionState::Open && Some(known.object.epoch) == self.epoch;
+        let open = open && !self.is_doubled();
         self.valid.filter(|_| open && self.closing.is_none())
     }
 
@@ -410,7 +425,8 @@ impl LeaseCore {
     /// Everything this node knows now.
     pub fn view(&self) -> View {
         let mut claims = self.as_claims();
-        let leaves = self.draining || self.closing.is_some();
+        // What a process elsewhere holds under this name is nobody's here.
+        let leaves = self.draining || self.closing.is_some() || self.is_doubled();
         for claim in claims.values_mut() {
             let given_up = leaves || self.releasing.get(&claim.key) == Some(&claim.term);
             claim.holder.take_if(|(node, _)| *node == self.me && given_up);
@@ -427,6 +443,9 @@ impl LeaseCore {
         // this one's session does not show, so that what is pinned in the kernel stays as it is.
         if let Some(own) = sessions.get_mut(&self.me).filter(|_| !self.is_settled()) {
             own.epoch = own.epoch.saturating_sub(1);
+        }
+        if self.is_doubled() {
+            sessions.remove(&self.me);
         }
         View {
             me: self.me.clone(),
@@ -464,6 +483,7 @@ impl LeaseCore {
         let open = self.sessions.get(&self.me).is_some_and(|known| {
             known.object.state == SessionState::Open && Some(known.object.epoch) == self.epoch
         });
+        let open = open && !self.is_doubled();
         if !open || self.now >= latest {
             self.stopped = true;
             actions.push(LeaseAction::Stopped);

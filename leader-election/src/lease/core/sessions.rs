@@ -6,16 +6,22 @@ use std::sync::Arc;
 
 use super::{Known, LeaseCore, MOST_SENT, RETRY};
 use crate::lease::object::{Object, ObjectKey, SessionObject, Write};
-use crate::model::{NodeName, SessionState};
+use crate::model::{BootTime, NodeName, SessionState};
 
 impl LeaseCore {
     /// Opens, renews or closes this node's session.
     pub(super) fn keep_session(&mut self, writes: &mut Vec<Write>) {
         let known = self.sessions.get(&self.me).cloned();
         let before = known.as_ref().map(|known| &known.object);
+        if let Some(silent_at) = self.doubled_until()
+            && self.now < silent_at
+        {
+            self.renew_at = silent_at;
+            return;
+        }
         let open = before.is_some_and(|session| {
             session.state == SessionState::Open && Some(session.epoch) == self.epoch
-        });
+        }) && !self.is_doubled();
         let unsaid = before.is_some_and(|session| {
             session.facts != self.facts || session.draining != self.draining
         });
@@ -28,9 +34,10 @@ impl LeaseCore {
         let (epoch, since) = match before {
             Some(session) if open => (session.epoch, session.since),
             // The process before was not missed: what it held, this one holds.
-            Some(session) if session.state == SessionState::Open => {
+            Some(session) if session.state == SessionState::Open && !self.is_doubled() => {
                 (session.epoch + 1, session.since)
             }
+            // Ended, also by this very write of a session that stood still elsewhere.
             _ => {
                 let epoch = self.highest_epoch() + 1;
                 (epoch, epoch)
@@ -41,6 +48,7 @@ impl LeaseCore {
             epoch,
             since,
             state,
+            place: Arc::clone(&self.place),
             renewal: self.renewal,
             draining: self.draining,
             drained: before.is_some_and(|session| session.drained),
@@ -58,6 +66,25 @@ impl LeaseCore {
         } else {
             self.renew_at = self.renew_at.max(self.now + RETRY / 4);
         }
+    }
+
+    /// Whether a process elsewhere has an open session under this node's name. Its fence is another
+    /// one: what it holds, this one must not take for its own.
+    pub(super) fn is_doubled(&self) -> bool {
+        self.sessions.get(&self.me).is_some_and(|known| {
+            known.object.state == SessionState::Open && self.is_elsewhere(&known.object)
+        })
+    }
+
+    /// One that does not say where it is was written by an earlier version, here.
+    pub(super) fn is_elsewhere(&self, session: &SessionObject) -> bool {
+        !session.place.is_empty() && session.place != self.place
+    }
+
+    /// When that session, if it stands still, may be ended like any other's.
+    fn doubled_until(&self) -> Option<BootTime> {
+        let known = self.sessions.get(&self.me).filter(|_| self.is_doubled())?;
+        Some(known.since + self.timing.patience())
     }
 
     /// The highest epoch that anything says this node ever had.

@@ -68,7 +68,12 @@ impl Peers {
         refusals: Refusals,
     ) -> Result<Self, Error> {
         let address = config.listen;
-        let listener = listen(address).map_err(|source| Error::Listen { address, source })?;
+        let listener = listen(address).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrNotAvailable => {
+                Error::Elsewhere { address, node: config.node.clone() }
+            }
+            _ => Error::Listen { address, source },
+        })?;
         let mut tasks = JoinSet::new();
         let hello = Frame::Hello { cluster: config.cluster.clone(), node: config.node.clone() };
         let (deliver, inbox) = mpsc::channel(INBOX);
