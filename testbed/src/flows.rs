@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::lab::Lab;
-use crate::lab::addresses::{NODES, PODS};
+use crate::lab::addresses::{NODES, PODS, pod_addresses, pod_name};
 use crate::lab::netns::Netns;
 use crate::lab::process::{Process, built};
 use crate::{clock, scenario};
@@ -54,7 +54,7 @@ pub fn servers(lab: &Lab, ports: RangeInclusive<u16>) -> anyhow::Result<Vec<Proc
     let mut servers = Vec::new();
     for node in 1..=NODES {
         for pod in 1..=PODS {
-            let name = format!("n{node}-p{pod}");
+            let name = pod_name(node, pod);
             let mut command = Command::new(built("herald-lab")?);
             command.args(["flows-server", "--name", &name]);
             command.args(["--first", &ports.start().to_string()]);
@@ -271,12 +271,11 @@ pub fn manifests(service: &str, ports: &BTreeMap<u16, Vec<(String, String, Strin
 
 /// The ports of a range, for [`manifests`], each served by all pods of the lab.
 pub fn on_all_pods(ports: RangeInclusive<u16>) -> BTreeMap<u16, Vec<(String, String, String)>> {
-    use crate::lab::addresses::{NODES, PODS};
     let pods = (1..=NODES).flat_map(|node| (1..=PODS).map(move |pod| (node, pod)));
     let pods: Vec<_> = pods
         .map(|(node, pod)| {
-            let address = format!("10.244.{node}.{}", pod + 1);
-            (format!("n{node}-p{pod}"), format!("n{node}"), address)
+            let [address, _] = pod_addresses(node, pod);
+            (pod_name(node, pod), format!("n{node}"), address.to_string())
         })
         .collect();
     ports.map(|port| (port, pods.clone())).collect()

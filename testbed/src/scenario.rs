@@ -318,7 +318,7 @@ impl Scenario {
     fn pods_answer(&self) -> anyhow::Result<()> {
         for node in 1..=addresses::NODES {
             for pod in 1..=addresses::PODS {
-                let server = SocketAddr::from(([10, 244, node, pod + 1], POD_PORT));
+                let server = SocketAddr::new(addresses::pod_addresses(node, pod)[0], POD_PORT);
                 let netns = self.lab.netns(&format!("n{node}"))?;
                 let what = format!("the pod at {server} answers");
                 clock::await_for(&what, Duration::from_secs(5), || {

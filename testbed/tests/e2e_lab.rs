@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use herald_testbed::client::{self, Transport};
 use herald_testbed::lab::Lab;
-use herald_testbed::lab::addresses::{NODES, POD_PORT, PODS, host};
+use herald_testbed::lab::addresses::{NODES, POD_PORT, PODS, host, pod_addresses, pod_name};
 use herald_testbed::probe::Probe;
 use herald_testbed::resolve::who_has;
 use herald_testbed::tap::{Direction, Tap};
@@ -30,10 +30,8 @@ fn lab() -> anyhow::Result<Lab> {
 fn pods() -> impl Iterator<Item = (String, SocketAddr)> {
     (1..=NODES).flat_map(|node| {
         (1..=PODS).flat_map(move |pod| {
-            let (network, last) = (u16::from(node), u16::from(pod + 1));
-            let v4 = SocketAddr::from(([10, 244, node, pod + 1], POD_PORT));
-            let v6 = SocketAddr::from(([0xfd00, 0x244, network, 0, 0, 0, 0, last], POD_PORT));
-            [v4, v6].map(|address| (format!("n{node}-p{pod}"), address))
+            let server = move |address| (pod_name(node, pod), SocketAddr::new(address, POD_PORT));
+            pod_addresses(node, pod).map(server)
         })
     })
 }

@@ -328,26 +328,4 @@ fn lasting(lease: &Lease) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_reads_back() {
-        let (me, ttl) = (NodeName::from("n1"), Duration::from_millis(600));
-        for stage in [Stage::Waiting, Stage::Claimed, Stage::Speaking] {
-            let lease = marked(&me, None, stage, ttl);
-            let wanted = Mark { node: me.clone(), stage, ttl: Duration::from_secs(1) };
-            assert_eq!(mark(&lease), Some(wanted), "whole seconds, and never less");
-            assert_eq!(super::super::names::key(lease.metadata.name.as_deref().unwrap()), None);
-        }
-    }
-
-    #[test]
-    fn a_gate_is_open_for_the_session_it_was_opened_for() {
-        assert!(Gate::Open.allows(3) && Gate::OpenIn(3).allows(3));
-        assert_eq!(Gate::OpenIn(3).waits(4).unwrap().reason, "back_end_unchecked");
-        let shut = Gate::Shut(unchecked("because"));
-        assert_eq!((shut.allows(3), shut.waits(3).unwrap().message), (false, "because".into()));
-        assert_eq!(Gate::OpenIn(3).waits(3), None);
-    }
-}
+mod tests;

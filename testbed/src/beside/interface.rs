@@ -3,9 +3,8 @@
 
 use anyhow::Context;
 
-use crate::cluster::objects::number;
 use crate::lab::Lab;
-use crate::lab::addresses::host;
+use crate::lab::addresses::{host, number};
 use crate::lab::bpf::Attached;
 use crate::lab::cable;
 use crate::lab::netns;

@@ -2,7 +2,7 @@
 //! `flannel.1` a node, whose neighbours and their nodes are written down and never learned.
 
 use crate::lab::Lab;
-use crate::lab::addresses::{NODES, PODS};
+use crate::lab::addresses::{NODES, PODS, pod_name};
 use crate::lab::netns;
 
 /// Octets that VXLAN takes from each packet over IPv4.
@@ -39,7 +39,7 @@ pub fn lay(lab: &Lab) -> anyhow::Result<()> {
             ))?;
         }
         for pod in 1..=PODS {
-            lab.netns(&format!("n{node}-p{pod}"))?.ip(&format!("link set eth0 mtu {MTU}\n"))?;
+            lab.netns(&pod_name(node, pod))?.ip(&format!("link set eth0 mtu {MTU}\n"))?;
         }
     }
     Ok(())

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 
-use super::objects::{number, pod_addresses, pod_name, pods};
+use super::objects::pods;
 use crate::clock;
-use crate::lab::addresses::{self, Host, PODS};
+use crate::lab::addresses::{self, Host, PODS, number, pod_addresses, pod_name};
 use crate::lab::netns::{self, Netns};
 use crate::lab::process::Process;
 use crate::sandbox::SCRATCH;

@@ -2,11 +2,9 @@
 //! addresses; and what a user writes there first. Nodes write themselves
 //! (testbed/kubernetes/node.go).
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use serde_json::{Value, json};
 
-use crate::lab::addresses::{self, Host, POD_PORT, PODS};
+use crate::lab::addresses::{self, POD_PORT, PODS, number, pod_name};
 
 /// What a user of MetalLB has: addresses of the lab's LAN, announced by whichever node.
 pub const POOL: &str = r#"
@@ -68,23 +66,6 @@ pub fn pods(nodes: &[String]) -> Value {
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
-/// A node's number, which its pods' addresses contain.
-pub fn number(node: Host) -> u8 {
-    node.digits - 10
-}
-
-/// A pod's name, for its Pod as for its namespace.
-pub fn pod_name(node: u8, pod: u8) -> String {
-    format!("n{node}-p{pod}")
-}
-
-/// A pod's addresses, IPv4 first.
-pub fn pod_addresses(node: u8, pod: u8) -> [IpAddr; 2] {
-    let v4 = Ipv4Addr::new(10, 244, node, pod + 1);
-    let (node, last) = (u16::from(node), u16::from(pod) + 1);
-    [v4.into(), IpAddr::from([0xfd00, 0x244, node, 0, 0, 0, 0, last])]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,11 +78,5 @@ mod tests {
         assert_eq!(names, ["default", "n1-p1", "n1-p2", "n3-p1", "n3-p2"]);
         assert_eq!(items[3]["spec"]["nodeName"], "n3");
         assert_eq!(items[3]["metadata"]["labels"]["app"], "echo");
-    }
-
-    #[test]
-    fn pods_have_the_addresses_the_lab_gives_them() {
-        let shown = pod_addresses(2, 1).map(|address| address.to_string());
-        assert_eq!(shown, ["10.244.2.2", "fd00:244:2::2"]);
     }
 }

@@ -86,6 +86,23 @@ pub fn client_address(client: &str, like: IpAddr) -> Option<IpAddr> {
     Some(if like.is_ipv4() { v4.into() } else { v6.into() })
 }
 
+/// A node's number, which its pods' addresses contain.
+pub fn number(node: Host) -> u8 {
+    node.digits - 10
+}
+
+/// A pod's name, for its Pod as for its namespace.
+pub fn pod_name(node: u8, pod: u8) -> String {
+    format!("n{node}-p{pod}")
+}
+
+/// A pod's addresses, IPv4 first.
+pub fn pod_addresses(node: u8, pod: u8) -> [IpAddr; 2] {
+    let v4 = Ipv4Addr::new(10, 244, node, pod + 1);
+    let (node, last) = (u16::from(node), u16::from(pod) + 1);
+    [v4.into(), IpAddr::from([0xfd00, 0x244, node, 0, 0, 0, 0, last])]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,5 +121,12 @@ mod tests {
                 "r1 192.168.1.1 fd00:1::1",
             ]
         );
+    }
+
+    #[test]
+    fn pods_have_the_addresses_of_their_nodes() {
+        let shown = pod_addresses(2, 1).map(|address| address.to_string());
+        assert_eq!(shown, ["10.244.2.2", "fd00:244:2::2"]);
+        assert_eq!(pod_name(number(LAN[1]), 1), "n2-p1");
     }
 }

@@ -25,7 +25,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use self::addresses::{Host, LAN, NODES, POD_PORT, PODS};
+use self::addresses::{Host, LAN, NODES, POD_PORT, PODS, pod_name};
 use self::bpf::Attached;
 use self::netns::Netns;
 use self::pass::Pass;
@@ -165,7 +165,7 @@ impl Lab {
     }
 
     fn pod(&mut self, node: u8, pod: u8, logs: &Path) -> anyhow::Result<()> {
-        let (node_name, name) = (format!("n{node}"), format!("n{node}-p{pod}"));
+        let (node_name, name) = (format!("n{node}"), pod_name(node, pod));
         let last = pod + 1;
         let netns = self.namespace(&name, &[])?.clone();
         self.netns(&node_name)?.ip(&format!(
