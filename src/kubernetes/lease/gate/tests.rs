@@ -133,6 +133,7 @@ impl Server {
 /// The open session of a speaker by Leases.
 fn open_session(node: &str) -> Lease {
     let session = SessionObject {
+        place: "here".into(),
         epoch: 1,
         since: 1,
         state: SessionState::Open,
