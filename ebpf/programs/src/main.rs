@@ -24,6 +24,7 @@ mod maps;
 mod neighbour;
 mod packet;
 mod reject;
+mod sctp;
 mod usual;
 
 use aya_ebpf::bindings::{TC_ACT_PIPE, TC_ACT_SHOT};
