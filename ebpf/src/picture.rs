@@ -137,7 +137,7 @@ pub enum Protocol {
     Tcp,
     /// UDP, RFC 768.
     Udp,
-    /// SCTP, RFC 9260; only to backends of the Service's own port.
+    /// SCTP, RFC 9260.
     Sctp,
 }
 

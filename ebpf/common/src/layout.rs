@@ -269,7 +269,7 @@ pub struct ReverseKey {
     pub pod_port_be: u16,
     /// The client's port.
     pub client_port_be: u16,
-    /// TCP or UDP, see [`protocol`].
+    /// TCP, UDP or SCTP, see [`protocol`].
     pub protocol: u32,
 }
 

@@ -12,6 +12,7 @@
 pub mod bench;
 pub mod budget;
 pub mod checksum;
+pub mod crc32c;
 pub mod flow;
 pub mod layout;
 pub mod reason;

@@ -82,9 +82,9 @@ reasons! {
     ErrorForwarded = "icmp_error_forwarded",
     /// An ICMP error, given to the pod here whose packet it quotes.
     ErrorDelivered = "icmp_error_delivered",
-    /// Passed: an SCTP packet whose port would have to change, which its checksum does not allow
-    /// in place (CRC32c over the whole packet, RFC 9260 6.8).
-    SctpPort = "pass_sctp_port",
+    /// Passed: an SCTP packet in pieces whose port would have to change. Its checksum follows only
+    /// if the whole packet's length is known.
+    SctpPieces = "pass_sctp_pieces",
     /// A reply left with the VIP as its source although its flow's entry had been evicted: only
     /// one VIP has that pod and port.
     RestoredByPort = "restored_by_port",

@@ -3,23 +3,21 @@
 use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::checksum::Change;
 use herald_ebpf_common::{
-    Address, Backend, Reason, ReverseKey, ReverseValue, V4_MAPPED, mapped, protocol,
+    Address, Backend, IS_LOCAL, Reason, ReverseKey, ReverseValue, V4_MAPPED, mapped, protocol,
 };
 
 use crate::forward::Request;
 use crate::maps;
 use crate::packet::{
-    Ipv4, Ipv6, Ports, TCP_CHECKSUM, UDP_CHECKSUM, Verdict, at, at_variable, pass, words,
+    Ipv4, Ipv6, Ports, SCTP_LEN, TCP_CHECKSUM, UDP_CHECKSUM, Verdict, at, at_variable, pass,
+    read_variable, words,
 };
+use crate::sctp;
 
 /// Gives a request to a pod; the reply's way back is remembered first.
 #[inline(always)]
 pub fn deliver(ctx: &XdpContext, request: &Request, backend: &Backend, reason: Reason) -> Verdict {
     let asked = &request.asked;
-    let is_sctp = asked.key.protocol == protocol::SCTP;
-    if is_sctp && backend.port_be != asked.key.port_be {
-        return pass(Reason::SctpPort);
-    }
     let reverse = ReverseKey {
         pod: words(&backend.address),
         client: words(&asked.client),
@@ -35,19 +33,28 @@ pub fn deliver(ctx: &XdpContext, request: &Request, backend: &Backend, reason: R
         return pass(Reason::NoBackend);
     }
     match rewrite(ctx, request, backend) {
-        Some(()) => pass(reason),
+        Some(is_unfinished) => Verdict { is_unfinished, ..pass(reason) },
         None => pass(Reason::Truncated),
     }
 }
 
+/// Whether a request's checksum can only follow if the packet's length is known.
 #[inline(always)]
-fn rewrite(ctx: &XdpContext, request: &Request, backend: &Backend) -> Option<()> {
+pub fn needs_length(request: &Request, backend: &Backend) -> bool {
+    let asked = &request.asked.key;
+    asked.protocol == protocol::SCTP
+        && backend.flags & IS_LOCAL != 0
+        && backend.port_be != asked.port_be
+}
+
+/// Whether the packet is still to be finished.
+#[inline(always)]
+fn rewrite(ctx: &XdpContext, request: &Request, backend: &Backend) -> Option<bool> {
     let ports = at::<Ports>(ctx, request.l4)?;
     let offset = match request.asked.key.protocol {
         protocol::TCP => TCP_CHECKSUM,
         protocol::UDP => UDP_CHECKSUM,
-        // SCTP's CRC covers no address, and the port stays.
-        _ => return address(ctx, request.l3, request.is_v4, &backend.address).map(|_| ()),
+        _ => return rewrite_sctp(ctx, request, backend),
     };
     let checksum = at::<u16>(ctx, request.l4 + offset)?;
     let addresses = address(ctx, request.l3, request.is_v4, &backend.address)?;
@@ -63,7 +70,39 @@ fn rewrite(ctx: &XdpContext, request: &Request, backend: &Backend) -> Option<()>
             *checksum = if is_udp && new == 0 { 0xffff } else { new };
         }
     }
-    Some(())
+    Some(false)
+}
+
+/// As [`rewrite`]; SCTP's checksum covers no address.
+#[inline(always)]
+fn rewrite_sctp(ctx: &XdpContext, request: &Request, backend: &Backend) -> Option<bool> {
+    let (old, new) = (request.asked.key.port_be, backend.port_be);
+    let is_unfinished = old != new;
+    if is_unfinished {
+        let length = length(ctx, request)?;
+        let header = at_variable::<[u16; SCTP_LEN as usize / 2]>(ctx, request.l4)?;
+        if length < SCTP_LEN || !sctp::defer(request.l4, old, new, length) {
+            return None;
+        }
+        // SAFETY: within the packet, see `at`; no other reference lives.
+        unsafe { (*header)[1] = new };
+    }
+    let _ = address(ctx, request.l3, request.is_v4, &backend.address)?;
+    Some(is_unfinished)
+}
+
+/// Octets behind a packet's IP headers, as those say, which leave some.
+#[inline(always)]
+fn length(ctx: &XdpContext, request: &Request) -> Option<u16> {
+    let before = request.l4 - request.l3;
+    let all = match request.is_v4 {
+        true => u16::from_be(read_variable::<Ipv4>(ctx, request.l3)?.total_length_be) as usize,
+        false => {
+            let payload = u16::from_be(read_variable::<Ipv6>(ctx, request.l3)?.payload_length_be);
+            size_of::<Ipv6>() + payload as usize
+        }
+    };
+    Some((all - before) as u16)
 }
 
 /// Writes the destination address of the IP header; what the transport checksum must follow.

@@ -19,8 +19,9 @@ use crate::deliver::changed;
 use crate::maps::{self, FALLBACK, REPLY_FRAGMENTS, SOURCES};
 use crate::packet::{
     ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, FRAGMENT, Fragment, Ipv4, Ipv6, Ports,
-    TCP_CHECKSUM, UDP_CHECKSUM, tc_read, words,
+    SCTP_CHECKSUM, SCTP_LEN, TCP_CHECKSUM, UDP_CHECKSUM, tc_read, words,
 };
+use crate::sctp;
 
 /// What became of an outgoing packet.
 #[must_use]
@@ -41,6 +42,9 @@ const IPV6_SOURCE: usize = 8;
 const V4_PORT: usize = ETH_LEN + size_of::<Ipv4>();
 /// Where those of a packet are that has no extension headers.
 const V6_PORT: usize = ETH_LEN + size_of::<Ipv6>();
+
+/// What a helper says of a packet that ends too early.
+const TOO_SHORT: i64 = -14;
 
 /// The headers an Ethernet frame needs at most before the TCP flags end: IPv4 with all
 /// options.
@@ -95,6 +99,10 @@ pub fn restore(ctx: &TcContext) -> Restore {
         return Restore::Untouched;
     }
     if reply.part == Part::First {
+        if is_sctp(&reply) && known.port_be != reply.key.pod_port_be {
+            // The checksum follows only if the whole packet's length is known.
+            return Restore::Failed(Reason::RestoreFailed);
+        }
         // Without the entry the other fragments leave under the pod's address, and the packet is
         // lost as it would be with any of them.
         let _ = REPLY_FRAGMENTS.insert(&fragment, &known.vip, 0);
@@ -214,17 +222,21 @@ fn is_transport(number: u8) -> bool {
     number == protocol::TCP || number == protocol::UDP || number == protocol::SCTP
 }
 
+#[inline(always)]
+fn is_sctp(reply: &Reply) -> bool {
+    reply.key.protocol == u32::from(protocol::SCTP)
+}
+
 /// Gives a reply its VIP and port. A helper costs as much as half the rest of this program, so the
 /// octets from the address to the port behind it are written at once where they lie together.
 #[inline(always)]
 fn rewrite(ctx: &TcContext, reply: &Reply, known: &ReverseValue) -> Result<(), i64> {
     let is_udp = reply.key.protocol == u32::from(protocol::UDP);
-    // An SCTP checksum covers no address, and its port is the Service's.
-    // A later fragment has none.
-    let has_sum = reply.key.protocol != u32::from(protocol::SCTP) && reply.part != Part::Later;
+    let has_ports = reply.part != Part::Later;
+    let has_sum = has_ports && !is_sctp(reply);
     let (old, new, client) = (&reply.key.pod, &known.vip, &reply.key.client);
     let (old_port, new_port) = (reply.key.pod_port_be, known.port_be);
-    let is_together = has_sum && reply.l4 == if reply.is_v4 { V4_PORT } else { V6_PORT };
+    let is_together = has_ports && reply.l4 == if reply.is_v4 { V4_PORT } else { V6_PORT };
     let ip_checksum = match tc_read::<Ipv4>(ctx, ETH_LEN) {
         Some(ip) => Change::none().word(old[3], new[3]).apply(ip.checksum),
         None => 0,
@@ -265,10 +277,33 @@ fn rewrite(ctx: &TcContext, reply: &Reply, known: &ReverseValue) -> Result<(), i
         let words = [a, b, c, d, e, f, g, h, u32::from(new_port)];
         store(ctx, ETH_LEN + IPV6_SOURCE, &words, if is_together { 34 } else { 16 })?;
     }
-    if has_sum && !is_together && old_port != new_port {
+    if has_ports && !is_together && old_port != new_port {
         store(ctx, reply.l4, &[u32::from(new_port)], 2)?;
     }
+    // Last, when the verifier has least to remember: see `sctp::defer`.
+    if has_ports && is_sctp(reply) && old_port != new_port {
+        rewrite_sctp(ctx, reply, new_port)?;
+    }
     Ok(())
+}
+
+/// SCTP's checksum, which covers no address, when the source port changes.
+#[inline(always)]
+fn rewrite_sctp(ctx: &TcContext, reply: &Reply, new_port: u16) -> Result<(), i64> {
+    let before = reply.l4 - ETH_LEN;
+    let all = match reply.is_v4 {
+        true => tc_read::<Ipv4>(ctx, ETH_LEN).map(|ip| u16::from_be(ip.total_length_be) as usize),
+        false => tc_read::<Ipv6>(ctx, ETH_LEN)
+            .map(|ip| size_of::<Ipv6>() + u16::from_be(ip.payload_length_be) as usize),
+    };
+    let Some(all) = all.filter(|all| *all >= before + SCTP_LEN as usize) else {
+        return Err(TOO_SHORT);
+    };
+    let at = reply.l4 + SCTP_CHECKSUM;
+    let length = (all - before) as u16;
+    let old = ctx.load::<u32>(at).map_err(i64::from)?;
+    let new = sctp::checksum(old, reply.key.pod_port_be, new_port, length);
+    store(ctx, at, &[new], 4)
 }
 
 /// Writes the first octets of some words.

@@ -83,6 +83,10 @@ pub fn request(ctx: &XdpContext, request: &Request) -> Verdict {
         reason = Reason::DeliveredElsewhere;
     }
     if request.pieces.are_expected() {
+        if deliver::needs_length(request, chosen.backend) {
+            // No piece of it is rewritten, so the stack has all of them.
+            return pass(Reason::SctpPieces);
+        }
         let key = FragmentKey {
             vip: words(&asked.key.vip),
             client: words(&asked.client),

@@ -160,11 +160,11 @@ fn error(ctx: &XdpContext, quote: &Quote) -> Verdict {
 }
 
 /// To the pod, about the packet as the pod sent it, its transport checksum included where that is
-/// quoted: a stack or a filter that verifies it would take the error for a forged one.
+/// quoted: a stack or a filter that verifies it would take the error for a forged one. Not so
+/// SCTP's: it tells nothing about a packet that is not quoted whole, so nobody looks at it.
 #[inline(always)]
 fn rewrite(ctx: &XdpContext, quote: &Quote, backend: &Backend) -> Option<()> {
-    let is_sctp = quote.asked.key.protocol == protocol::SCTP;
-    let port_be = if is_sctp { quote.asked.key.port_be } else { backend.port_be };
+    let (vip_port_be, port_be) = (quote.asked.key.port_be, backend.port_be);
     let icmp = at_variable::<Icmp>(ctx, quote.l4)?;
     let ports = at_variable::<Ports>(ctx, quote.ports)?;
     let mut change = Change::none();
@@ -187,7 +187,7 @@ fn rewrite(ctx: &XdpContext, quote: &Quote, backend: &Backend) -> Option<()> {
             let outer = deliver::address(ctx, quote.l3, false, &backend.address)?;
             change = change.and(outer);
         }
-        quoted = quoted.half((*ports).source_be, port_be);
+        quoted = quoted.half(vip_port_be, port_be);
         (*ports).source_be = port_be;
         change = change.and(quoted);
         if let Some(checksum) = transport_checksum(ctx, quote) {

@@ -10,7 +10,7 @@ use crate::packet::{
     ETH_ARP_BE, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, FRAGMENT, Fragment, Ipv4, Ipv6, Ports,
     TAG_LEN, Tag, VERSION_6_BE, Verdict, is_tag, pass, read, words,
 };
-use crate::{icmp, neighbour};
+use crate::{icmp, neighbour, sctp};
 
 /// The fragment offset (RFC 791 3.1).
 const OFFSET_BE: u16 = 0x1fff_u16.to_be();
@@ -40,7 +40,12 @@ const DESTINATION: u8 = 60;
 /// because the verifier refuses what a function that returns nothing leaves in its register.
 #[inline(never)]
 pub fn ingress(ctx: &XdpContext) -> u64 {
-    judge(ctx).number()
+    let verdict = judge(ctx);
+    if verdict.is_unfinished {
+        // It was seen that there is room for it.
+        let _ = sctp::finish(ctx);
+    }
+    verdict.number()
 }
 
 #[inline(always)]

@@ -26,6 +26,7 @@ mod neighbour;
 mod packet;
 mod reject;
 mod sample;
+mod sctp;
 mod usual;
 
 use aya_ebpf::bindings::{TC_ACT_PIPE, TC_ACT_SHOT};

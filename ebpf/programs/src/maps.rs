@@ -106,6 +106,26 @@ pub static HELD_BACK: PerCpuHashMap<HeldBackKey, u64> = PerCpuHashMap::pinned(1_
 #[map]
 static REJECTIONS: PerCpuArray<Budget> = PerCpuArray::pinned(1, 0);
 
+/// One entry: the packet of this CPU that `sctp::finish` is to finish. Pinned as `REJECTIONS` is.
+#[map]
+static UNFINISHED: PerCpuArray<u64> = PerCpuArray::pinned(1, 0);
+
+/// Leaves a number to [`unfinished`]; false if there is no room.
+#[inline(always)]
+pub fn set_unfinished(number: u64) -> bool {
+    let Some(entry) = UNFINISHED.get_ptr_mut(0) else { return false };
+    // SAFETY: a per-CPU value that only this program, on this CPU, is using now.
+    unsafe { *entry = number };
+    true
+}
+
+/// The number that was left on this CPU.
+#[inline(always)]
+pub fn unfinished() -> u64 {
+    // SAFETY: as above.
+    UNFINISHED.get_ptr(0).map_or(0, |entry| unsafe { *entry })
+}
+
 /// Whether one more packet may be answered with an ICMP error.
 #[inline(always)]
 pub fn may_reject() -> bool {

@@ -123,6 +123,10 @@ pub struct Ports {
 pub const TCP_CHECKSUM: usize = 16;
 /// Offset of the checksum in a UDP header (RFC 768).
 pub const UDP_CHECKSUM: usize = 6;
+/// Offset of the checksum in an SCTP header (RFC 9260 3.1).
+pub const SCTP_CHECKSUM: usize = 8;
+/// Octets of an SCTP header.
+pub const SCTP_LEN: u16 = 12;
 
 /// A copy of an address by its words, for the reason of [`set_mac`].
 #[inline(always)]
@@ -153,6 +157,8 @@ pub fn set_mac_number(to: &mut Mac, number: u64) {
 pub struct Verdict {
     pub action: u32,
     pub reason: Reason,
+    /// Whether `sctp::finish` has to finish the packet.
+    pub is_unfinished: bool,
 }
 
 impl Verdict {
@@ -165,18 +171,18 @@ impl Verdict {
 
 #[inline(always)]
 pub const fn pass(reason: Reason) -> Verdict {
-    Verdict { action: xdp_action::XDP_PASS, reason }
+    Verdict { action: xdp_action::XDP_PASS, reason, is_unfinished: false }
 }
 
 #[inline(always)]
 pub const fn drop(reason: Reason) -> Verdict {
-    Verdict { action: xdp_action::XDP_DROP, reason }
+    Verdict { action: xdp_action::XDP_DROP, reason, is_unfinished: false }
 }
 
 /// Out of the interface the packet came in by.
 #[inline(always)]
 pub const fn transmit(reason: Reason) -> Verdict {
-    Verdict { action: xdp_action::XDP_TX, reason }
+    Verdict { action: xdp_action::XDP_TX, reason, is_unfinished: false }
 }
 
 /// A `T` at `offset` of the packet, if the packet is that long.

@@ -7,7 +7,7 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const SCTP: u8 = 132;
 
-/// A TCP or UDP frame.
+/// A TCP, UDP or SCTP frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     pub destination: [u8; 6],
@@ -62,9 +62,10 @@ impl Frame {
         l4.extend(self.from.port().to_be_bytes());
         l4.extend(self.to.port().to_be_bytes());
         if self.protocol == SCTP {
-            // A verification tag, a CRC nobody here computes, and a DATA chunk's beginning.
-            l4.extend([1, 2, 3, 4, 5, 6, 7, 8, 0, 3, 0, 27]);
+            // A verification tag, the checksum, and a DATA chunk's beginning.
+            l4.extend([1, 2, 3, 4, 0, 0, 0, 0, 0, 3, 0, 27]);
             l4.extend(payload);
+            seal_sctp(&mut l4);
             return l4;
         }
         let at = if self.protocol == TCP {
@@ -172,6 +173,33 @@ fn transport_checksum(from: IpAddr, to: IpAddr, protocol: u8, l4: &[u8]) -> u16 
         0 if protocol == UDP => 0xffff,
         sum => sum,
     }
+}
+
+/// Writes the checksum of an SCTP packet, without its IP headers.
+pub fn seal_sctp(l4: &mut [u8]) {
+    l4[8..12].fill(0);
+    let checksum = crc32c(l4.iter().copied());
+    l4[8..12].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// RFC 9260 appendix A, an octet at a time.
+pub fn crc32c(octets: impl Iterator<Item = u8>) -> u32 {
+    const BY_OCTET: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut octet = 0;
+        while octet < 256 {
+            let mut crc = octet as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+                bit += 1;
+            }
+            table[octet] = crc;
+            octet += 1;
+        }
+        table
+    };
+    !octets.fold(u32::MAX, |crc, octet| crc >> 8 ^ BY_OCTET[usize::from(crc as u8 ^ octet)])
 }
 
 /// RFC 1071, the plain way.

@@ -16,6 +16,7 @@ mod random;
 mod replies;
 mod resize;
 mod samples;
+mod sctp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use herald_ebpf::{Backend, Datapath, Picture, Protocol, ServicePort};
 
-use crate::build::{Frame, TCP, UDP, arp, icmpv6};
+use crate::build::{Frame, SCTP, TCP, UDP, arp, icmpv6};
 use crate::kernel::{Action, IFINDEX, Kernel};
 
 const OURS: [u8; 6] = [2, 0, 0, 0, 1, 11];
@@ -47,7 +48,7 @@ enum Pods {
 fn picture(pods: Pods) -> Picture {
     let mut services = BTreeMap::new();
     for vip in [IpAddr::from(VIP4), ip(VIP6)] {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
             let here = Backend { address: pod(vip, true), node_mac: OURS, is_local: true };
             let there = Backend { address: pod(vip, false), node_mac: PEER, is_local: false };
             let backends = match pods {
@@ -88,10 +89,10 @@ fn v6(text: &str) -> Ipv6Addr {
     text.parse().unwrap()
 }
 
-/// A request of the client to a VIP, in each family and protocol.
+/// A request of the client to a VIP, in each protocol (TCP, UDP, SCTP) and of it in each family.
 fn requests() -> Vec<Frame> {
     let mut frames = Vec::new();
-    for protocol in [TCP, UDP] {
+    for protocol in [TCP, UDP, SCTP] {
         for (from, to) in [(CLIENT4.into(), VIP4.into()), (ip(CLIENT6), ip(VIP6))] {
             frames.push(Frame {
                 destination: OURS,

@@ -1,13 +1,15 @@
 //! What the XDP program should do with any frame, written apart from it and for reading: plain
 //! slices, no pointers, no incremental checksums. It knows the pictures of this test alone.
 //!
-//! A checksum is not predicted but held to its invariant: the one's complement sum of all it
-//! covers, itself included, is the same before and after (RFC 1071), however wrong it was.
+//! A checksum is not predicted but held to its invariant, however wrong it was: the one's complement
+//! sum of all it covers, itself included, is the same before and after (RFC 1071); SCTP's differs
+//! from the right one by the same bits.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
+use crate::build::crc32c;
 use crate::kernel::Action;
 use crate::{OURS, PEER, Pods, VIP4, VIP6, pod, v6};
 
@@ -23,7 +25,16 @@ pub struct Expected {
 struct Sum {
     at: usize,
     covers: Vec<Range<usize>>,
-    is_udp: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Internet,
+    /// Zero says that there is none.
+    Udp,
+    /// Over a packet of so many octets. Zero says that it is still to be computed.
+    Sctp(usize),
 }
 
 /// The data plane's memory, as far as outcomes depend on it.
@@ -155,7 +166,9 @@ impl Model {
                 Some(Fate::Either(expected))
             }
             (_, false) if offset != 0 => None,
-            (6 | 17, _) => {
+            // In pieces, it cannot be given another port.
+            (132, _) if has_more && matches!(packet.pods, Pods::Here) => None,
+            (6 | 17 | 132, _) => {
                 let vip = packet.vip()?;
                 if half(packet.frame, packet.l4 + 2)? != 80 || packet.destination() != vip {
                     return None;
@@ -213,7 +226,7 @@ impl Packet<'_> {
 
     fn header_sum(&self) -> Vec<Sum> {
         let header = self.l3..self.l3 + 20;
-        let sum = Sum { at: self.l3 + 10, covers: one(header), is_udp: false };
+        let sum = Sum { at: self.l3 + 10, covers: one(header), kind: Kind::Internet };
         if self.is_v4 { vec![sum] } else { vec![] }
     }
 
@@ -246,15 +259,35 @@ impl Packet<'_> {
 
     fn request(&self) -> Option<Expected> {
         let Pods::Here = self.pods else { return self.forwarded() };
-        let is_udp = self.protocol == 17;
-        let at = self.l4 + if is_udp { 6 } else { 16 };
-        let _ = half(self.frame, at)?;
+        let sum = match self.protocol {
+            132 => self.sctp_sum(self.l4, self.end()? - self.l4)?,
+            protocol => {
+                let at = self.l4 + if protocol == 17 { 6 } else { 16 };
+                let _ = half(self.frame, at)?;
+                let (from, to) = self.addresses();
+                let ports = self.l4..self.l4 + 4;
+                Sum { at, covers: vec![from, to, ports, at..at + 2], kind: kind(protocol) }
+            }
+        };
         let mut expected = self.addressed();
         expected.frame[self.l4 + 2..self.l4 + 4].copy_from_slice(&8080_u16.to_be_bytes());
-        let (from, to) = self.addresses();
-        let ports = self.l4..self.l4 + 4;
-        expected.sums.push(Sum { at, covers: vec![from, to, ports, at..at + 2], is_udp });
+        expected.sums.push(sum);
         Some(expected)
+    }
+
+    /// Where the IP header says that the packet ends.
+    fn end(&self) -> Option<usize> {
+        Some(match self.is_v4 {
+            true => self.l3 + usize::from(half(self.frame, self.l3 + 2)?),
+            false => self.l3 + 40 + usize::from(half(self.frame, self.l3 + 4)?),
+        })
+    }
+
+    /// The checksum of an SCTP packet of so many octets, however many of them are in the frame.
+    fn sctp_sum(&self, start: usize, length: usize) -> Option<Sum> {
+        let _ = self.frame.get(start + 8..start + 12).filter(|_| length >= 12)?;
+        let covers = one(start..self.frame.len().min(start + length));
+        Some(Sum { at: start + 8, covers, kind: Kind::Sctp(length) })
     }
 
     fn icmp(&self) -> Option<Fate> {
@@ -287,7 +320,7 @@ impl Packet<'_> {
         frame[self.l4] = if self.is_v4 { 0 } else { 129 };
         let mut sums = self.header_sum();
         let covers = one(self.l4..self.l4 + 4);
-        sums.push(Sum { at: self.l4 + 2, covers, is_udp: false });
+        sums.push(Sum { at: self.l4 + 2, covers, kind: Kind::Internet });
         Some(Fate::Changed(Expected { action: Action::Transmit, frame, sums }))
     }
 
@@ -306,7 +339,7 @@ impl Packet<'_> {
         let _ = self.frame.get(ports..ports + 4)?;
         let is_ours = self.frame[from.clone()] == self.destination()
             && self.destination() == self.vip()?
-            && matches!(protocol, 6 | 17)
+            && matches!(protocol, 6 | 17 | 132)
             && half(self.frame, ports)? == 80;
         if !is_whole || !is_ours {
             return None;
@@ -317,23 +350,21 @@ impl Packet<'_> {
         expected.frame[ports..ports + 2].copy_from_slice(&8080_u16.to_be_bytes());
         let mut covers = one(self.l4..ports + 4);
         // What is behind the message's end is no checksum.
+        let end = self.end()?.min(self.frame.len());
         let at = ports + if protocol == 17 { 6 } else { 16 };
-        let end = match self.is_v4 {
-            true => self.l3 + usize::from(half(self.frame, self.l3 + 2)?),
-            false => self.l3 + 40 + usize::from(half(self.frame, self.l3 + 4)?),
-        };
-        if at + 2 <= end.min(self.frame.len()) {
+        // A quoted checksum of SCTP stays as it is.
+        if protocol != 132 && at + 2 <= end {
             let quoted = vec![from.clone(), ports..ports + 4, at..at + 2];
-            expected.sums.push(Sum { at, covers: quoted, is_udp: protocol == 17 });
+            expected.sums.push(Sum { at, covers: quoted, kind: kind(protocol) });
             covers.push(at..at + 2);
         }
         if self.is_v4 {
             let header = inner..inner + 20;
-            expected.sums.push(Sum { at: inner + 10, covers: one(header), is_udp: false });
+            expected.sums.push(Sum { at: inner + 10, covers: one(header), kind: Kind::Internet });
         } else {
             covers.push(self.addresses().1);
         }
-        expected.sums.push(Sum { at: self.l4 + 2, covers, is_udp: false });
+        expected.sums.push(Sum { at: self.l4 + 2, covers, kind: Kind::Internet });
         Some(expected)
     }
 }
@@ -341,14 +372,12 @@ impl Packet<'_> {
 impl Expected {
     fn check(mut self, before: &[u8], action: Action, out: &[u8]) -> Result<(), String> {
         for sum in &self.sums {
-            let Some(found) = out.get(sum.at..sum.at + 2) else {
+            let field = sum.at..sum.at + if let Kind::Sctp(_) = sum.kind { 4 } else { 2 };
+            let Some(found) = out.get(field.clone()) else {
                 return Err(format!("no checksum at {}", sum.at));
             };
-            self.frame[sum.at..sum.at + 2].copy_from_slice(found);
-            let was_absent = sum.is_udp && before[sum.at..sum.at + 2] == [0, 0];
-            let is_absent = sum.is_udp && found == [0, 0];
-            let is_kept = was_absent || residue(before, &sum.covers) == residue(out, &sum.covers);
-            if was_absent != is_absent || !is_kept {
+            self.frame[field.clone()].copy_from_slice(found);
+            if !sum.is_right(&before[field], found, before, out) {
                 return Err(format!("the checksum at {} is wrong", sum.at));
             }
         }
@@ -357,6 +386,32 @@ impl Expected {
             false => Err(format!("{:?} with {:02x?} expected", self.action, self.frame)),
         }
     }
+}
+
+impl Sum {
+    fn is_right(&self, was: &[u8], is: &[u8], before: &[u8], after: &[u8]) -> bool {
+        let [was_absent, is_absent] = [was, is].map(|sum| sum.iter().all(|octet| *octet == 0));
+        match self.kind {
+            Kind::Udp if was_absent || is_absent => was_absent && is_absent,
+            Kind::Sctp(_) if was_absent => is_absent,
+            Kind::Sctp(length) => self.error(before, length) == self.error(after, length),
+            _ => residue(before, &self.covers) == residue(after, &self.covers),
+        }
+    }
+
+    /// The bits in which an SCTP packet's checksum differs from the right one.
+    fn error(&self, frame: &[u8], length: usize) -> u32 {
+        let field = &frame[self.at..self.at + 4];
+        let range = &self.covers[0];
+        let (before, behind) = (range.start..self.at, self.at + 4..range.end);
+        let octets = frame[before].iter().chain(&[0; 4]).chain(&frame[behind]).copied();
+        let all = octets.chain(std::iter::repeat(0)).take(length);
+        u32::from_le_bytes([field[0], field[1], field[2], field[3]]) ^ crc32c(all)
+    }
+}
+
+fn kind(protocol: u8) -> Kind {
+    if protocol == 17 { Kind::Udp } else { Kind::Internet }
 }
 
 /// The sum of 16-bit words modulo 0xffff, which a right change keeps.
