@@ -321,8 +321,12 @@ impl LeaseCore {
         }
     }
 
+    /// Whether this node holds it. A claim of a later session of its name than this process's own is
+    /// a double's, seen before that session itself: written over, it would be free under its holder.
     fn mine(&self, claim: &Known<ClaimObject>) -> bool {
-        claim.object.holder.as_ref().is_some_and(|(node, _)| *node == self.me)
+        let is_not_later = |epoch: u64| self.epoch.is_none_or(|own| epoch <= own);
+        let holder = claim.object.holder.as_ref();
+        holder.is_some_and(|(node, epoch)| *node == self.me && is_not_later(*epoch))
             && !self.is_free(claim)
             && !self.is_doubled()
     }
