@@ -5,6 +5,7 @@
 //! shape and prints it.
 
 mod backends;
+mod flows;
 mod lease;
 mod raft;
 
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use self::backends::used;
+pub use self::flows::{Flow, FlowSum, Flows, Recent, line, samples, table};
 pub use self::lease::Lease;
 pub use self::raft::{Founding, Member};
 
@@ -39,6 +41,8 @@ pub struct Report {
     pub pools: Vec<Pool>,
     /// Packets by the programs' reasons, and frames by the announcer's.
     pub counters: BTreeMap<String, u64>,
+    /// What samples of single packets add up to.
+    pub flows: Flows,
     /// What is wrong with the configuration, or not supported.
     pub problems: Vec<Problem>,
 }
@@ -322,6 +326,9 @@ impl Received {
             let (name, mode) = (text(&datapath["interface"]), text(&datapath["mode"]));
             let _ = writeln!(out, "datapath on {name}: {mode}{reason}{}", held_back(datapath));
         }
+        if let Some(line) = flows::heading(&report["flows"]) {
+            let _ = writeln!(out, "{line}");
+        }
         out.push('\n');
     }
 
@@ -465,6 +472,7 @@ mod tests {
             "services": [{"name": "default/late", "reason": "pool_exhausted",
                 "message": "no free address in pool first"}],
             "problems": [],
+            "flows": {"every": 1024, "reason": null, "read": 37, "lost": {"rate_limited": 2}},
         });
         let received: Received = serde_json::from_value(report).unwrap();
         assert_eq!(
@@ -474,6 +482,7 @@ node n1: may speak for 480 ms more; raft leader n2, term 3, 1 of 2 sessions open
 datapath on eth0: generic (cannot attach herald_xdp to eth0: not supported); fence held back 3 ARP, 1 NA, 0 NS
 datapath on eth1: off; no fence: this speaker falls silent in time by its own clock, but what the \
 kernel itself says for a VIP is not held back
+flow samples: 1 of 1024 packets, 37 read, lost 2 rate_limited
 
 VIP            SERVICE       HOLDER  TERM  EXPIRES  BACKENDS  POOL
 192.168.1.240  default/echo  n1      2     480 ms   1/2       first

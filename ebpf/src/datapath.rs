@@ -8,6 +8,7 @@ mod digest;
 pub mod held_back;
 mod occupant;
 mod programs;
+pub mod samples;
 mod services;
 
 pub use self::occupant::Occupant;
@@ -22,10 +23,12 @@ use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use herald_ebpf_common as common;
+use herald_ebpf_common::sample::Counted;
 use herald_ebpf_common::{Reason, WHILE_SESSION};
 
 use self::digest::Digest;
 use self::programs::Programs;
+use self::samples::Samples;
 use self::services::Services;
 use crate::fallback::Fallback;
 use crate::fence::{self, SessionFence};
@@ -94,7 +97,7 @@ pub struct Datapath {
     digest: Digest,
     backends: Array<MapData, common::Backend>,
     sources: LpmTrie<MapData, [u32; 5], u32>,
-    reasons: PerCpuArray<MapData, u64>,
+    reasons: PerCpuArray<MapData, Counted>,
     held_back: PerCpuHashMap<MapData, common::HeldBackKey, u64>,
     tables: Tables,
     /// What `LINKS`, `PEERS`, `FENCED` and `VIPS` hold, if that is certain.
@@ -107,6 +110,8 @@ pub struct Datapath {
     /// Whether it holds that for certain.
     has_names: bool,
     drain: Duration,
+    /// Until somebody takes it.
+    samples: Option<Samples>,
 }
 
 /// The parts of a picture that change seldom.
@@ -177,6 +182,7 @@ impl Datapath {
             names: Fallback::default(),
             has_names: false,
             drain: DRAIN,
+            samples: Some(Samples::open(&mut ebpf)?),
             programs: Programs::load(ebpf, &pins)?,
             pins,
         };
@@ -343,7 +349,7 @@ impl Datapath {
         let mut counters = Vec::new();
         for (index, &reason) in (0..).zip(Reason::ALL) {
             let read = self.reasons.get(&index, 0).map_err(failed("read", "REASONS"))?;
-            let packets = read.iter().sum();
+            let packets = read.iter().map(|counted| counted.packets).sum();
             if packets > 0 {
                 counters.push(Counter { reason, packets });
             }

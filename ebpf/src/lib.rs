@@ -6,7 +6,7 @@
 //!
 //! Read [`picture`] for what is wanted, [`rendezvous`] for how slots are filled, [`slots`] for
 //! how they change, [`tables`] for the pure difference between two pictures, [`datapath`] for the
-//! kernel's side.
+//! kernel's side, [`sample`] for what it tells of single packets.
 
 pub mod datapath;
 mod error;
@@ -16,10 +16,12 @@ mod link;
 pub mod picture;
 mod pins;
 pub mod rendezvous;
+pub mod sample;
 pub mod slots;
 pub mod tables;
 
 pub use datapath::held_back::HeldBack;
+pub use datapath::samples::{Samples, Taken};
 pub use datapath::{Attached, Counter, Datapath, Mode, Occupant, Wanted};
 pub use error::Error;
 pub use fence::SessionFence;

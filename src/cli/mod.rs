@@ -2,6 +2,7 @@
 
 pub mod check;
 mod control;
+pub mod flows;
 pub mod speaker;
 pub mod status;
 pub mod steer;
@@ -26,6 +27,7 @@ pub struct Cli {
 enum Command {
     Speaker(Box<speaker::SpeakerArgs>),
     Status(status::StatusArgs),
+    Flows(flows::FlowsArgs),
     Move(steer::MoveArgs),
     Drain(steer::DrainArgs),
     Undrain(steer::UndrainArgs),
@@ -57,6 +59,7 @@ impl Cli {
         match self.command {
             Command::Speaker(args) => speaker::run(*args),
             Command::Status(args) => status::run(&args),
+            Command::Flows(args) => flows::run(&args, &mut std::io::stdout()),
             Command::Move(args) => steer::move_vip(&args),
             Command::Drain(args) => steer::drain(&args),
             Command::Undrain(args) => steer::undrain(&args),

@@ -8,6 +8,7 @@ mod election;
 
 use anyhow::Context;
 use clap::Args;
+use herald_ebpf::common::sample::{EVERY, MAX_EVERY};
 
 use crate::allocator;
 use crate::source;
@@ -65,6 +66,10 @@ pub struct SpeakerArgs {
     /// How traffic is carried.
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     datapath: Choice,
+    /// Sample one packet of so many for `herald flows`, `herald status` and metrics, at random; at
+    /// most 32 a second and CPU. 0 samples none, 1 all up to that; the others get no slower.
+    #[arg(long, value_name = "PACKETS", default_value_t = EVERY, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_EVERY)))]
+    flow_samples: u32,
     /// The only loadBalancerClass to serve; without it, Services that have no class, and the classes
     /// herald.io/herald, io.cilium/l2-announcer and io.cilium/bgp-control-plane (addresses only).
     #[arg(long, value_name = "CLASS", visible_alias = "lb-class")]
@@ -110,6 +115,7 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         pin_dir: args.pin_dir,
         interfaces: args.interface,
         datapath: args.datapath,
+        flow_samples: args.flow_samples,
         allocator: allocator::Config { class: args.load_balancer_class },
         timing: election.timing,
         key_file: election.key_file,

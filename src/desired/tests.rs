@@ -376,8 +376,9 @@ fn a_pod_weighs_what_its_node_does() {
     };
     assert_eq!(weighed([Some(0), Some(3), None], local), [Ok(1); 3], "each node has its own pods");
     let one_ready = |observed: &mut Observed| {
-        let endpoints = vec![endpoint(1), not_ready(2), terminating(3)];
-        observed.endpoints.insert(service_name(), endpoints.into());
+        observed
+            .endpoints
+            .insert(service_name(), vec![endpoint(1), not_ready(2), terminating(3)].into());
     };
     let others = [Err(Unused::NotReady), Err(Unused::Terminating)];
     assert_eq!(weighed([Some(0), None, None], one_ready)[0], Ok(1), "it alone is ready");

@@ -14,6 +14,7 @@ pub(super) fn of(report: &Value) -> Vec<Metric> {
     metrics.extend(vips(report));
     metrics.extend(services(report));
     metrics.extend(counters(&report["counters"]));
+    metrics.extend(flows(&report["flows"]));
     metrics.extend(pools(list(&report["pools"])));
     metrics.extend(metallb(report));
     metrics.extend(cilium(report));
@@ -141,6 +142,38 @@ fn counters(counters: &Value) -> Vec<Metric> {
         }
     }
     metrics.into()
+}
+
+/// Flow samples. Clients are in no label: there is no end to them.
+fn flows(flows: &Value) -> Vec<Metric> {
+    let (mut samples, mut packets) = (Vec::new(), Vec::new());
+    for sum in list(&flows["sums"]) {
+        let port = sum["port"].as_u64().map_or(String::new(), |port| port.to_string());
+        let labels = vec![
+            ("service", text(&sum["service"])),
+            ("vip", text(&sum["vip"])),
+            ("port", port),
+            ("protocol", text(&sum["protocol"])),
+            ("node", text(&sum["node"])),
+            ("verdict", text(&sum["verdict"])),
+        ];
+        samples.push(sample(labels.clone(), number(&sum["samples"])));
+        packets.push(sample(labels, number(&sum["packets"])));
+    }
+    let lost = flows["lost"].as_object().into_iter().flatten();
+    let lost = lost.map(|(why, n)| sample(vec![("reason", why.clone())], number(n))).collect();
+    let counter = |name, help, samples| Metric { name, help, kind: Kind::Counter, samples };
+    let every = flows["every"].as_u64().map(|every| sample(vec![], float(every)));
+    vec![
+        gauge(
+            "herald_flow_sampling",
+            "One packet of so many is sampled; 0 is none.",
+            every.into_iter().collect(),
+        ),
+        counter("herald_flow_samples", "Sampled packets, by the node they went to.", samples),
+        counter("herald_flow_packets", "How many packets the samples stand for.", packets),
+        counter("herald_flow_samples_lost", "Samples not taken or not understood.", lost),
+    ]
 }
 
 fn pools(pools: &[Value]) -> Vec<Metric> {
@@ -330,6 +363,16 @@ mod tests {
             ],
             "counters": {"xdp_forwarded": 12, "announcer_probes": 3, "peer_refused_wrong_key": 1},
             "problems": [],
+            "flows": {
+                "every": 1024, "reason": null, "read": 12, "lost": {"rate_limited": 3},
+                "sums": [
+                    {"vip": "192.168.1.240", "port": 80, "protocol": "TCP",
+                     "service": "default/web", "verdict": "forwarded", "node": "n2",
+                     "samples": 12, "packets": 12000},
+                    {"vip": null, "port": null, "protocol": "UDP", "service": null,
+                     "verdict": "delivered", "node": "n1", "samples": 1, "packets": 9},
+                ],
+            },
             "pools": [
                 {
                     "name": "lan", "kind": "metallb", "services": 1, "conflict": null,
@@ -382,6 +425,15 @@ mod tests {
             ("herald_announcer_total", vec![r#"{event="probes"} 3.0"#]),
             ("herald_peer_refused_total", vec![r#"{reason="wrong_key"} 1.0"#]),
             ("herald_events_total", vec![]),
+            ("herald_flow_sampling", vec![" 1024.0"]),
+            (
+                "herald_flow_packets_total",
+                vec![
+                    r#"{service="default/web",vip="192.168.1.240",port="80",protocol="TCP",node="n2",verdict="forwarded"} 12000.0"#,
+                    r#"{service="",vip="",port="",protocol="UDP",node="n1",verdict="delivered"} 9.0"#,
+                ],
+            ),
+            ("herald_flow_samples_lost_total", vec![r#"{reason="rate_limited"} 3.0"#]),
         ];
         for (name, samples) in expected {
             let wanted: Vec<_> = samples.iter().map(|rest| format!("{name}{rest}")).collect();

@@ -28,8 +28,9 @@ use crate::speaker::cluster::Cluster;
 use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
 use crate::speaker::electing::Leases;
 use crate::speaker::fence::Fences;
+use crate::speaker::flows::{Book, Flows};
 use crate::speaker::members;
-use crate::speaker::report::{Material, report};
+use crate::speaker::report::{self, Material, report};
 use crate::speaker::socket::{Answer, Ask, Request};
 
 /// A write or a map update that had no effect yet is tried again after this.
@@ -62,6 +63,7 @@ pub(crate) struct Parts {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub raft_port: u16,
     pub carriers: Carriers,
+    pub flows: Flows,
     pub announcer: AnnouncerHandle,
     pub roll_call: RollCallHandle,
     pub election: Handle,
@@ -178,6 +180,10 @@ impl Driver {
                     // A client that hung up needs no answer. What is asked for comes back as a
                     // change of the view.
                     let _ = reply.send(self.answer(ask));
+                    changed_something = false;
+                }
+                () = self.parts.flows.ready() => {
+                    self.read_flows();
                     changed_something = false;
                 }
                 () = end.asked(), if self.leaving_since.is_none() => self.leave(),
@@ -383,6 +389,10 @@ impl Driver {
         let named = |node: Option<String>| node.map_or(self.parts.me.clone(), NodeName);
         let (node, done) = match ask {
             Ask::Status => return self.report(),
+            Ask::Flows { after } => {
+                self.read_flows();
+                return self.parts.flows.recent(&self.parts.me, after);
+            }
             Ask::Move { vip, node } => {
                 let node = NodeName(node);
                 let key = ClaimKey::Vip(vip);
@@ -404,8 +414,15 @@ impl Driver {
         serde_json::to_string(&answer).unwrap_or_default()
     }
 
+    fn read_flows(&mut self) {
+        let (view, snapshot) = (self.view.borrow(), self.parts.snapshots.borrow());
+        let (me, decision, observed) = (&self.parts.me, self.last.as_ref(), &snapshot.observed);
+        self.parts.flows.read(Book { me, observed, view: &view, decision });
+    }
+
     fn report(&mut self) -> String {
-        let mut counters = self.announcer_counters();
+        self.read_flows();
+        let mut counters = report::announcer(&self.parts.announcer.counters());
         let refused = self.parts.election.refusals();
         counters.extend(refused.into_iter().map(|(why, n)| (format!("peer_refused_{why}"), n)));
         match self.parts.carriers.datapath().map(|datapath| datapath.counters()) {
@@ -442,30 +459,13 @@ impl Driver {
             now: clock::boot_now(),
             datapath: self.parts.carriers.report(),
             counters,
+            flows: self.parts.flows.report(),
             frames: self.parts.announcer.counters().vips,
             problems: snapshot.problems.clone(),
             conflicts: self.parts.announcer.conflicts().borrow().as_ref().clone(),
         };
         serde_json::to_string(&report(material))
             .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
-    }
-
-    fn announcer_counters(&self) -> BTreeMap<String, u64> {
-        let counters = self.parts.announcer.counters();
-        let mut named = BTreeMap::from([
-            ("announcer_requests".to_owned(), counters.requests),
-            ("announcer_replies".to_owned(), counters.replies),
-            ("announcer_announcements".to_owned(), counters.announcements),
-            ("announcer_fenced".to_owned(), counters.fenced),
-            ("announcer_send_failures".to_owned(), counters.send_failures),
-            ("announcer_probes".to_owned(), counters.probes),
-            ("announcer_defences".to_owned(), counters.defences),
-            ("announcer_claims".to_owned(), counters.claims),
-            ("announcer_claims_dropped".to_owned(), counters.claims_dropped),
-        ]);
-        let ignored = counters.ignored.iter();
-        named.extend(ignored.map(|(why, count)| (format!("announcer_ignored_{why}"), *count)));
-        named
     }
 }
 

@@ -13,6 +13,7 @@ pub mod decide;
 mod driver;
 mod electing;
 mod fence;
+mod flows;
 mod members;
 pub mod records;
 mod report;
@@ -39,6 +40,7 @@ use crate::speaker::cluster::Cluster;
 use crate::speaker::driver::{Driver, Parts, Tasks};
 pub use crate::speaker::electing::Election;
 use crate::speaker::fence::Fences;
+use crate::speaker::flows::Flows;
 
 /// How a speaker is to run.
 #[derive(Clone, Debug)]
@@ -64,6 +66,8 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// The data plane's mode.
     pub datapath: Choice,
+    /// One packet of so many is sampled; none with zero.
+    pub flow_samples: u32,
     /// Which Services are ours.
     pub allocator: allocator::Config,
     /// Heartbeat and ttl.
@@ -122,7 +126,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let addresses = node.map(|node| node.addresses.clone()).unwrap_or_default();
     let first_links: Arc<Links> = links.borrow().clone();
     let interfaces = carriers::choose(&config.interfaces, &config.node, &addresses, &first_links)?;
-    let (carriers, kernel) =
+    let (mut carriers, kernel) =
         Carriers::open(config.datapath, &config.pin_dir, &interfaces, &first_links)?;
     let userspace = Arc::new(AtomicU64::new(0));
     let (announcer, announcer_task) =
@@ -170,6 +174,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         links,
         snapshots,
         raft_port: config.raft_port,
+        flows: Flows::open(carriers.datapath(), config.flow_samples),
         carriers,
         announcer,
         roll_call,

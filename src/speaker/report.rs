@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use herald_announcer::{Conflict, OfVip};
+use herald_announcer::{Conflict, Counters, OfVip};
 use herald_leader_election::{BootTime, ClaimKey, Founding, NodeName, SessionState, View};
 
 use crate::allocator::Count;
@@ -42,6 +42,8 @@ pub struct Material<'a> {
     pub datapath: Vec<status::Datapath>,
     /// All counters by name.
     pub counters: BTreeMap<String, u64>,
+    /// The flow samples.
+    pub flows: status::Flows,
     /// Frames that the announcer counted by VIP.
     pub frames: BTreeMap<IpAddr, OfVip>,
     /// Foreign machines that use a VIP.
@@ -63,8 +65,27 @@ pub fn report(material: Material<'_>) -> status::Report {
         pools: material.observed.pools.values().map(|pool| material.pool(pool)).collect(),
         datapath: material.datapath,
         counters: material.counters,
+        flows: material.flows,
         problems: material.problems,
     }
+}
+
+/// The announcer's counters by name.
+pub fn announcer(counters: &Counters) -> BTreeMap<String, u64> {
+    let mut named = BTreeMap::from([
+        ("announcer_requests".to_owned(), counters.requests),
+        ("announcer_replies".to_owned(), counters.replies),
+        ("announcer_announcements".to_owned(), counters.announcements),
+        ("announcer_fenced".to_owned(), counters.fenced),
+        ("announcer_send_failures".to_owned(), counters.send_failures),
+        ("announcer_probes".to_owned(), counters.probes),
+        ("announcer_defences".to_owned(), counters.defences),
+        ("announcer_claims".to_owned(), counters.claims),
+        ("announcer_claims_dropped".to_owned(), counters.claims_dropped),
+    ]);
+    let ignored = counters.ignored.iter();
+    named.extend(ignored.map(|(why, count)| (format!("announcer_ignored_{why}"), *count)));
+    named
 }
 
 impl Material<'_> {

@@ -18,6 +18,11 @@ use tokio::time::timeout;
 pub enum Ask {
     /// For its report, [`crate::status::Report`].
     Status,
+    /// For the last flow samples, [`crate::status::Recent`].
+    Flows {
+        /// Only those behind the one of this number.
+        after: u64,
+    },
     /// To have a VIP handed over to a node; answered with [`Answer`], before it has happened.
     Move {
         /// The VIP.
@@ -156,6 +161,7 @@ mod tests {
         let vip = "192.168.1.240".parse().unwrap();
         for ask in [
             Ask::Status,
+            Ask::Flows { after: 7 },
             Ask::Move { vip, node: "n2".to_owned() },
             Ask::Drain { node: None },
             Ask::Undrain { node: Some("n2".to_owned()) },

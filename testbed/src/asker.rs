@@ -10,8 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -21,6 +19,7 @@ use herald_announcer::MacAddr;
 use crate::lab::addresses::{self, host, nodes};
 use crate::lab::{Lab, bpf};
 use crate::resolve::question;
+use crate::stop::{Flag, Stop};
 use crate::tap::{Kind, PacketSocket, voice};
 use crate::{clock, probe};
 
@@ -32,7 +31,8 @@ const DRAIN: Duration = Duration::from_millis(200);
 /// A running asker.
 #[derive(Debug)]
 pub struct Asker {
-    stop: Arc<AtomicBool>,
+    begun: Instant,
+    stop: Stop,
     thread: JoinHandle<anyhow::Result<BTreeMap<IpAddr, Asked>>>,
 }
 
@@ -81,11 +81,17 @@ impl Asker {
         let socket = lab
             .netns(ASKER)?
             .inside(|| Ok(PacketSocket::open(bpf::index("eth0")?, libc::ETH_P_ALL)?))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let stop = Stop::default();
+        let flag = stop.flag();
         let frames: Vec<_> = addresses.iter().map(|a| (*a, question(asker, *a))).collect();
-        let thread = std::thread::spawn(move || ask(&socket, &sides, &frames, pace, &stopped));
-        Ok(Self { stop, thread })
+        let begun = clock::now();
+        let ask = move || ask(&socket, &sides, &frames, pace, begun, &flag);
+        Ok(Self { begun, stop, thread: std::thread::spawn(ask) })
+    }
+
+    /// What the times of the questions count from.
+    pub fn begun(&self) -> Instant {
+        self.begun
     }
 
     /// Stops, and tells what became of the questions about each address.
@@ -94,7 +100,7 @@ impl Asker {
     ///
     /// If the socket failed.
     pub fn finish(self) -> anyhow::Result<BTreeMap<IpAddr, Asked>> {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         self.thread.join().map_err(|_| anyhow!("the asker crashed"))?
     }
 }
@@ -104,14 +110,14 @@ fn ask(
     sides: &[PacketSocket],
     frames: &[(IpAddr, Vec<u8>)],
     pace: Duration,
-    stop: &AtomicBool,
+    begin: Instant,
+    stop: &Flag,
 ) -> anyhow::Result<BTreeMap<IpAddr, Asked>> {
     let mut sides = sides.iter().cycle();
     let mut asked: BTreeMap<IpAddr, Asked> = BTreeMap::new();
-    let begin = clock::now();
     let mut next = begin;
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if stop.is_set() {
             hear_until(socket, clock::now() + DRAIN, &mut asked)?;
             return Ok(asked);
         }
@@ -151,6 +157,12 @@ fn hear_until(
 }
 
 impl Asked {
+    /// The questions asked in a part of the time, its end excluded.
+    pub fn between(&self, from: Duration, to: Duration) -> Self {
+        let asked_then = |question: &&Question| (from..to).contains(&question.at);
+        Self { questions: self.questions.iter().filter(asked_then).cloned().collect() }
+    }
+
     /// How many questions were asked.
     pub fn count(&self) -> usize {
         self.questions.len()
@@ -218,6 +230,13 @@ mod tests {
             let expected = Duration::from_millis(milliseconds);
             assert_eq!(asked(picture).unanswered(), expected, "{picture}");
         }
+    }
+
+    #[test]
+    fn a_part_of_the_time_is_judged_alone() {
+        let part = asked("xx2..xx.").between(Duration::from_millis(10), Duration::from_millis(30));
+        assert_eq!((part.count(), part.answered_twice()), (4, 1));
+        assert_eq!(part.unanswered(), Duration::ZERO);
     }
 
     #[test]

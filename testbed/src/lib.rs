@@ -27,6 +27,7 @@ pub mod sandbox;
 pub mod scenario;
 pub mod services;
 pub mod status;
+pub mod stop;
 pub mod tap;
 pub mod trial;
 pub mod watch;

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use anyhow::{Context, anyhow};
 
 use crate::lab::netns::Netns;
 use crate::pod::Answer;
+use crate::stop::{Flag, Stop};
 use crate::{client, clock};
 
 /// Time between two datagrams.
@@ -26,7 +27,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// A running probe.
 #[derive(Debug)]
 pub struct Probe {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     last_answer: Arc<AtomicU64>,
     thread: JoinHandle<anyhow::Result<Outcome>>,
 }
@@ -52,10 +53,10 @@ impl Probe {
     pub fn start(netns: &Netns, server: SocketAddr, port: u16) -> anyhow::Result<Self> {
         let socket = netns.inside(|| client::udp(server, port))?;
         socket.set_nonblocking(true)?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Stop::default();
         let last_answer = Arc::new(AtomicU64::new(0));
-        let (stopped, last) = (Arc::clone(&stop), Arc::clone(&last_answer));
-        let thread = std::thread::spawn(move || probe(&socket, &stopped, &last));
+        let (flag, last) = (stop.flag(), Arc::clone(&last_answer));
+        let thread = std::thread::spawn(move || probe(&socket, &flag, &last));
         Ok(Self { stop, last_answer, thread })
     }
 
@@ -70,19 +71,19 @@ impl Probe {
     ///
     /// If the socket failed.
     pub fn finish(self) -> anyhow::Result<Outcome> {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         self.thread.join().map_err(|_| anyhow!("the probe crashed"))?
     }
 }
 
-fn probe(socket: &UdpSocket, stop: &AtomicBool, last: &AtomicU64) -> anyhow::Result<Outcome> {
+fn probe(socket: &UdpSocket, stop: &Flag, last: &AtomicU64) -> anyhow::Result<Outcome> {
     let begin = clock::now();
     let mut outcome = Outcome::default();
     let mut end = None;
     let mut next = begin;
     loop {
         let now = clock::now();
-        if end.is_none() && stop.load(Ordering::Relaxed) {
+        if end.is_none() && stop.is_set() {
             end = Some(now + DRAIN);
         }
         let due = match end {

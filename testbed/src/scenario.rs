@@ -84,10 +84,16 @@ impl Scenario {
     /// The command of a speaker that calls itself `name`, on the machine of `node`, without
     /// `--voters`.
     pub fn speaker_command(&self, name: &str, node: &str, state: &Path) -> Command {
+        let mut command = self.speaker_command_without_source(name, node, state);
+        command.arg("--source").arg(manifests());
+        command
+    }
+
+    /// The same for one that may be told to read an API server.
+    pub fn speaker_command_without_source(&self, name: &str, node: &str, state: &Path) -> Command {
         let directory = directory(node);
         let mut command = Command::new(&self.herald);
         command.args(["speaker", "--node-name", name]);
-        command.arg("--source").arg(manifests());
         command.arg("--state-dir").arg(state);
         command.arg("--run-dir").arg(directory.join("run"));
         command.arg("--pin-dir").arg(directory.join("bpf"));

@@ -21,8 +21,36 @@ pub struct Status {
     pub services: Vec<Service>,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
+    /// Flow samples.
+    pub flows: Flows,
     /// What is wrong with the configuration.
     pub problems: Vec<serde_json::Value>,
+}
+
+/// What flow samples add up to.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Flows {
+    /// Why there are none.
+    pub reason: Option<String>,
+    /// By Service, verdict and node.
+    pub sums: Vec<FlowSum>,
+}
+
+/// Samples of one Service's port that had the same end.
+#[derive(Clone, Debug, Deserialize)]
+pub struct FlowSum {
+    /// The VIP.
+    pub vip: Option<IpAddr>,
+    /// The Service.
+    pub service: Option<String>,
+    /// What became of the packets.
+    pub verdict: String,
+    /// The node whose pod got them.
+    pub node: Option<String>,
+    /// How many samples.
+    pub samples: u64,
+    /// How many packets they stand for.
+    pub packets: u64,
 }
 
 /// How one interface carries traffic.

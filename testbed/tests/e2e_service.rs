@@ -9,6 +9,7 @@ use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::addresses::{CLIENTS, client_address, host};
 use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::service;
+use herald_testbed::status::FlowSum;
 use herald_testbed::tap::{Direction, Tap};
 
 /// Enough flows for each of six pods to get one but by a chance of one in a million.
@@ -17,7 +18,8 @@ const REQUESTS: usize = 10;
 #[test]
 fn answers_arp_and_requests_through_vip() -> anyhow::Result<()> {
     in_lab(|scenario| {
-        scenario.start_all(&[])?;
+        // Every packet is sampled, as far as the rate goes.
+        scenario.start_all(&["--flow-samples", "1"])?;
         scenario.put_all_manifests()?;
         let served = scenario.served()?;
         let addresses: Vec<String> = served.iter().map(|(vip, _)| vip.to_string()).collect();
@@ -57,6 +59,30 @@ fn answers_arp_and_requests_through_vip() -> anyhow::Result<()> {
             .filter(|client| flows_of_others.contains(client))
             .collect();
         assert_eq!(passed, [], "replies of other nodes' pods left the holder");
+
+        for (vip, holder) in &served {
+            let of_vip = |node: &str, verdict: &str| -> anyhow::Result<Vec<FlowSum>> {
+                let flows = scenario.status(node)?.flows;
+                assert_eq!(flows.reason, None, "{node}");
+                let is_asked = |it: &FlowSum| it.vip == Some(*vip) && it.verdict == verdict;
+                Ok(flows.sums.into_iter().filter(is_asked).collect())
+            };
+            // The first packets of all are sampled at any rate.
+            let forwarded = of_vip(holder, "forwarded")?;
+            assert!(!forwarded.is_empty(), "no sample of what {holder} sent on for {vip}");
+            for sum in &forwarded {
+                assert_eq!(sum.service.as_deref(), Some("default/echo"), "{sum:?}");
+                assert!(sum.packets >= sum.samples && sum.samples > 0, "{sum:?}");
+                let node = sum.node.as_deref().filter(|node| node != holder);
+                let node = node.unwrap_or_else(|| panic!("{holder} sends to itself: {sum:?}"));
+                let arrived = of_vip(node, "delivered_from_peer")?;
+                let has_it =
+                    |it: &FlowSum| it.service == sum.service && it.node.as_deref() == Some(node);
+                assert!(arrived.iter().any(has_it), "{node} knows nothing of {sum:?}: {arrived:?}");
+            }
+            let (is_done, text) = scenario.command(holder, &["flows"])?;
+            assert!(is_done && text.contains(" default/echo  forwarded "), "{text}");
+        }
 
         for client in CLIENTS {
             for vip in &vips {

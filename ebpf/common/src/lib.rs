@@ -15,6 +15,7 @@ pub mod checksum;
 pub mod flow;
 pub mod layout;
 pub mod reason;
+pub mod sample;
 pub mod service;
 
 pub use layout::*;

@@ -5,7 +5,8 @@
 //! solicitations for held VIPs; [`forward`] sends a request to a pod's node or to a pod here, as
 //! [`choose`] says; [`icmp`] does so for errors and answers echo requests;
 //! [`fence`] keeps this node from claiming what it does not hold;
-//! [`egress`] gives the pod's reply the VIP as its source.
+//! [`egress`] gives the pod's reply the VIP as its source;
+//! [`sample`] tells userspace of a few packets what became of them.
 //!
 //! These programs must never answer for a VIP past its deadline, never forward a frame twice,
 //! and pass on to the stack whatever they do not understand.
@@ -24,6 +25,7 @@ mod maps;
 mod neighbour;
 mod packet;
 mod reject;
+mod sample;
 mod usual;
 
 use aya_ebpf::bindings::{TC_ACT_PIPE, TC_ACT_SHOT};
@@ -38,7 +40,10 @@ fn herald_xdp(ctx: XdpContext) -> u32 {
         Some(verdict) => verdict.number(),
         None => ingress::ingress(&ctx),
     };
-    maps::count_number(number as u32);
+    let reason = number as u32;
+    if maps::count_number(reason) {
+        sample::sample(&ctx, reason);
+    }
     (number >> 32) as u32
 }
 

@@ -1,15 +1,16 @@
 //! The maps, pinned by name, and how the programs read them. Keys and values are in
 //! `herald_ebpf_common::layout`; the loader alone writes them, except `REVERSE`,
-//! `REVERSE4`, `FLOWS`, `FRAGMENTS`, `REPLY_FRAGMENTS`, `REASONS` and
-//! `HELD_BACK`.
+//! `REVERSE4`, `FLOWS`, `FRAGMENTS`, `REPLY_FRAGMENTS`, `REASONS`,
+//! `HELD_BACK`, `SAMPLER` and `SAMPLES`.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use herald_ebpf_common::budget::{self, Budget};
 use herald_ebpf_common::reason::REASONS as REASON_COUNT;
+use herald_ebpf_common::sample::{Counted, RING, Sampler};
 use herald_ebpf_common::{
     Address, BACKENDS as BACKEND_COUNT, Backend, FlowKey, FragmentKey, GUESSES, Guess, HeldBackKey,
     Link, Node, Peer, PeerKey, Reason, Remembered, ReverseKey, ReverseKey4, ReverseValue,
@@ -81,7 +82,19 @@ pub static REVERSE: LruHashMap<ReverseKey, ReverseValue> = LruHashMap::pinned(32
 pub static REVERSE4: LruHashMap<ReverseKey4, ReverseValue4> = LruHashMap::pinned(262_144, 0);
 
 #[map]
-pub static REASONS: PerCpuArray<u64> = PerCpuArray::pinned(REASON_COUNT, 0);
+pub static REASONS: PerCpuArray<Counted> = PerCpuArray::pinned(REASON_COUNT, 0);
+
+/// One entry: one packet of how many is sampled; none if it is zero.
+#[map]
+pub static SAMPLING: Array<u32> = Array::pinned(1, 0);
+
+/// One entry.
+#[map]
+pub static SAMPLER: PerCpuArray<Sampler> = PerCpuArray::pinned(1, 0);
+
+/// See `herald_ebpf_common::sample::Sample`.
+#[map]
+pub static SAMPLES: RingBuf = RingBuf::pinned(RING, 0);
 
 /// Frames the fence stopped, by interface. Nothing is ever removed, so that no element is recycled
 /// under a program; when it is full, `REASONS` alone counts on.
@@ -125,15 +138,19 @@ fn add_one(key: &HeldBackKey) -> bool {
 /// Adds one to the reason's counter on this CPU.
 #[inline(always)]
 pub fn count(reason: Reason) {
-    count_number(reason as u32);
+    // What leaves is not sampled.
+    let _ = count_number(reason as u32);
 }
 
-/// Adds one to the counter of the reason of this number on this CPU.
+/// Adds one to the counter of the reason of this number on this CPU; true if the packet is due to
+/// be looked at by [`crate::sample`].
 #[inline(always)]
-pub fn count_number(reason: u32) {
-    if let Some(counter) = REASONS.get_ptr_mut(reason) {
+#[must_use]
+pub fn count_number(reason: u32) -> bool {
+    match REASONS.get_ptr_mut(reason) {
         // SAFETY: a per-CPU value that only this program, on this CPU, is writing now.
-        unsafe { *counter += 1 }
+        Some(counted) => unsafe { (*counted).count() },
+        None => false,
     }
 }
 

@@ -63,6 +63,19 @@ impl Kernel {
         (action, out)
     }
 
+    /// Runs the XDP program so many times on a packet that it leaves as it is; returns the reason
+    /// that was counted each time.
+    pub fn repeat(&mut self, packet: &[u8], times: u32) -> &'static str {
+        let before = self.counters();
+        let options =
+            TestRunOptions { data_in: Some(packet), repeat: times, ..TestRunOptions::new() };
+        self.datapath.xdp_program().unwrap().test_run(options).unwrap();
+        let grown = |(label, packets): &(&'static str, u64)| {
+            packets - before.get(label).unwrap_or(&0) == u64::from(times)
+        };
+        self.counters().into_iter().find(grown).unwrap().0
+    }
+
     /// Runs the egress program on a packet it lets go on; returns the packet after it.
     pub fn egress(&mut self, packet: &[u8]) -> Vec<u8> {
         let (leaves, out) = self.leave(packet);
@@ -114,6 +127,16 @@ impl Kernel {
             .collect();
         assert_eq!(grown.len(), 1, "one reason a packet");
         grown[0].0
+    }
+}
+
+/// Keeps this thread on the CPU it runs on now.
+pub fn stay_on_this_cpu() {
+    // SAFETY: a set that is valid when empty and outlives the calls.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(usize::try_from(libc::sched_getcpu()).unwrap(), &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);
     }
 }
 

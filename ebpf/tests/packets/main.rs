@@ -15,6 +15,7 @@ mod policy;
 mod random;
 mod replies;
 mod resize;
+mod samples;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -62,6 +62,29 @@ impl Plan {
         let (kubernetes, manifests) = (kubernetes.to_owned(), manifests.to_owned());
         Ok(Self { kubernetes, manifests, logs, nodes, outside, extent: Extent::Usual })
     }
+
+    /// Puts the control plane on a lab's LAN and waits until all Nodes and Pods are ready.
+    ///
+    /// # Errors
+    ///
+    /// What could not be made, or which part has ended.
+    pub fn control_plane(&self, lab: &Lab) -> anyhow::Result<ControlPlane> {
+        let nodes = self.nodes();
+        let mut plane =
+            ControlPlane::prepare(&self.kubernetes, &self.logs, &nodes, self.outside, self.extent)?;
+        plane.start_server()?;
+        plane.put_pods(&nodes)?;
+        plane.start_controllers()?;
+        for node in &nodes {
+            plane.start_node(node, lab.netns(node)?)?;
+        }
+        plane.wait_for_nodes(&nodes)?;
+        Ok(plane)
+    }
+
+    fn nodes(&self) -> Vec<String> {
+        nodes().take(usize::from(self.nodes)).collect()
+    }
 }
 
 impl Cluster {
@@ -72,16 +95,8 @@ impl Cluster {
     /// What could not be made, or which part has ended.
     pub fn build(plan: &Plan) -> anyhow::Result<Self> {
         let lab = Lab::build(&plan.logs)?;
-        let nodes: Vec<String> = nodes().take(usize::from(plan.nodes)).collect();
-        let mut plane =
-            ControlPlane::prepare(&plan.kubernetes, &plan.logs, &nodes, plan.outside, plan.extent)?;
-        plane.start_server()?;
-        plane.put_pods(&nodes)?;
-        plane.start_controllers()?;
-        for node in &nodes {
-            plane.start_node(node, lab.netns(node)?)?;
-        }
-        plane.wait_for_nodes(&nodes)?;
+        let nodes = plan.nodes();
+        let plane = plan.control_plane(&lab)?;
         let speakers = Speakers::new(&plan.manifests, &plan.logs, &nodes);
         Ok(Self { lab, plane, speakers, nodes })
     }

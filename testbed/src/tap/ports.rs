@@ -8,8 +8,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +20,7 @@ use super::{Kind, PacketSocket, voice};
 use crate::clock;
 use crate::lab::addresses::{LAN, host, node_of};
 use crate::lab::bpf;
+use crate::stop::{Flag, Stop};
 
 /// A host said where an address is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +40,7 @@ pub struct Claim {
 /// A running tap of all ports.
 #[derive(Debug)]
 pub struct PortsTap {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     thread: JoinHandle<io::Result<(Vec<Claim>, u32)>>,
 }
 
@@ -64,9 +63,9 @@ impl PortsTap {
             ports.insert(bpf::index(&host.port())?, host.name);
         }
         let socket = PacketSocket::open_everywhere().context("cannot listen at the ports")?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || listen(&socket, &ports, &stopped));
+        let stop = Stop::default();
+        let flag = stop.flag();
+        let thread = std::thread::spawn(move || listen(&socket, &ports, &flag));
         Ok(Self { stop, thread })
     }
 
@@ -76,7 +75,7 @@ impl PortsTap {
     ///
     /// If the socket failed, or the kernel had to drop frames: nothing could be said to be absent.
     pub fn finish(self) -> anyhow::Result<Heard> {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         let ended = self.thread.join().map_err(|_| anyhow!("the tap crashed"))?;
         let (mut claims, missed) = ended.context("cannot listen on")?;
         ensure!(missed == 0, "the tap missed {missed} frames");
@@ -130,13 +129,13 @@ impl Heard {
 fn listen(
     socket: &PacketSocket,
     ports: &BTreeMap<u32, &'static str>,
-    stop: &AtomicBool,
+    stop: &Flag,
 ) -> io::Result<(Vec<Claim>, u32)> {
     let mut claims = Vec::new();
     let mut buffer = [0; 512];
     let mut end = None;
     loop {
-        if end.is_none() && stop.load(Ordering::Relaxed) {
+        if end.is_none() && stop.is_set() {
             end = Some(clock::wall());
         }
         // What is queued already belongs to the capture: stop only behind it.

@@ -37,7 +37,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
-    /// Each 100 ms; Herald's sessions last 600 ms.
+    /// Each 100 ms; Herald's sessions last 600 ms. With Leases each 1.5 s, and they last 5 s.
     Default,
     /// Each 50 ms; Herald's sessions last 200 ms.
     Fast,
@@ -76,7 +76,7 @@ impl Profile {
         })
     }
 
-    /// How long Herald's sessions last.
+    /// How long Herald's sessions last where raft decides.
     pub fn ttl(self) -> Duration {
         Duration::from_millis(match self {
             Self::Default => 600,

@@ -1,17 +1,22 @@
 //! Herald under measurement (edge): a speaker on each node, the demo's pods, and as many Services as
-//! VIPs were asked for, all moved to one holder before each run.
+//! VIPs were asked for, all moved to one holder before each run. The speakers elect by raft and read a
+//! directory, or elect by Leases and read a real API server, on the same LAN.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 
 use super::event::{Event, Profile};
 use super::product::{Name, Product};
 use crate::client::Transport;
+use crate::cluster::control_plane::ControlPlane;
+use crate::cluster::speakers;
+use crate::cluster::whole::Plan;
 use crate::lab::Lab;
 use crate::lab::addresses::nodes;
 use crate::lab::fault::Fault;
-use crate::scenario::{MANIFESTS, Scenario, service};
+use crate::scenario::{MANIFESTS, Scenario, directory, service};
 use crate::services::{POOL, manifests, vip};
 
 /// The running product.
@@ -19,16 +24,57 @@ use crate::services::{POOL, manifests, vip};
 pub struct Herald<'s> {
     scenario: &'s mut Scenario,
     vips: Vec<IpAddr>,
-    flags: Vec<String>,
+    election: Election<'s>,
     fault: Option<Fault>,
+    /// It stays drained when its speaker is started again.
+    drained: Option<String>,
 }
 
-impl<'s> Herald<'s> {
-    /// Starts the speakers.
+/// Who decides, and so where the speakers read.
+#[derive(Debug)]
+enum Election<'s> {
+    /// The speakers themselves, with these flags; from the directory of manifests.
+    Raft(Vec<String>),
+    /// Leases; from the API server.
+    Leases(&'s mut Kubernetes),
+}
+
+/// A control plane on the lab's LAN, with Herald's manifests applied.
+#[derive(Debug)]
+pub struct Kubernetes {
+    plane: ControlPlane,
+    /// Of the speakers' ServiceAccount.
+    kubeconfig: PathBuf,
+}
+
+impl Kubernetes {
+    /// Starts it and waits until all Nodes are ready.
     ///
     /// # Errors
     ///
-    /// If they do not come up.
+    /// What could not be started.
+    pub fn start(lab: &Lab, plan: &Plan) -> anyhow::Result<Self> {
+        let plane = plan.control_plane(lab)?;
+        let kubeconfig = speakers::install(&plan.manifests, &plane)?;
+        Ok(Self { plane, kubeconfig })
+    }
+
+    /// The last lines of each log.
+    pub fn logs(&self) -> String {
+        self.plane.logs()
+    }
+
+    fn apply(&self, manifests: &str) -> anyhow::Result<()> {
+        self.plane.kubectl(&["apply", "-f", "-"], Some(manifests)).map(drop)
+    }
+}
+
+impl<'s> Herald<'s> {
+    /// Starts speakers that elect by raft.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be started.
     pub fn start(scenario: &'s mut Scenario, profile: Profile, count: u16) -> anyhow::Result<Self> {
         let vips: Vec<IpAddr> = (0..count).map(vip).collect();
         scenario.put_manifest("pool.yaml", POOL)?;
@@ -40,29 +86,73 @@ impl<'s> Herald<'s> {
             "--ttl".into(),
             format!("{}ms", profile.ttl().as_millis()),
         ];
-        let mut herald = Self { scenario, vips, flags, fault: None };
-        for node in nodes() {
-            herald.start_speaker(&node)?;
+        Self::new(scenario, vips, Election::Raft(flags))
+    }
+
+    /// Starts speakers that elect by Leases, as the DaemonSet's do.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be started, or the API server refuses the Services.
+    pub fn start_by_leases(
+        scenario: &'s mut Scenario,
+        kubernetes: &'s mut Kubernetes,
+        count: u16,
+    ) -> anyhow::Result<Self> {
+        let vips: Vec<IpAddr> = (0..count).map(vip).collect();
+        for text in [POOL, MANIFESTS[2].1, &manifests("echo", &vips)] {
+            kubernetes.apply(text)?;
         }
-        Ok(herald)
+        Self::new(scenario, vips, Election::Leases(kubernetes))
+    }
+
+    fn new(
+        scenario: &'s mut Scenario,
+        vips: Vec<IpAddr>,
+        election: Election<'s>,
+    ) -> anyhow::Result<Self> {
+        let mut product = Self { scenario, vips, election, fault: None, drained: None };
+        product.start_all()?;
+        Ok(product)
+    }
+
+    fn start_all(&mut self) -> anyhow::Result<()> {
+        nodes().try_for_each(|node| self.start_speaker(&node))
     }
 
     /// Ends the speakers.
     ///
     /// # Errors
     ///
-    /// If one has gone by itself.
-    pub fn stop(self) -> anyhow::Result<()> {
+    /// If the kernel refuses.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        self.end_all()
+    }
+
+    fn end_all(&mut self) -> anyhow::Result<()> {
         for node in nodes() {
-            self.scenario.speaker(&node)?.kill()?;
-            self.scenario.forget(&node);
+            // After a failure one may be missing.
+            if self.scenario.speaker(&node).is_ok() {
+                self.kill_speaker(&node)?;
+            }
         }
         Ok(())
     }
 
     fn start_speaker(&mut self, node: &str) -> anyhow::Result<()> {
-        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        self.scenario.start(node, &flags)
+        match &self.election {
+            Election::Raft(flags) => {
+                let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+                self.scenario.start(node, &flags)
+            }
+            Election::Leases(kubernetes) => {
+                // Raft's log is no business of theirs.
+                let state = directory(node).join("state-of-leases");
+                let mut command = self.scenario.speaker_command_without_source(node, node, &state);
+                command.arg("--kubeconfig").arg(&kubernetes.kubeconfig);
+                self.scenario.start_command(node, command)
+            }
+        }
     }
 
     fn kill_speaker(&mut self, node: &str) -> anyhow::Result<()> {
@@ -71,9 +161,9 @@ impl<'s> Herald<'s> {
         Ok(())
     }
 
-    /// Does not wait for its end: a client does not either.
     fn terminate(&mut self, node: &str) -> anyhow::Result<()> {
-        self.scenario.speaker(node)?.terminate(super::measure::LASTS)?;
+        let limit = self.name().lasts();
+        self.scenario.speaker(node)?.terminate(limit)?;
         self.scenario.forget(node);
         Ok(())
     }
@@ -102,11 +192,10 @@ impl<'s> Herald<'s> {
 
 impl Product for Herald<'_> {
     fn name(&self) -> Name {
-        Name::Herald
-    }
-
-    fn has(&self, _: Event) -> bool {
-        true
+        match self.election {
+            Election::Raft(_) => Name::Herald,
+            Election::Leases(_) => Name::HeraldLease,
+        }
     }
 
     fn lab(&self) -> &Lab {
@@ -122,9 +211,12 @@ impl Product for Herald<'_> {
     }
 
     fn ready(&mut self) -> anyhow::Result<String> {
+        if let Election::Leases(kubernetes) = &mut self.election {
+            kubernetes.plane.check()?;
+        }
         let vips = self.vips.clone();
         let first =
-            self.scenario.wait("all speakers are back and all VIPs held", 30, |scenario| {
+            self.scenario.wait("all speakers are back and all VIPs held", 60, |scenario| {
                 let mut holder = None;
                 for node in nodes() {
                     let Ok(status) = scenario.status(&node) else { return Ok(None) };
@@ -167,7 +259,10 @@ impl Product for Herald<'_> {
                 let target = nodes().find(|node| node != holder).context("no other node")?;
                 self.move_all(&target)?;
             }
-            Event::Drain => self.ask(holder, "drain")?,
+            Event::Drain => {
+                self.drained = Some(holder.to_owned());
+                self.ask(holder, "drain")?;
+            }
         }
         Ok(())
     }
@@ -178,8 +273,25 @@ impl Product for Herald<'_> {
             Event::OneWayCut => self.fault = None,
             Event::Kill | Event::Term => self.start_speaker(holder)?,
             Event::Stop => self.scenario.speaker(holder)?.signal(libc::SIGCONT)?,
-            Event::Drain => self.ask(holder, "undrain")?,
+            Event::Drain => {
+                self.ask(holder, "undrain")?;
+                self.drained = None;
+            }
             Event::Restart | Event::Upgrade | Event::Move => {}
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> anyhow::Result<()> {
+        self.fault = None;
+        for node in nodes() {
+            self.scenario.lab.heal(&node)?;
+        }
+        self.end_all()?;
+        self.start_all()?;
+        if let Some(node) = self.drained.take() {
+            self.scenario.all_have_sessions()?;
+            self.ask(&node, "undrain")?;
         }
         Ok(())
     }

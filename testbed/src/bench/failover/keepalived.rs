@@ -31,6 +31,9 @@ pub struct Keepalived<'s> {
     daemons: BTreeMap<String, Process>,
     _servers: Vec<Process>,
     fault: Option<Fault>,
+    /// A daemon that was killed leaves its addresses behind, and with them two nodes answer for
+    /// ever.
+    must_restart: bool,
 }
 
 impl<'s> Keepalived<'s> {
@@ -55,10 +58,9 @@ impl<'s> Keepalived<'s> {
             fs::write(directory(&node)?.join("keepalived.conf"), configuration)?;
         }
         let daemons = BTreeMap::new();
-        let mut product = Self { scenario, vips, daemons, _servers: servers, fault: None };
-        for node in nodes() {
-            product.start_daemon(&node)?;
-        }
+        let (fault, must_restart) = (None, false);
+        let mut product = Self { scenario, vips, daemons, _servers: servers, fault, must_restart };
+        product.start_all()?;
         Ok(product)
     }
 
@@ -68,11 +70,22 @@ impl<'s> Keepalived<'s> {
     ///
     /// What could not be done.
     pub fn stop(mut self) -> anyhow::Result<()> {
+        self.end_all()
+    }
+
+    fn end_all(&mut self) -> anyhow::Result<()> {
         for node in nodes() {
-            self.kill(&node)?;
+            if self.daemons.contains_key(&node) {
+                self.kill(&node)?;
+            }
             self.unbind(&node)?;
         }
         Ok(())
+    }
+
+    fn start_all(&mut self) -> anyhow::Result<()> {
+        self.must_restart = false;
+        nodes().try_for_each(|node| self.start_daemon(&node))
     }
 
     fn start_daemon(&mut self, node: &str) -> anyhow::Result<()> {
@@ -152,11 +165,6 @@ impl Product for Keepalived<'_> {
         Name::Keepalived
     }
 
-    fn has(&self, event: Event) -> bool {
-        // Its administrators change priorities and reload, or end it: that is `term`.
-        !matches!(event, Event::Move | Event::Drain)
-    }
-
     fn lab(&self) -> &Lab {
         &self.scenario.lab
     }
@@ -169,14 +177,11 @@ impl Product for Keepalived<'_> {
         SocketAddr::new(self.vips[0], UDP_PORT)
     }
 
-    /// From the beginning: a daemon that was killed leaves its addresses behind, and with them two
-    /// nodes answer for ever. Then one answer, the same for a second and a half, which is longer
-    /// than any election here.
+    /// One answer, the same for a second and a half, which is longer than any election here.
     fn ready(&mut self) -> anyhow::Result<String> {
-        for node in nodes() {
-            self.kill(&node)?;
-            self.unbind(&node)?;
-            self.start_daemon(&node)?;
+        if self.must_restart {
+            self.end_all()?;
+            self.start_all()?;
         }
         let client = self.scenario.lab.netns("c1")?;
         let vip = self.vips[0];
@@ -199,6 +204,7 @@ impl Product for Keepalived<'_> {
     }
 
     fn cause(&mut self, event: Event, holder: &str) -> anyhow::Result<()> {
+        self.must_restart |= !self.name().recovers_from(event);
         match event {
             Event::Cut | Event::Return => self.scenario.lab.cut(holder)?,
             Event::OneWayCut => self.fault = Some(self.scenario.lab.mute(holder)?),
@@ -233,6 +239,15 @@ impl Product for Keepalived<'_> {
             Event::Restart | Event::Upgrade | Event::Move | Event::Drain => {}
         }
         Ok(())
+    }
+
+    fn reset(&mut self) -> anyhow::Result<()> {
+        self.fault = None;
+        for node in nodes() {
+            self.scenario.lab.heal(&node)?;
+        }
+        self.end_all()?;
+        self.start_all()
     }
 }
 

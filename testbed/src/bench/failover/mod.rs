@@ -2,34 +2,37 @@
 //! asks for the VIP every few milliseconds, and a tap on every bridge port; keepalived and Herald
 //! one after the other in the same lab, with the same beat.
 //!
-//! The parts: `event` (what happens), `product` (to whom), `measure` (one run), `row` (what comes of
-//! several, and the aims), `steady` (what a new Service and an idle speaker cost).
+//! The parts: `event` (what happens), `product` (to whom), `plan` (in which order), `measure` (the
+//! runs of one event), `row` (what comes of them, and the aims), `steady` (what a new Service and an
+//! idle speaker cost), `series` (all of it, one after another).
 
 mod event;
 mod herald;
 mod keepalived;
 mod measure;
+mod plan;
 mod product;
 mod row;
+mod series;
 mod steady;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{FromRawFd, RawFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
 use self::event::{Event, Profile};
-use self::herald::Herald;
-use self::keepalived::Keepalived;
-use self::product::{Name, Product};
+use self::product::Name;
 use self::row::Row;
+use self::series::Series;
 use self::steady::Steady;
+use crate::bench::report::{self, Machine};
 use crate::sandbox;
 use crate::scenario::Scenario;
 
@@ -39,9 +42,17 @@ use crate::scenario::Scenario;
 Examples:
   herald-lab bench failover --json failover.json
   herald-lab bench failover --json f.json --runs 20 --events cut,kill --products herald --vips 100
+  herald-lab bench failover --json f.json --runs 3 --settle 3 --products keepalived,herald
 
-A run of one event takes about five seconds and the time to settle. Interrupted, or after a
-failure, the file has the rows so far and says \"complete\": false.")]
+herald-lease needs Kubernetes: testbed/bench builds it the first time (about ten minutes), and not at
+all where --products leaves herald-lease out. Its sessions last 5 s and are renewed each 1.5 s; it is
+measured with --profiles default only.
+
+A row takes runs times about 7 s (12 s with herald-lease), and once the time to settle, which its runs
+share; keepalived's kill and restart settle after each run. All of it takes about 80 minutes,
+herald alone about 30. What is left is told with each row. Interrupted, or after a failure, the
+file has the rows so far and says \"complete\": false; a row that fails is left out, the others are
+measured.")]
 pub struct FailoverArgs {
     /// Write the values to this file.
     #[arg(long, value_name = "FILE")]
@@ -56,9 +67,9 @@ pub struct What {
     /// How often each event is measured.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// How many VIPs there are, all with the holder that fails.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
-    vips: u16,
+    /// How many VIPs there are, all with the holder that fails [default: 1, and for cut also 100].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    vips: Option<u16>,
     /// Which events.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST", default_values_t = Event::ALL)]
     events: Vec<Event>,
@@ -74,6 +85,13 @@ pub struct What {
     /// Leave out the new Service and the idle speaker.
     #[arg(long)]
     no_steady: bool,
+    /// For herald-lease: directory with herald-kubernetes and etcd, as testbed/lib/kubernetes.sh
+    /// prints it.
+    #[arg(long, value_name = "DIR", env = "HERALD_KUBERNETES")]
+    kubernetes: Option<PathBuf>,
+    /// For herald-lease: the directory whose kustomization installs Herald.
+    #[arg(long, value_name = "DIR", env = "HERALD_MANIFESTS")]
+    manifests: Option<PathBuf>,
 }
 
 /// The same, inside.
@@ -87,14 +105,12 @@ pub struct InsideArgs {
 /// The values. The field names are fixed.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Whether everything that was asked for is there; else it was interrupted, or failed.
+    /// Whether everything that was asked for is there; else it was interrupted, or something failed.
     complete: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failure: Option<String>,
-    processor: String,
-    cpus: usize,
-    kernel: String,
-    vips: u16,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<String>,
+    #[serde(flatten)]
+    machine: Machine,
     /// How many runs a row should have.
     runs: u16,
     settle_s: u16,
@@ -112,36 +128,13 @@ const END: u8 = 0;
 ///
 /// What could not be measured or written.
 pub fn run(args: &FailoverArgs) -> anyhow::Result<ExitCode> {
-    let parent = args.json.parent().filter(|parent| !parent.as_os_str().is_empty());
-    ensure!(
-        parent.is_none_or(|parent| parent.is_dir()) && !args.json.is_dir(),
-        "cannot write {}",
-        args.json.display()
-    );
-    let list = |names: Vec<String>| names.join(",");
-    let What { runs, vips, events, products, profiles, settle, no_steady } = &args.what;
-    let mut arguments = vec!["bench".into(), "failover-inside".into()];
-    let options = [
-        ("--runs", runs.to_string()),
-        ("--vips", vips.to_string()),
-        ("--settle", settle.to_string()),
-        ("--events", list(events.iter().map(ToString::to_string).collect())),
-        ("--products", list(products.iter().map(ToString::to_string).collect())),
-        ("--profiles", list(profiles.iter().map(ToString::to_string).collect())),
-    ];
-    for (option, value) in options {
-        arguments.extend([option.into(), value.into()]);
-    }
-    if *no_steady {
-        arguments.push("--no-steady".into());
-    }
+    report::can_hold_a_file(&args.json)?;
+    args.what.check()?;
+    let mut arguments: Vec<OsString> = vec!["bench".into(), "failover-inside".into()];
+    arguments.extend(args.what.repeated());
     let (code, values) = sandbox::run(&arguments)?;
     if let Some(report) = last_report(&values) {
-        // Whole or not at all.
-        let new = args.json.with_extension("json.new");
-        std::fs::write(&new, report)
-            .and_then(|()| std::fs::rename(&new, &args.json))
-            .with_context(|| format!("cannot write {}", args.json.display()))?;
+        report::write_file(&args.json, report)?;
     }
     Ok(ExitCode::from(code))
 }
@@ -165,33 +158,70 @@ pub fn run_inside(args: &InsideArgs) -> anyhow::Result<ExitCode> {
     let mut output = unsafe { File::from_raw_fd(args.report) };
     let mut scenario = Scenario::build().context("cannot build the lab")?;
     let mut report = Report::of(&args.what)?;
-    let measured = measure_all(&mut scenario, &args.what, &mut report, &mut output);
+    Series::new(&args.what, &mut report, &mut output).measure(&mut scenario)?;
     row::compare(&mut report.rows);
-    match &measured {
-        Ok(()) => report.complete = true,
-        Err(error) => {
-            eprintln!("{}", scenario.logs());
-            report.failure = Some(format!("{error:#}"));
-        }
-    }
+    report.complete = report.failures.is_empty();
     report.hand_over(&mut output)?;
     println!("\n{}", row::table(&report.rows));
     if let Some(steady) = &report.steady {
         println!("{}", steady.table());
     }
-    measured.map(|()| ExitCode::SUCCESS)
+    if !report.complete {
+        bail!("not everything could be measured:\n{}", report.failures.join("\n"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl What {
+    /// Refuses in one sentence what would fail after an hour.
+    fn check(&self) -> anyhow::Result<()> {
+        if !self.products.contains(&Name::HeraldLease) {
+            return Ok(());
+        }
+        ensure!(
+            self.kubernetes.is_some() && self.manifests.is_some(),
+            "herald-lease needs --kubernetes and --manifests, which testbed/bench gives; \
+             or leave it out: --products keepalived,herald"
+        );
+        ensure!(
+            self.products.len() > 1 || self.profiles.contains(&Profile::Default),
+            "herald-lease is measured with --profiles default only"
+        );
+        Ok(())
+    }
+
+    /// The same arguments once more, for the process inside.
+    fn repeated(&self) -> Vec<OsString> {
+        let list = |names: Vec<String>| names.join(",");
+        let mut options = vec![
+            ("--runs", self.runs.to_string()),
+            ("--settle", self.settle.to_string()),
+            ("--events", list(self.events.iter().map(ToString::to_string).collect())),
+            ("--products", list(self.products.iter().map(ToString::to_string).collect())),
+            ("--profiles", list(self.profiles.iter().map(ToString::to_string).collect())),
+        ];
+        options.extend(self.vips.map(|vips| ("--vips", vips.to_string())));
+        let mut arguments = Vec::new();
+        for (option, value) in options {
+            arguments.extend([option.into(), value.into()]);
+        }
+        if self.no_steady {
+            arguments.push("--no-steady".into());
+        }
+        for (option, path) in [("--kubernetes", &self.kubernetes), ("--manifests", &self.manifests)]
+        {
+            arguments.extend(path.iter().flat_map(|path| [option.into(), path.into()]));
+        }
+        arguments
+    }
 }
 
 impl Report {
     fn of(what: &What) -> anyhow::Result<Self> {
-        let (processor, kernel) = machine()?;
         Ok(Self {
             complete: false,
-            failure: None,
-            processor,
-            cpus: std::thread::available_parallelism()?.get(),
-            kernel,
-            vips: what.vips,
+            failures: Vec::new(),
+            machine: Machine::here()?,
             runs: what.runs,
             settle_s: what.settle,
             rows: Vec::new(),
@@ -204,66 +234,6 @@ impl Report {
         json.extend([b'\n', END]);
         output.write_all(&json).context("cannot hand over the measured values")
     }
-}
-
-/// keepalived first: Herald's programs stay in the kernel when its speakers have gone. After each row
-/// all rows so far are handed over.
-fn measure_all(
-    scenario: &mut Scenario,
-    what: &What,
-    report: &mut Report,
-    output: &mut File,
-) -> anyhow::Result<()> {
-    if what.products.contains(&Name::Keepalived) {
-        for profile in &what.profiles {
-            let mut product = Keepalived::start(scenario, *profile, what.vips)?;
-            measure_product(&mut product, *profile, what, report, output)?;
-            product.stop()?;
-        }
-    }
-    if what.products.contains(&Name::Herald) {
-        for profile in &what.profiles {
-            let mut product = Herald::start(scenario, *profile, what.vips)?;
-            measure_product(&mut product, *profile, what, report, output)?;
-            product.stop()?;
-        }
-        if !what.no_steady {
-            report.steady = Some(steady::measure(scenario, what.runs)?);
-        }
-    }
-    Ok(())
-}
-
-fn measure_product(
-    product: &mut impl Product,
-    profile: Profile,
-    what: &What,
-    report: &mut Report,
-    output: &mut File,
-) -> anyhow::Result<()> {
-    let settle = Duration::from_secs(what.settle.into());
-    let events: Vec<Event> = what.events.iter().copied().filter(|e| product.has(*e)).collect();
-    for event in events {
-        let mut samples = Vec::new();
-        for run in 1..=what.runs {
-            let sample = measure::once(product, event, settle)
-                .with_context(|| format!("{} {profile} {event}, run {run}", product.name()))?;
-            println!("{} {profile} {event}, run {run} of {}: {sample}", product.name(), what.runs);
-            samples.push(sample);
-        }
-        report.rows.push(Row::of(product.name(), event, profile, what.vips, &samples));
-        report.hand_over(output)?;
-    }
-    Ok(())
-}
-
-fn machine() -> anyhow::Result<(String, String)> {
-    let processors = std::fs::read_to_string("/proc/cpuinfo").context("no /proc/cpuinfo")?;
-    let mut fields = processors.lines().filter_map(|line| line.split_once(':'));
-    let model = fields.find(|(name, _)| name.trim() == "model name");
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("no osrelease")?;
-    let model = model.map_or("unknown", |(_, model)| model.trim());
-    Ok((model.to_owned(), kernel.trim().to_owned()))
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::event::Event;
+use super::event::{Event, Profile};
 use crate::lab::Lab;
 
 /// Whose failover.
@@ -15,16 +16,18 @@ use crate::lab::Lab;
 pub enum Name {
     /// Debian's keepalived, VRRPv3.
     Keepalived,
-    /// Herald.
+    /// Herald, whose speakers elect among themselves (raft).
     Herald,
+    /// Herald, whose speakers elect by Leases in a Kubernetes API server, as in its DaemonSet.
+    #[serde(rename = "herald-lease")]
+    #[value(name = "herald-lease")]
+    HeraldLease,
 }
 
 /// A running product with one holder for all its VIPs.
 pub trait Product {
     /// Which.
     fn name(&self) -> Name;
-    /// Whether the event exists for it.
-    fn has(&self, event: Event) -> bool;
     /// The network.
     fn lab(&self) -> &Lab;
     /// Its VIPs; the first is the one that is probed.
@@ -39,11 +42,51 @@ pub trait Product {
     fn cause(&mut self, event: Event, holder: &str) -> anyhow::Result<()>;
     /// Undoes it, without waiting for anything.
     fn heal(&mut self, event: Event, holder: &str) -> anyhow::Result<()>;
+    /// Undoes whatever was done, and starts anew.
+    fn reset(&mut self) -> anyhow::Result<()>;
 }
 
 impl Name {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Keepalived, Self::Herald];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Keepalived, Self::Herald, Self::HeraldLease];
+
+    /// Whether this is the product that is measured, not the rival.
+    pub fn is_ours(self) -> bool {
+        self != Self::Keepalived
+    }
+
+    /// Whether the product has such a beat: Leases are renewed each 1.5 s, whatever is asked for.
+    pub fn beats(self, profile: Profile) -> bool {
+        self != Self::HeraldLease || profile == Profile::Default
+    }
+
+    /// Whether the event exists for the product. keepalived's administrators change priorities and
+    /// reload, or end it: that is `term`.
+    pub fn has(self, event: Event) -> bool {
+        self.is_ours() || !matches!(event, Event::Move | Event::Drain)
+    }
+
+    /// Whether all is soon as before an event that was undone, without [`Product::ready`] starting
+    /// anything anew: then the next run may begin while second voices are still listened for.
+    pub fn recovers_from(self, event: Event) -> bool {
+        self.is_ours() || !matches!(event, Event::Kill | Event::Restart)
+    }
+
+    /// How long a session of Herald's lasts.
+    pub fn ttl(self, profile: Profile) -> Duration {
+        match self {
+            Self::HeraldLease => Duration::from_secs(5),
+            Self::Keepalived | Self::Herald => profile.ttl(),
+        }
+    }
+
+    /// How long an event lasts before it is undone: longer than any failover of the product's.
+    pub fn lasts(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::HeraldLease => 8,
+            Self::Keepalived | Self::Herald => 3,
+        })
+    }
 }
 
 impl fmt::Display for Name {
@@ -51,6 +94,7 @@ impl fmt::Display for Name {
         f.write_str(match self {
             Self::Keepalived => "keepalived",
             Self::Herald => "herald",
+            Self::HeraldLease => "herald-lease",
         })
     }
 }

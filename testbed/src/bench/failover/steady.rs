@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::row::{Aim, Spread};
 use crate::asker::Asker;
+use crate::bench::report;
 use crate::clock;
 use crate::lab::addresses::nodes;
 use crate::scenario::{self, MANIFESTS, Scenario};
@@ -68,14 +69,11 @@ pub fn measure(scenario: &mut Scenario, runs: u16) -> anyhow::Result<Steady> {
         idle_frames_per_second,
         aims: Vec::new(),
     };
-    let aims = [
-        ("announced median", steady.service_announced_ms.median, 50.0),
-        ("answered median", steady.service_answered_ms.median, 100.0),
-        ("idle CPU percent", steady.idle_cpu_percent, 1.0),
+    steady.aims = vec![
+        Aim::of("announced, median, ms", steady.service_announced_ms.median, 50.0),
+        Aim::of("first answer by XDP, median, ms", steady.service_answered_ms.median, 100.0),
+        Aim::of("CPU when idle, %", steady.idle_cpu_percent, 1.0),
     ];
-    steady.aims = aims
-        .map(|(what, value, most)| Aim { what: format!("{what} <= {most}"), met: value <= most })
-        .into();
     Ok(steady)
 }
 
@@ -157,14 +155,11 @@ fn round(value: f64) -> f64 {
 impl Steady {
     /// For people.
     pub fn table(&self) -> String {
-        let missed: Vec<&str> =
-            self.aims.iter().filter(|aim| !aim.met).map(|aim| aim.what.as_str()).collect();
-        let verdict =
-            if missed.is_empty() { "ok".into() } else { format!("MISSED: {}", missed.join("; ")) };
+        let aims: Vec<report::Row> =
+            self.aims.iter().map(|aim| aim.line("herald default")).collect();
         format!(
             "a new Service is announced after {} ms (max {}), answered for after {} ms (max {});\n\
-             with {} VIPs an idle speaker takes {} % of a CPU and exchanges {} frames a second: \
-             {verdict}",
+             with {} VIPs an idle speaker takes {} % of a CPU and exchanges {} frames a second\n{}",
             self.service_announced_ms.median,
             self.service_announced_ms.max,
             self.service_answered_ms.median,
@@ -172,6 +167,7 @@ impl Steady {
             self.idle_vips,
             self.idle_cpu_percent,
             self.idle_frames_per_second,
+            report::table(&aims),
         )
     }
 }
