@@ -3,43 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
 
+mod lan;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use herald_leader_election::clock::boot_now;
 use herald_leader_election::{
-    BootTime, ClaimKey, Eligible, Error, Fence, Handle, Key, NodeName, Patience, RaftConfig,
-    Timing, Voters, Wanted, start_with_key,
+    ClaimKey, Eligible, Key, NodeName, Patience, RaftConfig, Voters, Wanted,
 };
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-const GENEROUS: Duration = Duration::from_secs(40);
-/// Slower than in production: a process that a busy machine does not run for a while is not dead.
-const TIMING: Timing =
-    Timing { heartbeat: Duration::from_millis(200), ttl: Duration::from_millis(2000) };
+use self::lan::{GENEROUS, Speaker, TIMING, name, own_addresses, vip};
+
 /// Dead voters are not replaced while this lasts, deleted nodes are soon forgotten.
 const PATIENCE: Patience =
     Patience { replace_after: Duration::from_secs(3600), forget_after: Duration::from_secs(1) };
-
-#[derive(Clone, Default)]
-struct Remembered(Arc<AtomicU64>);
-
-impl Fence for Remembered {
-    fn set_deadline(&mut self, until: BootTime) {
-        self.0.store(until.as_nanos(), Ordering::SeqCst);
-    }
-}
-
-struct Speaker {
-    handle: Handle,
-    task: JoinHandle<Result<(), Error>>,
-    fence: Remembered,
-}
 
 struct Lan {
     directory: TempDir,
@@ -47,31 +27,14 @@ struct Lan {
     speakers: BTreeMap<NodeName, Speaker>,
 }
 
-fn name(n: usize) -> NodeName {
-    NodeName(format!("n{n}"))
-}
-
 fn names(nodes: impl IntoIterator<Item = usize>) -> BTreeSet<NodeName> {
     nodes.into_iter().map(name).collect()
-}
-
-fn vip(last: u8) -> ClaimKey {
-    ClaimKey::Vip(Ipv4Addr::new(192, 168, 1, last).into())
-}
-
-/// A loopback address of this test's own, and ports that the kernel gives to no outgoing connection.
-fn own_addresses() -> BTreeMap<NodeName, SocketAddr> {
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    static LANS: AtomicU64 = AtomicU64::new(0);
-    let lan = u16::try_from(LANS.fetch_add(1, Ordering::SeqCst)).unwrap();
-    let address = Ipv4Addr::new(127, 64 | high, middle, low);
-    (0..8u16).map(|n| (name(usize::from(n)), (address, 9_000 + 16 * lan + n).into())).collect()
 }
 
 impl Lan {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
-        Self { directory, addresses: own_addresses(), speakers: BTreeMap::new() }
+        Self { directory, addresses: own_addresses(8), speakers: BTreeMap::new() }
     }
 
     fn config(&self, node: usize, listed: &BTreeSet<NodeName>, voters: Voters) -> RaftConfig {
@@ -96,12 +59,10 @@ impl Lan {
     }
 
     fn start_with(&mut self, config: RaftConfig, key: [u8; 32]) {
-        let (fence, node) = (Remembered::default(), config.node.clone());
-        let fence_of_task = Box::new(fence.clone());
-        let key = Some(Key::from_bytes(key));
-        let (handle, task) = start_with_key(config, key, fence_of_task).unwrap();
-        handle.set_wanted(wanted());
-        self.speakers.insert(node, Speaker { handle, task, fence });
+        let node = config.node.clone();
+        let speaker = Speaker::start(config, Some(Key::from_bytes(key)));
+        speaker.handle.set_wanted(wanted());
+        self.speakers.insert(node, speaker);
     }
 
     /// Tells everybody which nodes the source has.
@@ -114,17 +75,8 @@ impl Lan {
         }
     }
 
-    /// Ends the task as kill -9 ends the process; its listener is closed once this returns.
     async fn kill(&mut self, node: usize) {
-        let speaker = self.speakers.remove(&name(node)).unwrap();
-        speaker.task.abort();
-        assert!(speaker.task.await.unwrap_err().is_cancelled());
-        self.closed(node).await;
-    }
-
-    async fn closed(&self, node: usize) {
-        let address = self.addresses[&name(node)];
-        self.until("closed", |_| TcpListener::bind(address).is_ok()).await;
+        self.speakers.remove(&name(node)).unwrap().kill().await;
     }
 
     fn members(&self, node: usize) -> BTreeMap<NodeName, bool> {
@@ -134,19 +86,12 @@ impl Lan {
     fn speaks(&self, node: usize, key: ClaimKey) -> bool {
         let speaker = &self.speakers[&name(node)];
         let view = speaker.handle.view().borrow().clone();
-        view.held(&name(node), &key).is_some()
-            && speaker.fence.0.load(Ordering::SeqCst) > boot_now().as_nanos()
+        view.held(&name(node), &key).is_some() && speaker.fence.is_open()
     }
 
     async fn until(&self, what: &str, so: impl Fn(&Self) -> bool) {
-        let waiting = async {
-            while !so(self) {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
         let members = || self.speakers.iter().map(|(n, s)| (n, s.handle.members()));
-        let done = timeout(GENEROUS, waiting).await.is_ok();
-        assert!(done, "{what}: {:?}", members().collect::<Vec<_>>());
+        lan::until(|| so(self), || format!("{what}: {:?}", members().collect::<Vec<_>>())).await;
     }
 
     /// Waits until these nodes, and no others, take part by everybody's word, and these vote.
@@ -254,7 +199,7 @@ async fn another_key_or_cluster_does_not_get_in_and_is_counted() {
         lan.until(reason, counted).await;
         sleep(TIMING.ttl).await;
         let outsider = &lan.speakers[&name(3)];
-        assert_eq!(outsider.fence.0.load(Ordering::SeqCst), 0);
+        assert_eq!(outsider.fence.deadline(), 0);
         assert!(outsider.handle.members().is_empty());
         assert_eq!(lan.members(0).len(), 3);
         lan.kill(3).await;

@@ -5,17 +5,18 @@
 
 #![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
 
+mod lan;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use herald_leader_election::clock::boot_now;
 use herald_leader_election::{
-    BootTime, ClaimKey, Error, Fence, Guard, Handle, Key, NodeName, Patience, RaftConfig,
-    SessionState, Timing, Voters, Wanted, start, start_with_key,
+    ClaimKey, Guard, Handle, Key, NodeName, Patience, RaftConfig, SessionState, Voters, Wanted,
+    start,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,52 +24,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-const GENEROUS: Duration = Duration::from_secs(20);
-/// Slower than in production: a process that a busy machine does not run for a while is not dead.
-const TIMING: Timing =
-    Timing { heartbeat: Duration::from_millis(200), ttl: Duration::from_millis(2000) };
-
-/// A fence that remembers what it was set to, as the kernel's map does.
-#[derive(Clone, Default)]
-struct Remembered(Arc<AtomicU64>);
-
-impl Fence for Remembered {
-    fn set_deadline(&mut self, until: BootTime) {
-        self.0.store(until.as_nanos(), Ordering::SeqCst);
-    }
-}
-
-struct Speaker {
-    handle: Handle,
-    task: JoinHandle<Result<(), Error>>,
-    fence: Remembered,
-}
+use self::lan::{GENEROUS, Remembered, Speaker, TIMING, name, own_addresses, vip};
 
 struct Lan {
     directory: TempDir,
     key: Option<Key>,
     voters: BTreeMap<NodeName, SocketAddr>,
     speakers: BTreeMap<NodeName, Speaker>,
-}
-
-fn name(n: usize) -> NodeName {
-    NodeName(format!("n{n}"))
-}
-
-fn vip(last: u8) -> ClaimKey {
-    ClaimKey::Vip(Ipv4Addr::new(192, 168, 1, last).into())
-}
-
-/// Addresses nobody else uses: a loopback address of this test's own, and ports that the kernel
-/// gives to no outgoing connection. A port that was only found free may be taken by another test's
-/// connection while its speaker is down.
-fn own_addresses(count: usize) -> Vec<SocketAddr> {
-    static LANS: AtomicU64 = AtomicU64::new(0);
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    let address = Ipv4Addr::new(127, 64 | high, middle, low);
-    let lan = u16::try_from(LANS.fetch_add(1, Ordering::SeqCst)).unwrap();
-    let count = u16::try_from(count).unwrap();
-    (0..count).map(|n| SocketAddr::from((address, 7_000 + 16 * lan + n))).collect()
 }
 
 fn config(
@@ -90,39 +52,32 @@ fn config(
 }
 
 impl Lan {
-    fn new(count: usize) -> Self {
+    fn new(count: u16) -> Self {
         Self::with_key(count, Some(Key::from_bytes([1; 32])))
     }
 
-    fn with_key(count: usize, key: Option<Key>) -> Self {
-        let voters = (0..count).map(name).zip(own_addresses(count)).collect();
+    fn with_key(count: u16, key: Option<Key>) -> Self {
+        let voters = own_addresses(count);
         let directory = TempDir::new().unwrap();
         let mut lan = Self { directory, key, voters, speakers: BTreeMap::new() };
         for n in 0..count {
-            lan.start(&name(n));
+            lan.start(&name(n.into()));
         }
         lan
     }
 
     fn start(&mut self, node: &NodeName) {
-        let fence = Remembered::default();
         let config = config(node, &self.voters, self.directory.path());
-        let fence_of_task = Box::new(fence.clone());
-        let (handle, task) = start_with_key(config, self.key.clone(), fence_of_task).unwrap();
+        let speaker = Speaker::start(config, self.key.clone());
         let nodes: BTreeSet<NodeName> = self.voters.keys().cloned().collect();
         let keys = (0..6).map(vip).chain([ClaimKey::Allocator]);
-        handle.set_wanted(Wanted { claims: keys.map(|key| (key, nodes.clone().into())).collect() });
-        self.speakers.insert(node.clone(), Speaker { handle, task, fence });
+        let claims = keys.map(|key| (key, nodes.clone().into())).collect();
+        speaker.handle.set_wanted(Wanted { claims });
+        self.speakers.insert(node.clone(), speaker);
     }
 
-    /// Ends the task as kill -9 ends the process: once this returns, its listener is closed too,
-    /// which the runtime does a moment after the abort.
     async fn kill(&mut self, node: &NodeName) {
-        let speaker = self.speakers.remove(node).unwrap();
-        speaker.task.abort();
-        assert!(speaker.task.await.unwrap_err().is_cancelled());
-        let address = self.voters[node];
-        self.until("closed", |_| TcpListener::bind(address).is_ok()).await;
+        self.speakers.remove(node).unwrap().kill().await;
     }
 
     fn keys(&self) -> impl Iterator<Item = ClaimKey> {
@@ -134,7 +89,7 @@ impl Lan {
         let mut found = BTreeMap::new();
         for (node, speaker) in &self.speakers {
             let view = speaker.handle.view().borrow().clone();
-            if speaker.fence.0.load(Ordering::SeqCst) > boot_now().as_nanos() {
+            if speaker.fence.is_open() {
                 found.extend(view.claims_of(node).map(|claim| (claim.key, node.clone())));
             }
         }
@@ -143,12 +98,7 @@ impl Lan {
 
     async fn until(&self, what: &str, so: impl Fn(&Self) -> bool) -> Duration {
         let start = boot_now();
-        let waiting = async {
-            while !so(self) {
-                sleep(Duration::from_millis(2)).await;
-            }
-        };
-        assert!(timeout(GENEROUS, waiting).await.is_ok(), "{what}: {:?}", self.speakers());
+        lan::until(|| so(self), || format!("{what}: {:?}", self.speakers())).await;
         boot_now().since(start)
     }
 
@@ -197,7 +147,7 @@ async fn elects_takes_over_stays_put_and_gives_away() {
     // It closes: silent, gone, and the others know.
     let speaker = lan.speakers.remove(&leaver).unwrap();
     timeout(GENEROUS, speaker.handle.close()).await.unwrap();
-    assert_eq!(speaker.fence.0.load(Ordering::SeqCst), 0);
+    assert_eq!(speaker.fence.deadline(), 0);
     timeout(GENEROUS, speaker.task).await.unwrap().unwrap().unwrap();
     let closed = |lan: &Lan| {
         let view = lan.speakers.values().next().map(|s| s.handle.view().borrow().clone());
@@ -288,10 +238,10 @@ async fn a_single_node_needs_nobody_and_ends_with_its_last_handle() {
     let mut lan = Lan::new(1);
     let took = lan.all_spoken_for().await;
     assert!(took < Duration::from_secs(5), "{took:?}");
-    let Speaker { handle, task, fence } = lan.speakers.remove(&name(0)).unwrap();
+    let Speaker { handle, task, fence, .. } = lan.speakers.remove(&name(0)).unwrap();
     drop(handle);
     timeout(GENEROUS, task).await.unwrap().unwrap().unwrap();
-    assert_eq!(fence.0.load(Ordering::SeqCst), 0);
+    assert_eq!(fence.deadline(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -341,8 +291,7 @@ async fn a_node_with_another_key_or_none_takes_no_part() {
         lan.until(reason, refused).await;
         sleep(Duration::from_millis(500)).await;
         lan.all_spoken_for().await;
-        let fence = &lan.speakers[&outsider].fence;
-        assert_eq!(fence.0.load(Ordering::SeqCst), 0);
+        assert_eq!(lan.speakers[&outsider].fence.deadline(), 0);
         lan.kill(&outsider).await;
     }
     lan.key = Some(Key::from_bytes([1; 32]));
@@ -379,15 +328,14 @@ async fn a_second_process_under_the_same_name_is_not_listened_to() {
     // The double has a state directory and an address of its own, as on another machine.
     let elsewhere = TempDir::new().unwrap();
     let mut double = config(&name_of_two, &lan.voters, elsewhere.path());
-    double.listen = own_addresses(1)[0];
-    let fence = Remembered::default();
-    let (handle, task) = start_with_key(double, lan.key.clone(), Box::new(fence.clone())).unwrap();
+    double.listen = own_addresses(1)[&name(0)];
+    let Speaker { handle, task, fence, .. } = Speaker::start(double, lan.key.clone());
     let refused =
         |lan: &Lan| lan.speakers[&leader].handle.refusals().contains_key("duplicate_name");
     lan.until("refused", refused).await;
     sleep(TIMING.ttl).await;
     lan.all_spoken_for().await;
-    assert_eq!(fence.0.load(Ordering::SeqCst), 0);
+    assert_eq!(fence.deadline(), 0);
     drop(handle);
     task.abort();
     lan.kill(&name_of_two).await;
@@ -396,7 +344,7 @@ async fn a_second_process_under_the_same_name_is_not_listened_to() {
 #[tokio::test]
 async fn impossible_configurations_are_refused_with_their_reason() {
     let directory = TempDir::new().unwrap();
-    let voters: BTreeMap<NodeName, SocketAddr> = (0..2).map(name).zip(own_addresses(2)).collect();
+    let voters = own_addresses(2);
     let refused = |config: RaftConfig| {
         start(config, Box::new(Remembered::default())).err().unwrap().to_string()
     };
@@ -430,7 +378,7 @@ async fn the_announced_deadline_is_the_fences() {
         timeout(GENEROUS, deadline.changed()).await.unwrap().unwrap();
         let announced = *deadline.borrow_and_update();
         seen.lock().unwrap().push(announced);
-        let fence = speaker.fence.0.load(Ordering::SeqCst);
+        let fence = speaker.fence.deadline();
         assert!(fence >= announced.unwrap().as_nanos());
     }
     assert!(seen.lock().unwrap().is_sorted());

@@ -39,7 +39,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use super::{Budget, Rate};
+    use super::{Budget, REJECTIONS, Rate};
 
     const RATE: Rate = Rate { interval: 10, burst: 3 };
 
@@ -70,5 +70,15 @@ mod tests {
             let taken = (0..10).filter(|_| budget.take(RATE, now)).count();
             assert_eq!(taken, 3, "at {now}");
         }
+    }
+
+    #[test]
+    fn of_rejections_there_are_fifty_at_once_and_a_thousand_a_second() {
+        let (mut budget, start) = (Budget::default(), 7_000_000_000);
+        let at_once = (0..1_000).filter(|_| budget.take(REJECTIONS, start)).count();
+        assert_eq!(at_once, 50);
+        let asked = (1..=10_000).map(|tenth| start + tenth * 100_000);
+        let in_a_second = asked.filter(|now| budget.take(REJECTIONS, *now)).count();
+        assert_eq!(in_a_second, 1_000);
     }
 }

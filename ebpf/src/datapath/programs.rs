@@ -112,3 +112,16 @@ fn egress(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, Error> {
     let program = ebpf.program_mut(EGRESS).ok_or(Error::Missing(EGRESS))?;
     program.try_into().map_err(|_| Error::Missing(EGRESS))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_object_and_each_program_has_a_pin_of_its_own() {
+        let of = |name, object: &[u8]| pin(Path::new("pins"), name, object);
+        assert_eq!(of(XDP, b"one"), of(XDP, b"one"));
+        assert_ne!(of(XDP, b"one"), of(XDP, b"two"));
+        assert_ne!(of(XDP, b"one"), of(EGRESS, b"one"));
+    }
+}

@@ -20,6 +20,7 @@ mod sctp;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use herald_ebpf::{Backend, Datapath, Picture, Protocol, ServicePort};
@@ -398,23 +399,52 @@ fn a_new_process_adopts_what_is_pinned() {
     assert_eq!(reason, "delivered");
 }
 
+/// The kernel's numbers for both programs.
+fn ids(datapath: &mut Datapath) -> [u32; 2] {
+    let xdp = datapath.xdp_program().unwrap().info().unwrap().id();
+    [xdp, datapath.egress_program().unwrap().info().unwrap().id()]
+}
+
+/// The directory of the pins.
+fn pins(kernel: &Kernel) -> PathBuf {
+    let mut directories = std::fs::read_dir(kernel.directory.path()).unwrap();
+    directories.next().unwrap().unwrap().path()
+}
+
 #[test]
 fn the_next_process_takes_the_programs_over_and_verifies_nothing_again() {
-    let ids = |datapath: &mut Datapath| {
-        let xdp = datapath.xdp_program().unwrap().info().unwrap().id();
-        (xdp, datapath.egress_program().unwrap().info().unwrap().id())
-    };
     let mut first = Kernel::with(&picture(Pods::Elsewhere));
     let (mut second, _fence) = Datapath::open(first.directory.path()).unwrap();
     assert_eq!(ids(&mut second), ids(&mut first.datapath));
 }
 
 #[test]
+fn programs_of_another_version_are_neither_taken_over_nor_left_behind() {
+    let mut first = Kernel::with(&picture(Pods::Elsewhere));
+    let directory = pins(&first);
+    let programs = || {
+        let entries = std::fs::read_dir(&directory).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("program-")).collect::<BTreeSet<_>>()
+    };
+    let ours = programs();
+    assert_eq!(ours.len(), 2, "{ours:?}");
+    for name in &ours {
+        let (program, _version) = name.rsplit_once('-').unwrap();
+        let theirs = format!("{program}-0123456789abcdef");
+        std::fs::rename(directory.join(name), directory.join(theirs)).unwrap();
+    }
+    let (mut second, _fence) = Datapath::open(first.directory.path()).unwrap();
+    let (theirs, new) = (ids(&mut first.datapath), ids(&mut second));
+    assert!(new.iter().all(|id| !theirs.contains(id)), "{new:?} beside {theirs:?}");
+    assert_eq!(programs(), ours);
+}
+
+#[test]
 fn programs_that_work_on_other_maps_than_the_pinned_ones_are_not_taken_over() {
-    let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
-    let mut directories = std::fs::read_dir(kernel.directory.path()).unwrap();
-    let pins = directories.next().unwrap().unwrap().path();
-    std::fs::remove_file(pins.join("VIPS")).unwrap();
+    let nothing_held = Picture { vips: BTreeSet::new(), ..picture(Pods::Elsewhere) };
+    let mut kernel = Kernel::with(&nothing_held);
+    std::fs::remove_file(pins(&kernel).join("VIPS")).unwrap();
     (kernel.datapath, kernel.fence) = Datapath::open(kernel.directory.path()).unwrap();
     kernel.datapath.apply(&picture(Pods::Here)).unwrap();
     kernel.fence.set(Duration::MAX).unwrap();

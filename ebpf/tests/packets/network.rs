@@ -104,6 +104,44 @@ fn a_checksum_that_was_not_computed_is_not_either_in_a_quote() {
     assert_eq!((out, reason), (without(&reply(request, pod), pod.ip()), "icmp_error_delivered"));
 }
 
+/// Where the sum over what is to be seen is zero, that is sent as all ones (RFC 768): zero would say
+/// that none was computed.
+#[test]
+fn a_computed_checksum_of_zero_is_sent_as_all_ones() {
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    for request in &requests()[2..] {
+        let (vip, pod) = (request.to.ip(), pod(request.to.ip(), true));
+        let l4 = if vip.is_ipv4() { 34 } else { 54 };
+        let sum =
+            |frame: &Frame| u16::from_be_bytes(frame.bytes()[l4 + 6..][..2].try_into().unwrap());
+        let from = |port| Frame { from: (request.from.ip(), port).into(), ..request.clone() };
+        // The port that adds what is missing is the checksum without one.
+        let asked = |seen: &dyn Fn(&Frame) -> Frame| {
+            let asks = from(sum(&seen(&from(0))));
+            assert_eq!(sum(&seen(&asks)), 0xffff);
+            asks
+        };
+        let to_pod = |request: &Frame| Frame { to: pod, ..request.clone() };
+
+        let asks = asked(&to_pod);
+        let expected = to_pod(&asks).bytes();
+        assert_eq!(kernel.xdp(&asks.bytes()), (Action::Pass, expected.clone(), "delivered"));
+        let tag = &[(0x8100, 10)];
+        let out = kernel.xdp(&tagged(&asks.bytes(), tag)).1;
+        assert_eq!(out, tagged(&expected, tag), "the long way through the program");
+
+        let asks = asked(&|it| reply(it, pod));
+        let out = kernel.xdp(&too_big(vip, &reply(&asks, asks.to))).1;
+        let quote = 14 + if vip.is_ipv4() { 20 + 8 + 20 } else { 40 + 8 + 40 };
+        assert_eq!(out[quote + 6..quote + 8], [0xff, 0xff], "in a quote: {asks:?}");
+
+        let asks = asked(&|it| reply(it, it.to));
+        let _ = kernel.xdp(&asks.bytes());
+        let expected = reply(&asks, asks.to).bytes();
+        assert_eq!(kernel.egress(&reply(&asks, pod).bytes()), expected, "in a reply: {asks:?}");
+    }
+}
+
 #[test]
 fn an_error_from_a_peer_is_final() {
     let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
