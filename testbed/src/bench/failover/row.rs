@@ -88,6 +88,13 @@ impl Row {
             };
             aim("outage median, ms", self.outage_ms.median, median);
             aim("outage max, ms", self.outage_ms.max, max);
+            // The bound is for every VIP, not only for the one that is probed.
+            if self.product == Name::HeraldLease
+                && self.vips > 1
+                && let Some(claimed) = self.all_claimed_ms
+            {
+                aim("all VIPs claimed, max, ms", claimed.max, max);
+            }
         }
         if self.event.spares_traffic() {
             aim("lost probes", self.lost_probes_max as f64, 0.0);
@@ -195,6 +202,8 @@ impl Spread {
             0 if middle > 0 => (at(middle - 1) + at(middle)) / 2.0,
             _ => at(middle),
         };
+        // Half of a sum may have more digits than it shows.
+        let median = (median * 100.0).round() / 100.0;
         Self { median, max: all.last().copied().unwrap_or_default() }
     }
 }

@@ -57,7 +57,8 @@ impl<'a> Series<'a> {
     ///
     /// If what was measured cannot be handed over; everything else is noted in the report.
     pub fn measure(mut self, scenario: &mut Scenario) -> anyhow::Result<()> {
-        println!("{} rows, about {}", self.rows, minutes(self.planned));
+        let plural = if self.rows == 1 { "" } else { "s" };
+        println!("{} row{plural}, about {}", self.rows, minutes(self.planned));
         for stage in stages(self.what) {
             // Whatever becomes of it, this is over then.
             let over = self.planned_of_done + stage.planned(self.what.runs, self.settle);
