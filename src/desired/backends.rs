@@ -11,7 +11,7 @@ use herald_leader_election::NodeName;
 
 use super::{Backend, Context, Unused};
 use crate::facts::Facts;
-use crate::observed::{Endpoint, Protocol, Service, ServicePort, TrafficPolicy};
+use crate::observed::{Endpoint, Service, ServicePort, TrafficPolicy};
 
 /// The weight of a pod whose node says nothing.
 const EVEN: u32 = 1;
@@ -64,7 +64,7 @@ impl Context<'_> {
             .iter()
             .find(|serving| serving.name == port.name && serving.protocol == port.protocol)?;
         let node = self.places.node_of(endpoint);
-        let reached = self.reach(node.as_ref(), port, serving.port);
+        let reached = self.reach(node.as_ref());
         Some(Backend {
             service: service.name.clone(),
             port: port.port,
@@ -82,15 +82,7 @@ impl Context<'_> {
     }
 
     /// The MAC of the endpoint's node, whether or not it is ready.
-    fn reach(
-        &self,
-        node: Option<&NodeName>,
-        port: &ServicePort,
-        serving: u16,
-    ) -> Result<[u8; 6], Unused> {
-        if port.protocol == Protocol::Sctp && serving != port.port {
-            return Err(Unused::SctpPortDiffers);
-        }
+    fn reach(&self, node: Option<&NodeName>) -> Result<[u8; 6], Unused> {
         let node = node.ok_or(Unused::NoNode)?;
         // Without a living speaker the programs are still in the kernel: the node delivers on, as
         // long as it is there.

@@ -95,9 +95,6 @@ pub enum Unused {
     NoInterface,
     /// The endpoint's node weighs nothing, and others can be used. It keeps the flows it has.
     NodeWeightZero,
-    /// SCTP to another port than the Service's: its checksum (CRC32c over the whole packet,
-    /// RFC 9260 6.8) cannot follow the change, so the stack carries the port.
-    SctpPortDiffers,
 }
 
 impl Unused {
@@ -110,13 +107,12 @@ impl Unused {
             Self::NodeSessionLost => "node_session_lost",
             Self::NoInterface => "node_without_interface",
             Self::NodeWeightZero => "node_weight_zero",
-            Self::SctpPortDiffers => "sctp_port_differs",
         }
     }
 
     /// Whether the endpoint is ready, and only the stack (kube-proxy) can get to it: then all of
     /// the port is left to the stack, which gives every endpoint its share.
     pub const fn is_left_to_the_stack(self) -> bool {
-        matches!(self, Self::NoNode | Self::SctpPortDiffers)
+        matches!(self, Self::NoNode)
     }
 }
