@@ -2,9 +2,8 @@
 //! other nodes serve, and when it goes Herald takes the interface.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 
-use anyhow::ensure;
+use herald_testbed::beside::interface;
 use herald_testbed::client::Transport;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::pass::Pass;
@@ -22,7 +21,7 @@ fn a_foreign_program_stays_and_is_named_and_its_place_is_taken_when_it_goes() ->
     in_lab(|scenario| {
         let foreign = Pass::load()?;
         let foreign = scenario.lab.netns(NODE)?.inside(|| foreign.attach("eth0"))?;
-        let before = program(scenario)?;
+        let before = interface::program(&scenario.lab, NODE)?;
         scenario.start_all(&[])?;
         let off = wait_for(scenario, "off")?;
         let reason = off.reason.unwrap_or_default();
@@ -30,7 +29,8 @@ fn a_foreign_program_stays_and_is_named_and_its_place_is_taken_when_it_goes() ->
         assert!(reason.starts_with(wanted) && reason.contains(", native)"), "{reason}");
         let (_, said) = scenario.command(NODE, &["status"])?;
         assert!(said.contains(&format!("datapath on eth0: off ({reason})")), "{said}");
-        assert_eq!(program(scenario)?, before, "the foreign program is where it was");
+        let after = interface::program(&scenario.lab, NODE)?;
+        assert_eq!(after, before, "the foreign program is where it was");
         assert!(before.contains("xdp"), "{before}");
         for other in ["n1", "n3"] {
             let modes = scenario.status(other)?.datapath;
@@ -50,16 +50,6 @@ fn a_foreign_program_stays_and_is_named_and_its_place_is_taken_when_it_goes() ->
         }
         Ok(())
     })
-}
-
-/// What iproute2 says about the interface's program.
-fn program(scenario: &Scenario) -> anyhow::Result<String> {
-    let show = ["-n", NODE, "link", "show", "dev", "eth0"];
-    let output =
-        scenario.lab.netns(NODE)?.inside(|| Ok(Command::new("ip").args(show).output()?))?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "{said}");
-    Ok(said.lines().filter(|line| line.contains("prog/")).collect())
 }
 
 fn wait_for(scenario: &mut Scenario, mode: &str) -> anyhow::Result<Datapath> {

@@ -1,5 +1,6 @@
 //! Interfaces without XDP, and with XDP only in the stack: what is served how, and what status says.
 
+use herald_testbed::beside::interface;
 use herald_testbed::client::Transport;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::addresses::host;
@@ -18,6 +19,7 @@ fn off_mode_answers_from_userspace_and_says_that_there_is_no_fence() -> anyhow::
             let datapath = scenario.status(&holder)?.datapath;
             let told: Vec<_> = datapath.iter().map(|d| (&*d.interface, &*d.mode)).collect();
             assert_eq!(told, [("eth0", "off")]);
+            assert_eq!(interface::program(&scenario.lab, &holder)?, "");
             assert!(datapath[0].reason.is_some());
             assert!(datapath[0].fence.is_none() && datapath[0].no_fence.is_some());
             let (is_done, table) = scenario.command(&holder, &["status"])?;
@@ -47,6 +49,8 @@ fn generic_mode_serves_and_says_so() -> anyhow::Result<()> {
             let status = scenario.status(&holder)?;
             let told: Vec<_> = status.datapath.iter().map(|d| (&*d.interface, &*d.mode)).collect();
             assert_eq!(told, [("eth0", "generic")]);
+            let kernel = interface::program(&scenario.lab, &holder)?;
+            assert!(kernel.starts_with("xdpgeneric"), "the kernel says: {kernel}");
             assert!(status.datapath[0].fence.is_some() && status.datapath[0].no_fence.is_none());
             let (is_done, table) = scenario.command(&holder, &["status"])?;
             assert!(is_done && table.contains("datapath on eth0: generic"), "{table}");

@@ -1,7 +1,9 @@
 //! A node's interface to the LAN that goes and comes back (edge), as a driver that is loaded again
 //! or a virtual machine whose card is exchanged has it: a new interface of the old name.
 
-use anyhow::Context;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
 
 use crate::lab::Lab;
 use crate::lab::addresses::{host, number};
@@ -44,4 +46,20 @@ pub fn resize(lab: &Lab, node: &str, mtu: u16) -> anyhow::Result<Attached> {
     let attached = Pass::load()?.attach(&port);
     lab.netns(node)?.ip(&format!("link set eth0 mtu {mtu}\n"))?;
     attached.or_else(|_| Pass::load()?.attach(&port))
+}
+
+/// What iproute2 says about the XDP program on a node's `eth0`, its mode first (`xdp` or
+/// `xdpgeneric`): nothing if there is none.
+///
+/// # Errors
+///
+/// If it cannot be asked.
+pub fn program(lab: &Lab, node: &str) -> anyhow::Result<String> {
+    let show = ["link", "show", "dev", "eth0"];
+    let output = lab.netns(node)?.inside(|| Ok(Command::new("ip").args(show).output()?))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{said}");
+    let mode = said.split_whitespace().filter(|word| word.starts_with("xdp"));
+    let program = said.lines().filter(|line| line.contains("prog/")).map(str::trim);
+    Ok(mode.chain(program).collect::<Vec<_>>().join(" "))
 }
