@@ -111,6 +111,8 @@ impl Claims {
     ///
     /// If the socket failed, or the kernel dropped a frame before it was read.
     pub fn finish(self) -> anyhow::Result<Vec<(IpAddr, MacAddr)>> {
+        // What was sent before is in the queue then.
+        clock::pause(Duration::from_millis(20));
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the listener crashed"))?
     }
@@ -119,11 +121,11 @@ impl Claims {
 fn listen(socket: &PacketSocket, stop: &AtomicBool) -> anyhow::Result<Vec<(IpAddr, MacAddr)>> {
     let (mut claims, mut buffer) = (Vec::new(), [0; 512]);
     loop {
-        // What is queued already belongs to the record: stop only when the queue is empty.
-        match socket.receive(&mut buffer)? {
+        let is_stopped = stop.load(Ordering::Relaxed);
+        match socket.receive_for(&mut buffer, is_stopped)? {
             Some((frame, false)) => claims.extend(claim(frame)),
             Some((_, true)) => {}
-            None if stop.load(Ordering::Relaxed) => break,
+            None if is_stopped => break,
             None => {}
         }
     }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use herald_announcer::MacAddr;
@@ -74,6 +74,9 @@ pub struct Capture {
     pub missed: u32,
 }
 
+/// What was sent before a capture is stopped is in its queue after this.
+const ON_THEIR_WAY: Duration = Duration::from_millis(20);
+
 /// A running tap.
 #[derive(Debug)]
 pub struct Tap {
@@ -104,6 +107,7 @@ impl Tap {
     ///
     /// If the socket failed.
     pub fn finish(self) -> anyhow::Result<Capture> {
+        clock::pause(ON_THEIR_WAY);
         self.stop.store(true, Ordering::Relaxed);
         let ended = self.thread.join().map_err(|_| anyhow!("the tap crashed"))?;
         ended.context("cannot listen on")
@@ -114,13 +118,13 @@ fn listen(socket: &PacketSocket, vips: &[IpAddr], stop: &AtomicBool) -> io::Resu
     let mut capture = Capture::default();
     let mut buffer = [0; 512];
     loop {
-        // What is queued already belongs to the capture: stop only when the queue is empty.
-        match socket.receive(&mut buffer)? {
+        let is_stopped = stop.load(Ordering::Relaxed);
+        match socket.receive_for(&mut buffer, is_stopped)? {
             Some((frame, is_outgoing)) => {
                 let direction = if is_outgoing { Direction::ToHost } else { Direction::FromHost };
                 capture.take(frame, direction, vips);
             }
-            None if stop.load(Ordering::Relaxed) => break,
+            None if is_stopped => break,
             None => {}
         }
     }

@@ -89,6 +89,25 @@ impl PacketSocket {
     /// The next frame, cut to the buffer, and whether it goes out of the interface; none if none
     /// comes for 20 ms.
     pub(crate) fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], bool)>> {
+        self.receive_with(buffer, 0)
+    }
+
+    /// The same, for a capture that `is_stopped` or goes on: then nothing is waited for. What is queued
+    /// still belongs to it, and where frames never cease, a queue is empty all the same before the
+    /// next one comes.
+    pub(crate) fn receive_for<'b>(
+        &self,
+        buffer: &'b mut [u8],
+        is_stopped: bool,
+    ) -> io::Result<Option<(&'b [u8], bool)>> {
+        self.receive_with(buffer, if is_stopped { libc::MSG_DONTWAIT } else { 0 })
+    }
+
+    fn receive_with<'b>(
+        &self,
+        buffer: &'b mut [u8],
+        flags: libc::c_int,
+    ) -> io::Result<Option<(&'b [u8], bool)>> {
         // SAFETY: all zeros is a valid sockaddr_ll.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         let mut length = size_of_val(&address) as libc::socklen_t;
@@ -98,7 +117,7 @@ impl PacketSocket {
                 self.0.as_raw_fd(),
                 buffer.as_mut_ptr().cast(),
                 buffer.len(),
-                0,
+                flags,
                 (&raw mut address).cast(),
                 &raw mut length,
             )
