@@ -27,7 +27,7 @@ use crate::speaker::carriers::Carriers;
 use crate::speaker::cluster::Cluster;
 use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
 use crate::speaker::electing::Leases;
-use crate::speaker::ended::{reason, why};
+use crate::speaker::ended::{open, why};
 use crate::speaker::fence::Fences;
 use crate::speaker::flows::{Book, Flows};
 use crate::speaker::members;
@@ -166,29 +166,25 @@ impl Driver {
                 false => (false, Some(rest)),
             };
             tokio::select! {
-                changed = self.view.changed(), if is_rested => if changed.is_err() {
-                    return Err(reason("election", &mut tasks.election_task).await);
-                },
-                changed = self.standings.changed(), if is_rested => if changed.is_err() {
-                    return Err(reason("announcer", &mut tasks.announcer_task).await);
-                },
+                changed = self.view.changed(), if is_rested => {
+                    open("election", changed, &mut tasks.election_task).await?;
+                }
+                changed = self.standings.changed(), if is_rested => {
+                    open("announcer", changed, &mut tasks.announcer_task).await?;
+                }
                 changed = self.parts.gate.changed() => changed.context("nobody keeps the gate")?,
-                changed = self.presences.changed(), if is_rested => if changed.is_err() {
-                    return Err(reason("roll call", &mut tasks.roll_call_task).await);
-                },
+                changed = self.presences.changed(), if is_rested => {
+                    open("roll call", changed, &mut tasks.roll_call_task).await?;
+                }
                 // Only the API server is told of these by itself.
                 changed = self.conflicts.changed(), if is_rested && self.parts.cluster.is_some() => {
-                    if changed.is_err() {
-                        return Err(reason("announcer", &mut tasks.announcer_task).await);
-                    }
+                    open("announcer", changed, &mut tasks.announcer_task).await?;
                 }
-                changed = self.parts.snapshots.changed(), if is_rested => if changed.is_err() {
-                    return Err(reason("manifest watch", &mut tasks.source_task).await);
-                },
+                changed = self.parts.snapshots.changed(), if is_rested => {
+                    open("manifest watch", changed, &mut tasks.source_task).await?;
+                }
                 changed = self.parts.links.changed() => {
-                    if changed.is_err() {
-                        return Err(reason("interface watch", &mut tasks.links_task).await);
-                    }
+                    open("interface watch", changed, &mut tasks.links_task).await?;
                     let links = self.parts.links.borrow_and_update().clone();
                     self.parts.carriers.follow(&links);
                 }

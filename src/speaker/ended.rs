@@ -6,13 +6,33 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
+use tokio::sync::watch::error::RecvError;
 use tokio::task::{JoinError, JoinHandle};
 
 /// A task that has dropped its channels ends within this.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Whether a part's channel is still open.
+///
+/// # Errors
+///
+/// In the words of the part's task, why it is not.
+pub(super) async fn open<E>(
+    what: &str,
+    changed: Result<(), RecvError>,
+    task: &mut JoinHandle<Result<(), E>>,
+) -> anyhow::Result<()>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    match changed {
+        Ok(()) => Ok(()),
+        Err(_) => Err(reason(what, task).await),
+    }
+}
+
 /// Why a part's channel has closed: its task ends in the same moment, and knows.
-pub(super) async fn reason<E>(what: &str, task: &mut JoinHandle<Result<(), E>>) -> anyhow::Error
+async fn reason<E>(what: &str, task: &mut JoinHandle<Result<(), E>>) -> anyhow::Error
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -38,13 +58,20 @@ where
 mod tests {
     use std::io;
 
+    use tokio::sync::watch;
+
     use super::*;
 
     #[tokio::test]
     async fn a_closed_channel_is_told_in_the_words_of_its_task() {
         let full = || io::Error::other("No space left on device");
-        let mut task = tokio::spawn(async move { Err::<(), _>(full()) });
-        let told = reason("election", &mut task).await.to_string();
+        let (view, mut seen) = watch::channel(());
+        let mut task = tokio::spawn(async move {
+            drop(view);
+            Err::<(), _>(full())
+        });
+        let changed = seen.changed().await;
+        let told = open("election", changed, &mut task).await.unwrap_err().to_string();
         assert_eq!(told, "the election failed: No space left on device");
     }
 }
