@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use herald_announcer::{AnnouncerHandle, Conflict, Links, Presences, RollCallHandle, Standing};
+use herald_leader_election::raft::sanity::Refusal;
 use herald_leader_election::{
     BootTime, ClaimKey, Handle, MoveRefusal, NodeName, View, Wanted, clock,
 };
@@ -36,9 +37,6 @@ use crate::speaker::socket::{Answer, Ask, Request};
 
 /// A write or a map update that had no effect yet is tried again after this.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// The election's word for a second speaker of one name.
-const DUPLICATE_NAME: &str = "duplicate_name";
 
 /// How often an interface is looked at that another's XDP program has.
 const LOOK: Duration = Duration::from_secs(10);
@@ -482,15 +480,16 @@ impl Driver {
 
     /// Why this speaker takes nothing, if so.
     fn waits(&self, view: &View) -> Option<Waits> {
+        let reason = Refusal::DuplicateName.label();
         let is_doubled = self.parts.leases.is_some()
             && !view.sessions.contains_key(&self.parts.me)
-            && self.parts.election.refusals().contains_key(DUPLICATE_NAME);
+            && self.parts.election.refusals().contains_key(reason);
         if !is_doubled {
             return self.parts.gate.borrow().waits(view.epoch);
         }
         let message = "a speaker on another machine has this node's name: this one waits until that \
                        one is gone; is --node-name right?";
-        Some(Waits { reason: DUPLICATE_NAME, message: message.to_owned() })
+        Some(Waits { reason, message: message.to_owned() })
     }
 }
 
