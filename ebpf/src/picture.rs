@@ -161,6 +161,15 @@ impl Protocol {
             Self::Sctp => protocol::SCTP,
         }
     }
+
+    /// The protocol in reports.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
 }
 
 impl ServicePort {

@@ -14,6 +14,7 @@ use herald_announcer::{Announced, Answering, Links, MacAddr, Neighbourhood, Pres
 use herald_ebpf::Picture;
 use herald_leader_election::{ClaimKey, Guard, NodeName, View, Wanted};
 
+pub(crate) use self::picture::carried;
 use crate::allocator::{self, Assignment, Plan};
 use crate::desired::{self, Vip};
 use crate::facts::Facts;

@@ -10,15 +10,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use herald_ebpf::sample::FlowSample;
-use herald_ebpf::{Datapath, Protocol as Carried, Samples};
+use herald_ebpf::{Datapath, Samples};
 use herald_leader_election::{BootTime, NodeName, View, clock};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::keeper::{Keeper, Names};
 use crate::desired;
-use crate::observed::{Observed, Protocol};
-use crate::speaker::decide::Decision;
+use crate::observed::Observed;
+use crate::speaker::decide::{Decision, carried};
 use crate::status;
 
 /// Samples wait in the ring at most about so long.
@@ -148,16 +148,14 @@ impl Book<'_> {
     /// The Service whose port it is, of those that share the VIP.
     fn service(&self, sample: &FlowSample) -> Option<String> {
         let end = sample.vip?;
-        let protocol = match sample.protocol {
-            Carried::Tcp => Protocol::Tcp,
-            Carried::Udp => Protocol::Udp,
-            Carried::Sctp => Protocol::Sctp,
-        };
         let services = &self.decision?.vips.get(&end.ip)?.services;
         let has_port = |name: &&crate::observed::ServiceName| {
             let service = self.observed.services.get(name);
             let mut ports = service.into_iter().flat_map(|service| &service.ports);
-            ports.any(|it| it.protocol == protocol && end.port.is_none_or(|port| it.port == port))
+            ports.any(|it| {
+                carried(it.protocol) == sample.protocol
+                    && end.port.is_none_or(|port| it.port == port)
+            })
         };
         services.iter().find(has_port).map(ToString::to_string)
     }

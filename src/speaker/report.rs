@@ -11,9 +11,9 @@ use crate::allocator::Count;
 use crate::desired::{Backend, Uncertain, Vip};
 use crate::facts::Facts;
 use crate::kubernetes::lease::gate::Waits;
-use crate::observed::{IpFamily, Observed, Pool, PoolKind, Protocol};
+use crate::observed::{IpFamily, Observed, Pool, PoolKind};
 use crate::problem::Problem;
-use crate::speaker::decide::Decision;
+use crate::speaker::decide::{Decision, carried};
 use crate::status;
 
 /// What a report is made of.
@@ -232,11 +232,7 @@ fn backend(backend: &Backend) -> status::Backend {
         address: backend.address.ip(),
         port: backend.address.port(),
         node: backend.node.as_ref().map(ToString::to_string),
-        protocol: match backend.protocol {
-            Protocol::Tcp => "TCP",
-            Protocol::Udp => "UDP",
-            Protocol::Sctp => "SCTP",
-        },
+        protocol: carried(backend.protocol).label(),
         service_port: backend.port,
         used: backend.target.is_ok(),
         weight: backend.weight,

@@ -131,7 +131,8 @@ fn network(network: IpNetwork) -> Network {
     Network { address: network.network(), prefix: network.prefix() }
 }
 
-const fn carried(protocol: Protocol) -> Carried {
+/// A port's protocol in the data plane's words.
+pub(crate) const fn carried(protocol: Protocol) -> Carried {
     match protocol {
         Protocol::Tcp => Carried::Tcp,
         Protocol::Udp => Carried::Udp,

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
+use herald_ebpf::Taken;
 use herald_ebpf::sample::{End, FlowSample, Unreadable};
-use herald_ebpf::{Protocol, Taken};
 
 use crate::status::{Flow, FlowSum};
 
@@ -67,7 +67,7 @@ impl Keeper {
         let key = Key {
             vip: sample.vip.map(|vip| vip.ip),
             port: sample.vip.and_then(|vip| vip.port),
-            protocol: label(sample.protocol),
+            protocol: sample.protocol.label(),
             verdict: sample.reason.label(),
             names: names.clone(),
         };
@@ -137,7 +137,7 @@ impl Kept {
         Flow {
             number: self.number,
             time: humantime::format_rfc3339_millis(self.time).to_string(),
-            protocol: label(sample.protocol),
+            protocol: sample.protocol.label(),
             client: sample.client.to_string(),
             vip: end(sample.vip),
             service: self.names.service.clone(),
@@ -150,18 +150,11 @@ impl Kept {
     }
 }
 
-const fn label(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-        Protocol::Sctp => "SCTP",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use herald_ebpf::Protocol;
     use herald_ebpf::common::Reason;
 
     use super::*;
