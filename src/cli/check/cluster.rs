@@ -56,9 +56,9 @@ pub fn compare(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::Arc;
 
+    use super::*;
     use crate::fixture;
     use crate::observed::{AddressRange, Pool};
 

@@ -51,10 +51,10 @@ pub fn endpoints(
     Some((ServiceName::new(namespace, service), merged(endpoints)))
 }
 
-/// In order; joins endpoints of the same address and ports. While a pod moves between slices it may briefly be
-/// in two (EndpointSlice concepts, "Duplicate endpoints"). Slices that differ in their ports are
-/// different places on the same pod, each ready or not by itself: so it is while a Service's
-/// `targetPort` changes.
+/// In order; joins endpoints of the same address and ports. While a pod moves between slices it may
+/// briefly be in two (EndpointSlice concepts, "Duplicate endpoints"). Slices that differ in their
+/// ports are different places on the same pod, each ready or not by itself: so it is while a
+/// Service's `targetPort` changes.
 pub fn merged(mut endpoints: Vec<Endpoint>) -> Arc<[Endpoint]> {
     endpoints.sort_by(|a, b| (a.address, &a.ports).cmp(&(b.address, &b.ports)));
     endpoints.dedup_by(|next, kept| {
