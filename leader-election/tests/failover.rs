@@ -7,7 +7,10 @@
 
 mod sim;
 
+use std::ops::Range;
+
 use herald_leader_election::Timing;
+use sim::seeds::seeds;
 use sim::{MS, Wall, Weather, World, patience};
 
 const CALM: Weather =
@@ -20,7 +23,7 @@ enum Victim {
 }
 
 /// How long anything was silent after the victim's power was cut, one number for each seed.
-fn outages(timing: Timing, size: usize, victim: Victim, seeds: u64) -> Vec<Wall> {
+fn outages(timing: Timing, size: usize, victim: Victim, seeds: Range<u64>) -> Vec<Wall> {
     let outage = |seed: u64| {
         let mut world = World::new(seed, size, 6, CALM);
         world.timing = timing;
@@ -37,19 +40,15 @@ fn outages(timing: Timing, size: usize, victim: Victim, seeds: u64) -> Vec<Wall>
         let took = world.run_while(patience() * 4, World::all_spoken_for);
         took.unwrap_or_else(|| panic!("seed {seed}: {}", world.describe()))
     };
-    let mut outages: Vec<Wall> = (0..seeds).map(outage).collect();
+    let mut outages: Vec<Wall> = seeds.map(outage).collect();
     outages.sort_unstable();
     outages
-}
-
-fn seeds() -> u64 {
-    std::env::var("HERALD_SEEDS").map_or(30, |count| count.parse().unwrap())
 }
 
 fn check(name: &str, timing: Timing, median: Wall, most: Wall) {
     for size in [3, 5] {
         for victim in [Victim::Leader, Victim::Follower] {
-            let outages = outages(timing, size, victim, seeds());
+            let outages = outages(timing, size, victim, seeds(30));
             let at = |percent: usize| outages[(outages.len() - 1) * percent / 100] / MS;
             if std::env::var_os("HERALD_SHOW").is_some() {
                 println!(
@@ -83,7 +82,7 @@ fn calm_timing_is_back_within_four_seconds() {
 #[test]
 fn a_dead_leader_costs_less_than_a_ttl() {
     for timing in [Timing::fast(), Timing::default()] {
-        let outages = outages(timing, 3, Victim::Leader, seeds());
+        let outages = outages(timing, 3, Victim::Leader, seeds(30));
         let ttl = u64::try_from(timing.ttl.as_nanos()).unwrap();
         assert!(*outages.last().unwrap() < ttl, "{timing:?}: {:?}", outages.last());
     }

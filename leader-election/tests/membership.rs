@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use herald_leader_election::raft::core::Input;
 use herald_leader_election::{ClaimKey, NodeName, Patience, SessionState, Voters};
+use sim::seeds::each_seed;
 use sim::{MS, Weather, World, patience, vip};
 
 const CALM: Weather =
@@ -358,14 +359,5 @@ fn bad_day(seed: u64) {
 
 #[test]
 fn one_voice_while_members_come_and_go() {
-    let seeds: u64 = std::env::var("HERALD_SEEDS").map_or(160, |count| count.parse().unwrap());
-    let from: u64 = std::env::var("HERALD_SEED").map_or(0, |seed| seed.parse().unwrap());
-    let threads = 2;
-    std::thread::scope(|scope| {
-        for thread in 0..threads {
-            scope.spawn(move || {
-                (from..from + seeds).filter(|seed| seed % threads == thread).for_each(bad_day);
-            });
-        }
-    });
+    each_seed(160, bad_day);
 }

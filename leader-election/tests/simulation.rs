@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use herald_leader_election::raft::core::Input;
 use herald_leader_election::{ClaimKey, Guard, NodeName, SessionState};
+use sim::seeds::each_seed;
 use sim::{MS, Weather, World, patience, vip};
 
 const CALM: Weather =
@@ -157,16 +158,7 @@ fn held_by(world: &World, node: usize) -> BTreeSet<ClaimKey> {
 
 #[test]
 fn one_voice_through_many_bad_days() {
-    let seeds: u64 = std::env::var("HERALD_SEEDS").map_or(240, |count| count.parse().unwrap());
-    let from: u64 = std::env::var("HERALD_SEED").map_or(0, |seed| seed.parse().unwrap());
-    let threads = 2;
-    std::thread::scope(|scope| {
-        for thread in 0..threads {
-            scope.spawn(move || {
-                (from..from + seeds).filter(|seed| seed % threads == thread).for_each(bad_day);
-            });
-        }
-    });
+    each_seed(240, bad_day);
 }
 
 #[test]

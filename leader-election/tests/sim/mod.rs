@@ -10,6 +10,7 @@
 mod describe;
 mod faults;
 pub mod rng;
+pub mod seeds;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
