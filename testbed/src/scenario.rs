@@ -84,9 +84,7 @@ impl Scenario {
     /// The command of a speaker that calls itself `name`, on the machine of `node`, without
     /// `--voters`.
     pub fn speaker_command(&self, name: &str, node: &str, state: &Path) -> Command {
-        let mut command = self.speaker_command_without_source(name, node, state);
-        command.arg("--source").arg(manifests());
-        command
+        self.stranger_command(name, node, state, &directory(node).join("run"))
     }
 
     /// The same for one that may be told to read an API server.
