@@ -274,6 +274,13 @@ impl World {
         self.after(0, Event::Input(node, process, input));
     }
 
+    /// Has every node want what is wanted now.
+    pub fn tell_wanted(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.input(node, LeaseInput::Wanted(self.wanted.clone()));
+        }
+    }
+
     fn check(&self) {
         for key in self.wanted.claims.keys() {
             let speaking = self.nodes.iter().filter(|node| node.speaks(key, self.now));

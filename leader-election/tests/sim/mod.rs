@@ -42,6 +42,9 @@ pub struct Weather {
     pub stall_percent: u64,
 }
 
+pub const CALM: Weather =
+    Weather { loss_percent: 0, duplicate_percent: 0, straggler_percent: 0, stall_percent: 0 };
+
 /// What the kernel of a node does, process or not.
 #[derive(Debug, Default)]
 pub struct Kernel {
@@ -219,6 +222,13 @@ impl World {
     pub fn input(&mut self, node: usize, input: Input) {
         let process = self.nodes[node].process;
         self.after(0, Event::Input(node, process, input));
+    }
+
+    /// Has every node want what is wanted now.
+    pub fn tell_wanted(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.input(node, Input::Wanted(self.wanted.clone()));
+        }
     }
 
     /// Gives a key up as a speaker does: the kernel first.
