@@ -51,6 +51,8 @@ struct Node {
     core: Option<LeaseCore>,
     process: u64,
     busy_until: Wall,
+    /// Inputs that wait for others, as they do in a burst.
+    held: Vec<LeaseInput>,
     deadline: BootTime,
     keys: BTreeSet<ClaimKey>,
     /// How often it said that its name is in use elsewhere.
@@ -82,6 +84,8 @@ struct World {
     order: BinaryHeap<Reverse<(Wall, u64)>>,
     count: u64,
     loss: u64,
+    /// How many of a hundred inputs that may wait do.
+    holds: u64,
     wanted: Wanted,
     terms: BTreeMap<ClaimKey, u64>,
 }
@@ -106,6 +110,7 @@ impl World {
             core: None,
             process: 0,
             busy_until: 0,
+            held: Vec::new(),
             deadline: BootTime::SILENT,
             keys: BTreeSet::new(),
             doubled: 0,
@@ -127,6 +132,7 @@ impl World {
             order: BinaryHeap::new(),
             count: 0,
             loss: 0,
+            holds: 0,
             wanted,
             terms: BTreeMap::new(),
         };
@@ -255,6 +261,7 @@ impl World {
     fn kill(&mut self, node: usize) {
         let node = &mut self.nodes[node];
         (node.core, node.view) = (None, None);
+        node.held.clear();
         node.process += 1;
     }
 
@@ -264,7 +271,12 @@ impl World {
         let (clock, process) = (node.clock(now), node.process);
         let Some(core) = &mut node.core else { return };
         let timed = matches!(input, LeaseInput::Tick);
-        let actions = core.handle(input, clock);
+        let is_held = core.may_wait(&input) && self.rng.chance(self.holds);
+        node.held.push(input);
+        if is_held {
+            return;
+        }
+        let actions = core.handle_all(std::mem::take(&mut node.held), clock);
         let next = core.next_deadline();
         for action in actions {
             match action {
@@ -385,6 +397,7 @@ fn bad_day(mut world: World) {
     let seed = world.seed;
     world.run_for(4000 * MS);
     world.loss = world.rng.range(0, 30);
+    world.holds = world.rng.range(0, 90);
     for _ in 0..12 {
         misfortune(&mut world);
         let time = world.rng.range(100 * MS, 6000 * MS);

@@ -26,7 +26,7 @@ use super::directory::WatchError;
 use super::gather::{Gather, Message, Scope};
 use super::object::Kind;
 use crate::observed::Exclusions;
-use crate::pace::Pace;
+use herald_leader_election::pace::Pace;
 use crate::trouble::Troubles;
 use watched::Watched;
 

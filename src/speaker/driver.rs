@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::allocator::Config;
 use crate::facts::Facts;
 use crate::kubernetes::lease::gate::{Gate, Waits};
-use crate::pace::Pace;
+use herald_leader_election::pace::Pace;
 use crate::source::Snapshot;
 use crate::speaker::End;
 use crate::speaker::carriers::Carriers;

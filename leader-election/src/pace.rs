@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use herald_leader_election::BootTime;
+use crate::model::BootTime;
 
 /// Time that may be spent without any wait.
 const BURST: Duration = Duration::from_millis(100);
