@@ -104,7 +104,7 @@ impl Node {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let names: BTreeSet<NodeName> = (0..3).map(|n| NodeName(format!("n{n}"))).collect();
+        let names: BTreeSet<NodeName> = (0..3).map(|n| NodeName::from(format!("n{n}"))).collect();
         let nodes = names.iter().map(|name| Node {
             name: name.clone(),
             core: None,

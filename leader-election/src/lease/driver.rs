@@ -73,8 +73,7 @@ pub fn start(
     let refusals = Refusals::default();
     let handle = Handle::new(ask, view, deadline, refusals.clone());
     let handles_left = true;
-    let driver =
-        Driver { me, core, api, fence, inputs, handles_left, publish, announce, refusals };
+    let driver = Driver { me, core, api, fence, inputs, handles_left, publish, announce, refusals };
     Ok((handle, tokio::spawn(driver.run())))
 }
 
