@@ -4,6 +4,7 @@
 //! The order within one round is part of the protocol: what becomes silent is silent in the
 //! kernel and the announcer before the election hears that it was given back.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use herald_announcer::{AnnouncerHandle, Conflict, Links, Presences, RollCallHandle, Standing};
+use herald_leader_election::pace::Pace;
 use herald_leader_election::raft::sanity::Refusal;
 use herald_leader_election::{
     BootTime, ClaimKey, Handle, MoveRefusal, NodeName, View, Wanted, clock,
@@ -18,10 +20,9 @@ use herald_leader_election::{
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::allocator::Config;
+use crate::allocator::{self, Config};
 use crate::facts::Facts;
 use crate::kubernetes::lease::gate::{Gate, Waits};
-use crate::pace::Pace;
 use crate::source::Snapshot;
 use crate::speaker::End;
 use crate::speaker::carriers::Carriers;
@@ -33,6 +34,7 @@ use crate::speaker::fence::Fences;
 use crate::speaker::flows::{Book, Flows};
 use crate::speaker::members;
 use crate::speaker::report::{self, Material, report};
+use crate::speaker::slack::{self, Slack};
 use crate::speaker::socket::{Answer, Ask, Request};
 
 /// A write or a map update that had no effect yet is tried again after this.
@@ -98,6 +100,7 @@ pub(crate) struct Driver {
     /// The election has been told to give everything away.
     is_drained: bool,
     pace: Pace,
+    slack: Slack,
     rounds: Rounds,
     /// When interfaces that others have were looked at last.
     looked: BootTime,
@@ -127,6 +130,7 @@ impl Driver {
             leaving_since: None,
             is_drained: false,
             pace: Pace::default(),
+            slack: Slack::default(),
             rounds: Rounds::default(),
             looked: clock::boot_now(),
         }
@@ -156,6 +160,7 @@ impl Driver {
             let wait = (self.must_retry || !self.in_flight.is_empty()).then_some(RETRY);
             let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
             let wait = wait.into_iter().chain(self.until_clean()).chain(self.until_look()).min();
+            let slack = self.slack.wait(clock::boot_now());
             // In a burst of changes the next round takes in all that come until it begins. What must
             // be silent by then is so in the kernel, by its deadline.
             let rest = self.pace.wait(clock::boot_now());
@@ -200,6 +205,11 @@ impl Driver {
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
                     changed_something = is_rested;
                 }
+                () = tokio::time::sleep(slack.unwrap_or_default()), if slack.is_some() => {
+                    self.slack.given_back();
+                    slack::give_back();
+                    changed_something = false;
+                }
                 ended = &mut tasks.links_task => bail!(why("interface watch", ended)),
                 ended = &mut tasks.source_task => bail!(why("manifest watch", ended)),
                 ended = &mut tasks.announcer_task => bail!(why("announcer", ended)),
@@ -218,6 +228,7 @@ impl Driver {
         let end = clock::boot_now();
         let took = end.since(begin);
         self.pace.spend(took, end);
+        self.slack.spend(took, end);
         self.rounds.count += 1;
         self.rounds.time += took;
     }
@@ -396,7 +407,7 @@ impl Driver {
 
     /// As one JSON value.
     fn answer(&mut self, ask: Ask) -> String {
-        let named = |node: Option<String>| node.map_or(self.parts.me.clone(), NodeName);
+        let named = |node: Option<String>| node.map_or(self.parts.me.clone(), NodeName::from);
         let (node, done) = match ask {
             Ask::Status => return self.report(),
             Ask::Flows { after } => {
@@ -404,7 +415,7 @@ impl Driver {
                 return self.parts.flows.recent(&self.parts.me, after);
             }
             Ask::Move { vip, node } => {
-                let node = NodeName(node);
+                let node = NodeName::from(node);
                 let key = ClaimKey::Vip(vip);
                 (node.clone(), self.parts.election.move_to(key, node))
             }
@@ -418,7 +429,7 @@ impl Driver {
             }
         };
         let answer = match done {
-            Ok(()) => Answer::Accepted { node: node.0 },
+            Ok(()) => Answer::Accepted { node: node.to_string() },
             Err(refusal) => refused(&refusal),
         };
         serde_json::to_string(&answer).unwrap_or_default()
@@ -456,11 +467,17 @@ impl Driver {
         let Some(decision) = self.last.as_ref().or(decided.as_ref()) else {
             return String::new();
         };
+        let (observed, config) = (&snapshot.observed, &self.parts.allocator);
+        let plan = match &decision.plan {
+            Some(plan) => Cow::Borrowed(plan),
+            None => Cow::Owned(allocator::allocate(observed, &decision.current, config)),
+        };
         let material = Material {
             me: &self.parts.me,
             view: &view,
-            observed: &snapshot.observed,
+            observed,
             decision,
+            plan: &plan,
             deadline: *self.deadline.borrow(),
             waits: self.waits(&view),
             lease: self.parts.leases.as_ref().map(|leases| leases.status(clock::boot_now())),

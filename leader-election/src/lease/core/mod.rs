@@ -150,12 +150,22 @@ impl LeaseCore {
 
     /// Takes one input at the time `now`, read after the input was received, and says what to do.
     pub fn handle(&mut self, input: LeaseInput, now: BootTime) -> Vec<LeaseAction> {
+        self.handle_all([input], now)
+    }
+
+    /// Takes inputs in their order, the time being read after the last of them was received. One
+    /// decision for all, since its cost grows with the number of claims.
+    pub fn handle_all(
+        &mut self,
+        inputs: impl IntoIterator<Item = LeaseInput>,
+        now: BootTime,
+    ) -> Vec<LeaseAction> {
         let mut actions = Vec::new();
         if self.stopped {
             return actions;
         }
         self.now = now.max(self.now);
-        let mut reads = self.take(input);
+        let mut reads: Vec<ObjectKey> = inputs.into_iter().flat_map(|it| self.take(it)).collect();
         // It may still happen; then its version shows, or that of a later write forbids it.
         let given_up = self.now.earlier(self.timing.renew);
         let overdue = |(_, pending): &(&ObjectKey, &Pending)| pending.sent <= given_up;
@@ -196,6 +206,20 @@ impl LeaseCore {
         actions.extend(writes.into_iter().map(LeaseAction::Write));
         self.finish_closing(&mut actions);
         actions
+    }
+
+    /// Whether the input may wait for others to come, in a burst: it tells of claims alone. What must
+    /// be silent meanwhile is so by its deadline.
+    pub fn may_wait(&self, input: &LeaseInput) -> bool {
+        match input {
+            LeaseInput::Seen(key, ..) | LeaseInput::Gone(key) => matches!(key, ObjectKey::Claim(_)),
+            LeaseInput::Answered(id, _) => {
+                let of = |node| self.pending.get(&ObjectKey::Session(NodeName::clone(node)));
+                !self.sessions.keys().chain([&self.me]).filter_map(of).any(|it| it.write.id == *id)
+            }
+            LeaseInput::Wanted(_) => true,
+            _ => false,
+        }
     }
 
     fn take(&mut self, input: LeaseInput) -> Vec<ObjectKey> {
@@ -471,12 +495,12 @@ impl LeaseCore {
     }
 
     fn publish(&mut self, actions: &mut Vec<LeaseAction>) {
-        let view = self.view();
-        if self.shown.as_ref().is_none_or(|shown| {
-            // A renewal alone is no news.
-            View { applied: shown.applied, ..view.clone() } != **shown
-        }) {
-            let view = Arc::new(view);
+        let mut view = self.view();
+        // A renewal alone is no news.
+        let applied = view.applied;
+        view.applied = self.shown.as_ref().map_or(applied, |shown| shown.applied);
+        if self.shown.as_deref() != Some(&view) {
+            let view = Arc::new(View { applied, ..view });
             self.shown = Some(Arc::clone(&view));
             actions.push(LeaseAction::Publish(view));
         }
