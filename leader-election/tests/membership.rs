@@ -20,7 +20,7 @@ const IMPATIENT: Patience =
     Patience { replace_after: Duration::from_secs(3), forget_after: Duration::from_secs(3) };
 
 fn names(nodes: impl IntoIterator<Item = usize>) -> BTreeSet<NodeName> {
-    nodes.into_iter().map(|n| NodeName(format!("n{n}"))).collect()
+    nodes.into_iter().map(|n| NodeName::from(format!("n{n}"))).collect()
 }
 
 fn automatic(seed: u64, size: usize) -> World {

@@ -21,6 +21,7 @@ fn bad_day(mut world: World) {
     let seed = world.seed;
     world.run_for(4000 * MS);
     world.loss = world.rng.range(0, 30);
+    world.holds = world.rng.range(0, 90);
     for _ in 0..12 {
         misfortune(&mut world);
         let time = world.rng.range(100 * MS, 6000 * MS);

@@ -133,7 +133,8 @@ impl Node {
 impl World {
     pub fn new(seed: u64, count: usize, vips: u8, weather: Weather) -> Self {
         let mut rng = Rng::new(seed);
-        let names: BTreeSet<NodeName> = (0..count).map(|n| NodeName(format!("n{n}"))).collect();
+        let names: BTreeSet<NodeName> =
+            (0..count).map(|n| NodeName::from(format!("n{n}"))).collect();
         let nodes = names
             .iter()
             .map(|name| Node {
