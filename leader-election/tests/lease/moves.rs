@@ -21,6 +21,27 @@ fn a_claim_moves_and_a_drained_node_is_emptied() {
     assert!(emptied.is_some());
 }
 
+/// Wherever in a move the API server goes away, also between a write and its answer.
+#[test]
+fn a_move_that_the_api_server_interrupts_is_finished_once_it_is_back() {
+    for moment in 0..60 {
+        let mut world = settled(100 + moment);
+        let from = world.speaker(&vip(0)).unwrap();
+        let to = (from + 1) % 3;
+        let name = world.nodes[to].name.clone();
+        world.input((from + 2) % 3, LeaseInput::Move(vip(0), name));
+        world.run_for(moment * 2 * MS);
+        world.api.down = true;
+        world.run_for(2000 * MS);
+        world.api.down = false;
+        let moved = world.run_while(3000 * MS, |world| world.speaker(&vip(0)) == Some(to));
+        assert!(moved.is_some(), "after {} ms: {:?}", moment * 2, world.speakers());
+        world.run_for(3000 * MS);
+        assert!(world.all_spoken_for(), "after {} ms: {:?}", moment * 2, world.speakers());
+        assert_eq!(world.speaker(&vip(0)), Some(to));
+    }
+}
+
 #[test]
 fn a_drained_node_is_emptied_to_the_node_that_is_preferred() {
     let mut world = settled(6);

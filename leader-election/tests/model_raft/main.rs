@@ -61,6 +61,11 @@ fn one_voice_and_a_holder_in_the_end_with_a_crash() {
 }
 
 #[test]
+fn one_voice_and_a_holder_in_the_end_with_a_leader_that_resumes_and_another_after_it() {
+    holds(Protocol { most_raft_term: 3, ..sound(1, 0) });
+}
+
+#[test]
 fn one_voice_and_a_holder_in_the_end_with_a_frozen_process() {
     holds(sound(0, 1));
 }
@@ -88,6 +93,11 @@ fn clocks_beyond_the_margin_are_caught() {
 #[test]
 fn a_promise_forgotten_by_a_restart_is_caught() {
     is_caught(sound(1, 0), Flaw::ForgetsPromise);
+}
+
+#[test]
+fn leading_on_without_having_led_is_caught() {
+    is_caught(sound(1, 0), Flaw::ResumesWithoutProof);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub enum Flaw {
     KeepsGrantAsLeader,
     /// A restarted process does not know what it promised (1).
     ForgetsPromise,
+    /// A process that did not lead in the last term it knows stands at once as if it had (12).
+    ResumesWithoutProof,
     /// Clocks differ by more than the margin.
     Drift,
 }
@@ -46,6 +48,10 @@ struct Node {
     up: bool,
     frozen: bool,
     raft_term: u8,
+    /// Its log says that it was elected in this term (12).
+    led: bool,
+    /// It was started with such a log and did not stand yet.
+    resumes: bool,
     /// Until it votes for somebody.
     promise: u8,
     /// What the kernel goes by: that it holds the VIP, and how long it may still speak.
@@ -88,6 +94,8 @@ pub enum Step {
     Thaw(usize),
     /// The first is elected with the vote of the second.
     Elect(usize, usize),
+    /// The same for a process that led when it ended, in spite of the second's promise (12).
+    Resume(usize, usize),
     DecideLead(usize),
     /// The leader asks a voter, which answers. A later answer is worth less and proves no more.
     Ask(usize, usize),
@@ -105,6 +113,12 @@ pub enum Step {
 impl Node {
     fn acts(&self) -> bool {
         self.up && !self.frozen
+    }
+
+    fn enter(&mut self, term: u8) {
+        self.raft_term = term;
+        (self.led, self.resumes) = (false, false);
+        self.renewal = 0;
     }
 }
 
@@ -169,6 +183,15 @@ impl Protocol {
                     && votes(n)
                     && votes(voter)
             }
+            Step::Resume(n, voter) => {
+                let node = &s.nodes[n];
+                n != voter
+                    && node.acts()
+                    && node.resumes
+                    && node.raft_term == s.newest_term()
+                    && s.newest_term() < self.most_raft_term
+                    && s.nodes[voter].acts()
+            }
             Step::DecideLead(n) => {
                 s.leader(n).is_some_and(|leading| !leading.lead_decided) && s.decides(n)
             }
@@ -220,10 +243,12 @@ impl Protocol {
                 s.crashes += 1;
                 let node = &mut s.nodes[n];
                 (node.up, node.frozen, node.leading) = (false, false, None);
+                node.resumes = false;
                 node.renewal = 0;
             }
             Step::Restart(n) => {
                 s.nodes[n].up = true;
+                s.nodes[n].resumes = s.nodes[n].led || self.flaw == Flaw::ResumesWithoutProof;
                 if self.flaw != Flaw::ForgetsPromise {
                     s.nodes[n].promise = PROMISE;
                 } else {
@@ -235,7 +260,7 @@ impl Protocol {
                 s.nodes[n].frozen = true;
             }
             Step::Thaw(n) => s.nodes[n].frozen = false,
-            Step::Elect(n, voter) => {
+            Step::Elect(n, voter) | Step::Resume(n, voter) => {
                 let term = s.newest_term() + 1;
                 for m in [n, voter] {
                     let node = &mut s.nodes[m];
@@ -243,10 +268,12 @@ impl Protocol {
                     if node.leading.take().is_some() {
                         node.deadline = 0;
                     }
-                    node.raft_term = term;
-                    node.renewal = 0;
+                    node.enter(term);
                 }
-                if self.flaw != Flaw::KeepsGrantAsLeader {
+                s.nodes[n].led = true;
+                // What a resumed leader's kernel speaks by is its own quorum lease.
+                let speaks_on = matches!(step, Step::Resume(..));
+                if self.flaw != Flaw::KeepsGrantAsLeader && !speaks_on {
                     s.nodes[n].deadline = 0;
                 }
                 s.nodes[n].leading =
@@ -305,6 +332,7 @@ impl Protocol {
             steps.extend([Step::Reopen(n), Step::Learn(n)]);
             for m in 0..NODES {
                 steps.extend([Step::Elect(n, m), Step::Ask(n, m), Step::Renew(n, m)]);
+                steps.push(Step::Resume(n, m));
                 steps.extend([Step::Revoke(n, m), Step::Claim(n, m)]);
             }
         }
@@ -336,7 +364,7 @@ impl Protocol {
                 // Nobody that renews is revoked.
                 if !goes_wrong && !usurps && well.can(&s, step) {
                     s = well.after(&s, step);
-                    if matches!(step, Step::Elect(..)) {
+                    if matches!(step, Step::Elect(..) | Step::Resume(..)) {
                         break;
                     }
                 }
@@ -360,8 +388,7 @@ fn follow(node: &mut Node, term: u8) {
         if node.leading.take().is_some() {
             node.deadline = 0;
         }
-        node.raft_term = term;
-        node.renewal = 0;
+        node.enter(term);
     }
 }
 
@@ -396,6 +423,7 @@ impl Model for Protocol {
                 freezes: 0,
             };
             s.nodes[usize::from(holder)].holds = true;
+            s.nodes[0].led = true;
             s.nodes[0].leading =
                 Some(Leading { lead_decided: true, patience: TTL, ..Leading::default() });
             s
