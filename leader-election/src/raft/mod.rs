@@ -58,7 +58,8 @@
 //!    that makes it possible: should that not apply, nor does the claim.
 //!
 //! Terms of claims grow by one with each holder; a released claim stays as a tombstone. The points
-//! above are searched exhaustively in `tests/model_raft`, with each of them left out once.
+//! above are searched exhaustively in `tests/model_raft`, whose head says which parts of them were left
+//! out and caught, and what three nodes cannot show.
 //!
 //! # Why that holds while members come and go
 //!
