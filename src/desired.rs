@@ -11,6 +11,7 @@ mod reasons;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use herald_leader_election::{NodeName, View};
@@ -33,9 +34,9 @@ pub struct Vip {
     /// The pool it came from; [`EXTERNAL`] if from none.
     pub pool: String,
     /// Nodes that may hold it, each with the interfaces to announce it on.
-    pub eligible: BTreeMap<NodeName, BTreeSet<String>>,
+    pub eligible: Arc<BTreeMap<NodeName, BTreeSet<String>>>,
     /// Nodes that may not, and why.
-    pub ineligible: BTreeMap<NodeName, Ineligible>,
+    pub ineligible: Arc<BTreeMap<NodeName, Ineligible>>,
     /// How much a node is preferred, where it is at all.
     pub preference: BTreeMap<NodeName, u32>,
     /// Endpoints by Service port.
@@ -91,24 +92,56 @@ pub fn desired(
     gone: &BTreeSet<NodeName>,
     announced: &BTreeSet<IpAddr>,
 ) -> BTreeMap<IpAddr, Vip> {
-    let (places, stand_ins) = (Places::of(observed), StandIns::new());
-    let context = Context { me, observed, view, facts, gone, announced, places, stand_ins };
-    let mut shared: BTreeMap<IpAddr, (Origin<'_>, Vec<&Service>)> = BTreeMap::new();
+    let mut context = Context {
+        observed,
+        view,
+        facts,
+        announced,
+        places: Places::of(observed),
+        stand_ins: StandIns::new(),
+        names: observed.nodes.keys().map(|name| (&name[..], NodeName::from(&name[..]))).collect(),
+        reached: backends::reached(me, view, facts, gone),
+        judged: Judged::default(),
+    };
+    let mut shared: BTreeMap<IpAddr, (Origin<'_>, Vec<Served<'_>>)> = BTreeMap::new();
     for (name, assignment) in assignments {
         let Some(service) = observed.services.get(name) else { continue };
+        let served = Served::of(observed, service);
         for address in &assignment.addresses {
             let origin = Origin::Pool(&assignment.pool);
-            shared.entry(*address).or_insert((origin, vec![])).1.push(service);
+            shared.entry(*address).or_insert((origin, vec![])).1.push(served);
         }
     }
     for (address, services) in context.external() {
         // What is assigned to somebody is not taken by somebody else's naming it.
         shared.entry(address).or_insert((Origin::External, services));
     }
-    let vip = |(address, (origin, services)): (IpAddr, (Origin<'_>, Vec<&Service>))| {
+    let vip = |(address, (origin, services)): (IpAddr, (Origin<'_>, Vec<Served<'_>>))| {
         (address, context.vip(address, origin, &services))
     };
     shared.into_iter().map(vip).collect()
+}
+
+/// A Service with its endpoints.
+#[derive(Clone, Copy, Debug)]
+struct Served<'a> {
+    service: &'a Service,
+    endpoints: &'a [Endpoint],
+}
+
+impl<'a> Served<'a> {
+    fn of(observed: &'a Observed, service: &'a Service) -> Self {
+        let endpoints = observed.endpoints.get(&service.name);
+        Self { service, endpoints: endpoints.map(|it| &it[..]).unwrap_or_default() }
+    }
+}
+
+impl Deref for Served<'_> {
+    type Target = Service;
+
+    fn deref(&self) -> &Service {
+        self.service
+    }
 }
 
 /// Where a VIP comes from.
@@ -121,39 +154,54 @@ enum Origin<'a> {
 }
 
 struct Context<'a> {
-    me: &'a NodeName,
     observed: &'a Observed,
     view: &'a View,
     facts: &'a BTreeMap<NodeName, Facts>,
-    gone: &'a BTreeSet<NodeName>,
     announced: &'a BTreeSet<IpAddr>,
     places: Places<'a>,
     stand_ins: StandIns,
+    /// The names of the Nodes, to be copied instead of made again for each VIP.
+    names: BTreeMap<&'a str, NodeName>,
+    /// The MAC of each node that has had a session, or why it has none.
+    reached: BTreeMap<NodeName, Result<[u8; 6], Unused>>,
+    /// What the VIP before was judged: most VIPs are alike, and share it.
+    judged: Judged,
+}
+
+/// Which nodes may hold a VIP, with their interfaces, and which may not.
+#[derive(Clone, Default)]
+struct Judged {
+    eligible: Arc<BTreeMap<NodeName, BTreeSet<String>>>,
+    ineligible: Arc<BTreeMap<NodeName, Ineligible>>,
 }
 
 impl<'a> Context<'a> {
     /// The externalIPs that policies announce, each with the Services that name it.
-    fn external(&self) -> BTreeMap<IpAddr, Vec<&'a Service>> {
+    fn external(&self) -> BTreeMap<IpAddr, Vec<Served<'a>>> {
         let mut external = BTreeMap::<_, Vec<_>>::new();
         let all = self.observed.services.values().map(Arc::as_ref);
         let named = all.filter(|it| !it.external_ips.is_empty());
         let policies = || self.observed.advertisements.values();
         for service in named.filter(|it| policies().any(|ad| ad.covers_external_ips(it))) {
             for address in service.external_ips.iter().collect::<BTreeSet<_>>() {
-                external.entry(*address).or_default().push(service);
+                let served = Served::of(self.observed, service);
+                external.entry(*address).or_default().push(served);
             }
         }
         external
     }
 
-    fn vip(&self, vip: IpAddr, origin: Origin<'_>, services: &[&Service]) -> Vip {
+    fn vip(&mut self, vip: IpAddr, origin: Origin<'_>, services: &[Served<'_>]) -> Vip {
         let backends = services.iter().flat_map(|service| self.backends(vip, service)).collect();
         let announcing = self.announcing(vip, origin, services);
         let found = announcing.as_ref().map_err(|why| *why);
         let found = found.map(|it| &it.advertisements[..]);
-        let (eligible, ineligible) = self.candidates(vip, found, services);
-        let preference = self.preference(found.unwrap_or_default(), eligible.keys());
-        let is_kept = |it: &&&Service| self.endpoints(it).iter().any(|endpoint| endpoint.kept);
+        let judged = self.candidates(vip, found, services);
+        let preference = self.preference(found.unwrap_or_default(), judged.eligible.keys());
+        let uncertain = announcing.ok().and_then(|it| it.uncertain);
+        self.judged = judged;
+        let Judged { eligible, ineligible } = self.judged.clone();
+        let is_kept = |it: &&Served<'_>| it.endpoints.iter().any(|endpoint| endpoint.kept);
         Vip {
             services: services.iter().map(|service| service.name.clone()).collect(),
             pool: match origin {
@@ -165,12 +213,13 @@ impl<'a> Context<'a> {
             preference,
             backends,
             kept: services.iter().filter(is_kept).map(|it| it.name.clone()).collect(),
-            uncertain: announcing.ok().and_then(|it| it.uncertain),
+            uncertain,
         }
     }
 
-    fn endpoints(&self, service: &Service) -> &'a [Endpoint] {
-        self.observed.endpoints.get(&service.name).map(|e| &e[..]).unwrap_or_default()
+    /// The name of a node, whether or not there is a Node of it.
+    fn node_name(&self, name: &str) -> NodeName {
+        self.names.get(name).cloned().unwrap_or_else(|| NodeName::from(name))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::speaker::records;
 pub const VIP: [u8; 4] = [192, 168, 1, 240];
 
 pub fn node(n: u8) -> NodeName {
-    NodeName(format!("n{n}"))
+    NodeName::from(format!("n{n}"))
 }
 
 pub fn mac(n: u8) -> [u8; 6] {

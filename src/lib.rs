@@ -17,7 +17,6 @@ mod fixture;
 pub mod kubernetes;
 pub mod metrics;
 pub mod observed;
-pub mod pace;
 pub mod problem;
 pub mod source;
 pub mod speaker;

@@ -16,6 +16,7 @@ mod error;
 pub mod handover;
 pub mod lease;
 pub mod model;
+pub mod pace;
 pub mod placement;
 pub mod raft;
 mod timing;

@@ -2,6 +2,7 @@
 //!
 //! Plain values; nothing here decides, waits or talks. Read this file before any other in the crate.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -18,9 +19,9 @@ pub const MAX_RECORD_KEY: usize = 512;
 /// Most bytes in the value of one record.
 pub const MAX_RECORD_VALUE: usize = 256 * 1024;
 
-/// Name of a node, as Kubernetes knows it.
+/// Name of a node, as Kubernetes knows it. Cheap to copy: it stands in every claim.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeName(pub String);
+pub struct NodeName(pub Arc<str>);
 
 impl NodeName {
     /// The name as text.
@@ -31,7 +32,19 @@ impl NodeName {
 
 impl From<&str> for NodeName {
     fn from(name: &str) -> Self {
-        Self(name.to_owned())
+        Self(name.into())
+    }
+}
+
+impl From<String> for NodeName {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl Borrow<str> for NodeName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -152,8 +165,9 @@ pub struct Wanted {
 /// The nodes that may hold a key, each with how much it is preferred: 0 unless somebody prefers it.
 ///
 /// A preference decides who gets a key that is to be placed. It takes nothing from a living holder.
+/// Cheap to copy: thousands of keys have the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Eligible(BTreeMap<NodeName, u32>);
+pub struct Eligible(Arc<BTreeMap<NodeName, u32>>);
 
 impl Eligible {
     /// Whether the node may hold the key.
@@ -174,7 +188,7 @@ impl Eligible {
 
 impl FromIterator<(NodeName, u32)> for Eligible {
     fn from_iter<I: IntoIterator<Item = (NodeName, u32)>>(nodes: I) -> Self {
-        Self(nodes.into_iter().collect())
+        Self(Arc::new(nodes.into_iter().collect()))
     }
 }
 

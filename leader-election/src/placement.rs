@@ -142,7 +142,7 @@ mod tests {
         let chosen = |preferred: &[(&str, u32)], candidates: &[&str]| {
             let wanted = Wanted { claims: [preferring(vip(9), preferred)].into() };
             let placed = place(&wanted, &claims, &living(&all), &nodes(candidates));
-            placed.into_iter().map(|(_, node)| node.0).collect::<String>()
+            placed.into_iter().map(|(_, node)| node.to_string()).collect::<String>()
         };
         assert_eq!(chosen(&[("a", 10), ("b", 30), ("c", 30)], &all), "c");
         assert_eq!(chosen(&[("a", 10), ("b", 31), ("c", 30)], &all), "b");

@@ -11,10 +11,7 @@ use std::ops::Range;
 
 use herald_leader_election::Timing;
 use sim::seeds::seeds;
-use sim::{MS, Wall, Weather, World, patience};
-
-const CALM: Weather =
-    Weather { loss_percent: 0, duplicate_percent: 0, straggler_percent: 0, stall_percent: 0 };
+use sim::{CALM, MS, Wall, World, patience};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {

@@ -67,7 +67,7 @@ impl Lan {
 
     /// Tells everybody which nodes the source has.
     fn list(&self, listed: &BTreeSet<NodeName>) {
-        let nodes = self.addresses.iter().filter(|(node, _)| listed.contains(node));
+        let nodes = self.addresses.iter().filter(|(node, _)| listed.contains(*node));
         let nodes: BTreeMap<NodeName, SocketAddr> =
             nodes.map(|(node, address)| (node.clone(), *address)).collect();
         for speaker in self.speakers.values() {

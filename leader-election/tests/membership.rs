@@ -13,16 +13,14 @@ use std::time::Duration;
 use herald_leader_election::raft::core::Input;
 use herald_leader_election::{ClaimKey, NodeName, Patience, SessionState, Voters};
 use sim::seeds::each_seed;
-use sim::{MS, Weather, World, patience, vip};
+use sim::{CALM, MS, Weather, World, patience, vip};
 
-const CALM: Weather =
-    Weather { loss_percent: 0, duplicate_percent: 0, straggler_percent: 0, stall_percent: 0 };
 /// Short, so that a test sees the end of it.
 const IMPATIENT: Patience =
     Patience { replace_after: Duration::from_secs(3), forget_after: Duration::from_secs(3) };
 
 fn names(nodes: impl IntoIterator<Item = usize>) -> BTreeSet<NodeName> {
-    nodes.into_iter().map(|n| NodeName(format!("n{n}"))).collect()
+    nodes.into_iter().map(|n| NodeName::from(format!("n{n}"))).collect()
 }
 
 fn automatic(seed: u64, size: usize) -> World {
@@ -82,10 +80,7 @@ fn a_fourth_node_takes_part_without_a_vote() {
     assert_eq!(world.voters(), names(0..3));
     // It holds what only it may hold, and more when others die.
     world.wanted.claims.insert(vip(99), names([3]).into_iter().collect());
-    for node in 0..4 {
-        let wanted = world.wanted.clone();
-        world.input(node, Input::Wanted(wanted));
-    }
+    world.tell_wanted();
     until(&mut world, "held by a learner", |world| world.speaker(&vip(99)) == Some(3));
     // Its grant spans the death of the leader, like any follower's.
     let leader = world.leader().unwrap();

@@ -4,11 +4,7 @@
 
 mod sim;
 
-use herald_leader_election::raft::core::Input;
-use sim::{MS, Weather, World, patience, vip};
-
-const CALM: Weather =
-    Weather { loss_percent: 0, duplicate_percent: 0, straggler_percent: 0, stall_percent: 0 };
+use sim::{CALM, MS, World, patience, vip};
 
 #[test]
 fn a_preferred_node_gets_what_is_placed_and_takes_nothing_back() {
@@ -21,10 +17,7 @@ fn a_preferred_node_gets_what_is_placed_and_takes_nothing_back() {
             let eligible = names.iter().cloned().zip([0, 60, 20]).collect();
             world.wanted.claims.insert(vip(last), eligible);
         }
-        for node in 0..3 {
-            let wanted = world.wanted.clone();
-            world.input(node, Input::Wanted(wanted));
-        }
+        world.tell_wanted();
         let holders =
             |world: &World| -> Vec<_> { (90..96).map(|last| world.speaker(&vip(last))).collect() };
         let all_on = |node: usize| move |world: &World| holders(world) == vec![Some(node); 6];

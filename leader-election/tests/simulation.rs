@@ -11,16 +11,23 @@ use std::collections::BTreeSet;
 
 use herald_leader_election::raft::core::Input;
 use herald_leader_election::{ClaimKey, Guard, NodeName, SessionState};
-use sim::{MS, Weather, World, patience, vip};
-
-const CALM: Weather =
-    Weather { loss_percent: 0, duplicate_percent: 0, straggler_percent: 0, stall_percent: 0 };
+use sim::{CALM, MS, Weather, World, patience, vip};
 
 fn settled(size: usize) -> World {
     let mut world = World::new(7, size, 6, CALM);
     let took = world.run_while(patience(), World::all_spoken_for);
     assert!(took.is_some(), "{}", world.describe());
     world.run_for(1000 * MS);
+    world
+}
+
+/// Three nodes, and one VIP more that only this one may hold.
+fn settled_with_one_for(node: usize) -> World {
+    let mut world = settled(3);
+    let only: BTreeSet<_> = [world.nodes[node].name.clone()].into();
+    world.wanted.claims.insert(vip(99), only.into());
+    world.tell_wanted();
+    world.run_for(200 * MS);
     world
 }
 
@@ -262,14 +269,7 @@ fn a_drained_node_hands_everything_over_until_it_is_used_again() {
 
 #[test]
 fn a_drained_node_keeps_what_nobody_else_can_hold() {
-    let mut world = settled(3);
-    let only: BTreeSet<_> = [world.nodes[1].name.clone()].into();
-    world.wanted.claims.insert(vip(99), only.into());
-    for node in 0..3 {
-        let wanted = world.wanted.clone();
-        world.input(node, Input::Wanted(wanted));
-    }
-    world.run_for(200 * MS);
+    let mut world = settled_with_one_for(1);
     world.input(0, Input::SetDrained(NodeName::from("n1"), true));
     world.run_for(1000 * MS);
     assert_eq!(held_by(&world, 1), [vip(99)].into());
@@ -359,14 +359,7 @@ fn a_node_that_missed_a_compaction_catches_up() {
 
 #[test]
 fn a_key_is_only_given_to_an_eligible_node() {
-    let mut world = settled(3);
-    let only: BTreeSet<_> = [world.nodes[1].name.clone()].into();
-    world.wanted.claims.insert(vip(99), only.into());
-    for node in 0..3 {
-        let wanted = world.wanted.clone();
-        world.input(node, Input::Wanted(wanted));
-    }
-    world.run_for(200 * MS);
+    let mut world = settled_with_one_for(1);
     assert_eq!(world.speaker(&vip(99)), Some(1));
     world.kill(1);
     world.run_for(3000 * MS);

@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn namespaces_count_only_for_cilium_which_needs_both_to_agree() {
         let (mut one, mut other) = pair();
-        other.name.namespace = "b".into();
+        other.name = ServiceName::new("b", &other.name.name);
         let grant = |service: &mut Service, grants| {
             service.cilium_sharing.as_mut().unwrap().grants = grants;
         };

@@ -294,7 +294,7 @@ mod tests {
             is_cilium in any::<bool>(),
         ) {
             for (number, (service, _)) in services.iter_mut().enumerate() {
-                service.name.name = number.to_string();
+                service.name = ServiceName::new("default", number.to_string());
             }
             let ip = |last: u8| IpAddr::from([192, 0, 2, last]);
             let ranges = vec![

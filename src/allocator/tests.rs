@@ -365,7 +365,7 @@ fn serves_only_its_class() {
     let names = |class: Option<&str>| {
         let config = Config { class: class.map(str::to_owned) };
         let plan = allocate(&picture, &NOBODY, &config);
-        plan.assignments.into_keys().map(|name| name.name).collect::<Vec<_>>()
+        plan.assignments.into_keys().map(|name| name.name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(names(None), ["plain"]);
     assert_eq!(names(Some("example.com/lb")), ["classy"]);

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use super::eligibility::can_serve;
-use super::{Context, Ineligible, Origin, Uncertain};
+use super::{Context, Ineligible, Origin, Served, Uncertain};
 use crate::observed::{Advertisement, CILIUM_PREFIX, Pool, PoolKind, Service};
 
 /// What announces a VIP.
@@ -46,7 +46,7 @@ impl Context<'_> {
         &self,
         vip: IpAddr,
         origin: Origin<'_>,
-        services: &[&Service],
+        services: &[Served<'_>],
     ) -> Result<Announcing<'_>, Ineligible> {
         if self.places.is_address_of_a_node(vip) {
             return Err(Ineligible::AddressOfNode);
@@ -59,14 +59,14 @@ impl Context<'_> {
             }?,
         };
         let is_metallb = found.advertisements.iter().any(|ad| ad.kind == PoolKind::MetalLb);
-        let can_serve = |it: &&Service| self.endpoints(it).iter().any(can_serve);
+        let can_serve = |it: &Served<'_>| it.endpoints.iter().any(can_serve);
         match is_metallb && !services.iter().any(can_serve) {
             true => Err(Ineligible::NoReadyEndpoint),
             false => Ok(found),
         }
     }
 
-    fn of_external(&self, services: &[&Service]) -> Announcing<'_> {
+    fn of_external(&self, services: &[Served<'_>]) -> Announcing<'_> {
         let covers = |ad: &&Advertisement| services.iter().any(|s| ad.covers_external_ips(s));
         let advertisements = self.observed.advertisements.values().filter(covers).collect();
         Announcing { advertisements, uncertain: None }
@@ -76,7 +76,7 @@ impl Context<'_> {
         &self,
         vip: IpAddr,
         pool: &Pool,
-        services: &[&Service],
+        services: &[Served<'_>],
     ) -> Result<Announcing<'_>, Ineligible> {
         match self.covering(services, |ad| ad.covers(pool)) {
             Ok(advertisements) => Ok(Announcing { advertisements, uncertain: None }),
@@ -95,7 +95,7 @@ impl Context<'_> {
         &self,
         vip: IpAddr,
         name: &str,
-        services: &[&Service],
+        services: &[Served<'_>],
     ) -> Result<Announcing<'_>, Ineligible> {
         if !self.observed.pools_incomplete {
             return Err(Ineligible::NoAdvertisement);
@@ -124,7 +124,7 @@ impl Context<'_> {
     /// The advertisements that cover the pool and all the Services.
     fn covering(
         &self,
-        services: &[&Service],
+        services: &[Served<'_>],
         covers_pool: impl Fn(&Advertisement) -> bool,
     ) -> Result<Vec<&Advertisement>, Ineligible> {
         let covers = |ad: &&Advertisement| {

@@ -4,12 +4,12 @@
 //! all that could be used weighs nothing, it shares the flows alike, and where the policy is Local,
 //! the pods of one node do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use herald_leader_election::NodeName;
+use herald_leader_election::{NodeName, View};
 
-use super::{Backend, Context, Unused};
+use super::{Backend, Context, Served, Unused};
 use crate::facts::Facts;
 use crate::observed::{Endpoint, Service, ServicePort, TrafficPolicy};
 
@@ -17,9 +17,8 @@ use crate::observed::{Endpoint, Service, ServicePort, TrafficPolicy};
 const EVEN: u32 = 1;
 
 impl Context<'_> {
-    pub(super) fn backends(&self, vip: IpAddr, service: &Service) -> Vec<Backend> {
-        let of_family =
-            self.endpoints(service).iter().filter(|e| e.address.is_ipv4() == vip.is_ipv4());
+    pub(super) fn backends(&self, vip: IpAddr, service: &Served<'_>) -> Vec<Backend> {
+        let of_family = service.endpoints.iter().filter(|e| e.address.is_ipv4() == vip.is_ipv4());
         let mut backends = Vec::new();
         for endpoint in of_family {
             for port in &service.ports {
@@ -34,7 +33,8 @@ impl Context<'_> {
 
     fn weigh(&self, backends: &mut [Backend]) {
         for backend in backends.iter_mut() {
-            let node = backend.node.as_ref().and_then(|name| self.observed.nodes.get(&name.0));
+            let node =
+                backend.node.as_ref().and_then(|name| self.observed.nodes.get(name.as_str()));
             backend.weight = node.and_then(|node| node.weight).unwrap_or(EVEN);
         }
         let at = |backend: &Backend| (backend.port, backend.protocol);
@@ -64,13 +64,15 @@ impl Context<'_> {
             .iter()
             .find(|serving| serving.name == port.name && serving.protocol == port.protocol)?;
         let node = self.places.node_of(endpoint);
-        let reached = self.reach(node.as_ref());
+        let reached = node.map_or(Err(Unused::NoNode), |node| {
+            self.reached.get(node).copied().unwrap_or(Err(Unused::NodeSessionLost))
+        });
         Some(Backend {
             service: service.name.clone(),
             port: port.port,
             protocol: port.protocol,
             address: SocketAddr::new(endpoint.address, serving.port),
-            node,
+            node: node.map(|node| self.node_name(node)),
             target: match endpoint {
                 Endpoint { ready: true, .. } => reached,
                 Endpoint { terminating: true, serving: true, .. } => Err(Unused::Terminating),
@@ -80,18 +82,24 @@ impl Context<'_> {
             weight: EVEN,
         })
     }
+}
 
-    /// The MAC of the endpoint's node, whether or not it is ready.
-    fn reach(&self, node: Option<&NodeName>) -> Result<[u8; 6], Unused> {
-        let node = node.ok_or(Unused::NoNode)?;
+/// The MAC of every node that has ever had a session, whether or not its endpoints are ready.
+pub(super) fn reached(
+    me: &NodeName,
+    view: &View,
+    facts: &BTreeMap<NodeName, Facts>,
+    gone: &BTreeSet<NodeName>,
+) -> BTreeMap<NodeName, Result<[u8; 6], Unused>> {
+    let none = Facts::default();
+    let ours = facts.get(me).unwrap_or(&none);
+    let reach = |node: &NodeName| {
         // Without a living speaker the programs are still in the kernel: the node delivers on, as
         // long as it is there.
-        if !self.view.sessions.contains_key(node) || self.gone.contains(node) {
+        if gone.contains(node) {
             return Err(Unused::NodeSessionLost);
         }
-        let none = Facts::default();
-        let ours = self.facts.get(self.me).unwrap_or(&none);
-        let facts = self.facts.get(node).unwrap_or(&none);
-        facts.mac_towards(ours).ok_or(Unused::NoInterface)
-    }
+        facts.get(node).unwrap_or(&none).mac_towards(ours).ok_or(Unused::NoInterface)
+    };
+    view.sessions.keys().map(|node| (node.clone(), reach(node))).collect()
 }

@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use herald_leader_election::{NodeName, SessionState};
 
-use super::{Context, Ineligible};
+use super::{Context, Ineligible, Judged, Served};
 use crate::facts::Interface;
-use crate::observed::{Advertisement, Endpoint, Node, Service, TrafficPolicy};
-
-/// The nodes that may hold a VIP, with their interfaces, and those that may not.
-type Candidates = (BTreeMap<NodeName, BTreeSet<String>>, BTreeMap<NodeName, Ineligible>);
+use crate::observed::{Advertisement, Endpoint, Node, TrafficPolicy};
 
 impl Context<'_> {
     /// Judges every node, given what announces the VIP at all.
@@ -18,12 +16,12 @@ impl Context<'_> {
         &self,
         vip: IpAddr,
         found: Result<&[&Advertisement], Ineligible>,
-        services: &[&Service],
-    ) -> Candidates {
+        services: &[Served<'_>],
+    ) -> Judged {
         let mut eligible = BTreeMap::new();
         let mut ineligible = BTreeMap::new();
         for (name, node) in &self.observed.nodes {
-            let name = NodeName(name.clone());
+            let name = self.node_name(name);
             let judged = found.and_then(|ads| self.eligibility(vip, &name, node, ads));
             match judged.and_then(|it| self.has_local(vip, services, &name).map(|()| it)) {
                 Ok(interfaces) => drop(eligible.insert(name, interfaces)),
@@ -31,7 +29,10 @@ impl Context<'_> {
             }
         }
         self.spare_cordoned(&mut eligible, &mut ineligible);
-        (eligible, ineligible)
+        Judged {
+            eligible: shared(&self.judged.eligible, eligible),
+            ineligible: shared(&self.judged.ineligible, ineligible),
+        }
     }
 
     /// How much nodes are preferred: the sum of all weights that match, in all advertisements that
@@ -42,7 +43,7 @@ impl Context<'_> {
         nodes: impl Iterator<Item = &'n NodeName>,
     ) -> BTreeMap<NodeName, u32> {
         let preference = |name: &NodeName| {
-            let node = self.observed.nodes.get(&name.0)?;
+            let node = self.observed.nodes.get(name.as_str())?;
             let selecting = advertisements.iter().filter(|ad| ad.selects_node(node));
             let weights = selecting.map(|ad| ad.preference(&node.labels));
             Some(weights.fold(0, u32::saturating_add)).filter(|sum| *sum > 0)
@@ -57,8 +58,9 @@ impl Context<'_> {
         eligible: &mut BTreeMap<NodeName, BTreeSet<String>>,
         ineligible: &mut BTreeMap<NodeName, Ineligible>,
     ) {
-        let is_cordoned =
-            |name: &NodeName| self.observed.nodes.get(&name.0).is_some_and(|node| node.cordoned);
+        let is_cordoned = |name: &NodeName| {
+            self.observed.nodes.get(name.as_str()).is_some_and(|node| node.cordoned)
+        };
         // A drained node takes nothing.
         let takes = |name: &NodeName| !is_cordoned(name) && !self.view.drained.contains(name);
         if eligible.keys().any(takes) {
@@ -73,17 +75,17 @@ impl Context<'_> {
     fn has_local(
         &self,
         vip: IpAddr,
-        services: &[&Service],
+        services: &[Served<'_>],
         node: &NodeName,
     ) -> Result<(), Ineligible> {
-        let is_local = |it: &&&Service| it.external_traffic_policy == TrafficPolicy::Local;
+        let is_local = |it: &&Served<'_>| it.external_traffic_policy == TrafficPolicy::Local;
         let serves_here = |endpoint: &Endpoint| {
             let place = self.places.node_of(endpoint);
             can_serve(endpoint)
                 && endpoint.address.is_ipv4() == vip.is_ipv4()
-                && place.is_none_or(|place| place == *node)
+                && place.is_none_or(|place| place == node.as_str())
         };
-        let has_endpoint = |service: &&Service| self.endpoints(service).iter().any(serves_here);
+        let has_endpoint = |service: &Served<'_>| service.endpoints.iter().any(serves_here);
         match services.iter().filter(is_local).all(has_endpoint) {
             true => Ok(()),
             false => Err(Ineligible::NoLocalEndpoint),
@@ -137,6 +139,11 @@ impl Context<'_> {
             false => Err(Ineligible::NoSuchInterface),
         }
     }
+}
+
+/// The value, or the one that was before, if they are equal.
+fn shared<T: PartialEq>(before: &Arc<T>, value: T) -> Arc<T> {
+    if **before == value { Arc::clone(before) } else { Arc::new(value) }
 }
 
 /// Whether new flows may go there if there is nothing better: MetalLB counts an endpoint that

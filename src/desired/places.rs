@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use herald_leader_election::NodeName;
 use ipnetwork::IpNetwork;
 
 use crate::observed::{Endpoint, Observed};
@@ -48,13 +47,13 @@ impl<'a> Places<'a> {
 
     /// The node the endpoint is on: the one it names, the one whose own address it has (a pod on
     /// the host's network), or the one whose pod network it is in.
-    pub fn node_of(&self, endpoint: &Endpoint) -> Option<NodeName> {
+    pub fn node_of<'s>(&'s self, endpoint: &'s Endpoint) -> Option<&'s str> {
         let by_pods = || {
             let found = self.pod_network(endpoint.address).filter(|_| self.is_by_node);
             found.map(|(_, node)| node)
         };
         let by_address = || self.nodes.get(&endpoint.address).copied();
-        endpoint.node.as_deref().or_else(by_address).or_else(by_pods).map(NodeName::from)
+        endpoint.node.as_deref().or_else(by_address).or_else(by_pods)
     }
 
     /// Whether a node has the address for itself.
@@ -80,7 +79,7 @@ impl<'a> Places<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{endpoint, node, observed, service_name};
+    use crate::fixture::{endpoint, observed, service_name};
 
     /// Nodes n1..n3 with 10.244.n.0/24 for their pods.
     fn with_networks() -> Observed {
@@ -99,14 +98,14 @@ mod tests {
     fn an_endpoint_without_a_node_is_found_by_its_address() {
         let observed = with_networks();
         let places = Places::of(&observed);
-        let node_of = |address| places.node_of(&nowhere(address));
-        assert_eq!(node_of([192, 168, 1, 12]), Some(node(2)), "on the host's network");
-        assert_eq!(node_of([10, 244, 3, 255]), Some(node(3)));
+        let node_of = |address| places.node_of(&nowhere(address)).map(str::to_owned);
+        assert_eq!(node_of([192, 168, 1, 12]).unwrap(), "n2", "on the host's network");
+        assert_eq!(node_of([10, 244, 3, 255]).unwrap(), "n3");
         assert_eq!(node_of([10, 244, 4, 0]), None);
         assert_eq!(node_of([10, 244, 0, 255]), None);
         assert_eq!(node_of([192, 192, 192, 192]), None, "what a Gateway of Cilium's has");
         let named = Endpoint { node: Some("n1".into()), ..nowhere([10, 244, 3, 2]) };
-        assert_eq!(places.node_of(&named), Some(node(1)), "what it names comes first");
+        assert_eq!(places.node_of(&named), Some("n1"), "what it names comes first");
     }
 
     #[test]
@@ -116,7 +115,7 @@ mod tests {
         observed.endpoints.insert(service_name(), vec![moved].into());
         let places = Places::of(&observed);
         assert_eq!(places.node_of(&nowhere([10, 244, 2, 2])), None);
-        assert_eq!(places.node_of(&nowhere([192, 168, 1, 12])), Some(node(2)));
+        assert_eq!(places.node_of(&nowhere([192, 168, 1, 12])), Some("n2"));
         assert!(places.networks().is_some(), "together they still hold every pod");
     }
 

@@ -30,8 +30,8 @@ fn why_not(observed: &Observed, view: &View, n: u8) -> Option<Ineligible> {
 fn every_node_in_the_subnet_is_eligible_on_that_interface() {
     let vip = the_vip(&observed(), &view(1));
     let eth0 = BTreeSet::from(["eth0".to_owned()]);
-    assert_eq!(vip.eligible, (1..=3).map(|n| (node(n), eth0.clone())).collect());
-    assert_eq!(vip.ineligible, BTreeMap::new());
+    assert_eq!(*vip.eligible, (1..=3).map(|n| (node(n), eth0.clone())).collect());
+    assert_eq!(*vip.ineligible, BTreeMap::new());
 }
 
 #[test]
@@ -105,9 +105,9 @@ fn with_a_local_policy_only_nodes_with_a_ready_pod_are_eligible() {
     }
     observed.endpoints.insert(service_name(), vec![endpoint(1), not_ready(2)].into());
     let vip = the_vip(&observed, &view(1));
-    assert_eq!(vip.eligible.into_keys().collect::<Vec<_>>(), [node(1)]);
+    assert_eq!(vip.eligible.keys().cloned().collect::<Vec<_>>(), [node(1)]);
     let why = Ineligible::NoLocalEndpoint;
-    assert_eq!(vip.ineligible, BTreeMap::from([(node(2), why), (node(3), why)]));
+    assert_eq!(*vip.ineligible, BTreeMap::from([(node(2), why), (node(3), why)]));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn every_unused_endpoint_has_its_reason() {
 
 /// Names of nodes, for short.
 fn names(nodes: impl IntoIterator<Item = NodeName>) -> String {
-    nodes.into_iter().map(|node| node.0).collect::<Vec<_>>().join(" ")
+    nodes.into_iter().map(|node| node.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_cordoned_node_is_spared_where_another_can_have_the_vip() {
         for n in dead {
             view.sessions.get_mut(&node(*n)).unwrap().state = SessionState::Revoked;
         }
-        names(the_vip(&observed, &view).eligible.into_keys())
+        names(the_vip(&observed, &view).eligible.keys().cloned())
     };
     assert_eq!(eligible(&["n1"], &[], &[]), "n2 n3");
     assert_eq!(eligible(&["n1", "n3"], &[], &[]), "n2");
@@ -251,7 +251,7 @@ fn with_a_local_policy_an_endpoint_counts_on_its_node_or_on_all_if_it_is_on_none
             service.external_traffic_policy = TrafficPolicy::Local;
         }
         observed.endpoints.insert(service_name(), endpoints.into());
-        names(the_vip(&observed, &view(1)).eligible.into_keys())
+        names(the_vip(&observed, &view(1)).eligible.keys().cloned())
     };
     let nowhere =
         |address: [u8; 4]| Endpoint { node: None, address: address.into(), ..endpoint(1) };
@@ -272,7 +272,7 @@ fn without_any_endpoint_that_serves_metallb_announces_nothing_and_cilium_does() 
             (ad.kind, ad.load_balancer_ips) = (kind, true);
         }
         let vip = the_vip(&observed, &view(1));
-        vip.ineligible.into_values().map(Ineligible::label).collect::<BTreeSet<_>>()
+        vip.ineligible.values().copied().map(Ineligible::label).collect::<BTreeSet<_>>()
     };
     use crate::observed::PoolKind::{Cilium, MetalLb};
     let no = BTreeSet::from(["no_ready_endpoint"]);

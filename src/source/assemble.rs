@@ -8,7 +8,6 @@
 //! Pure: `directory` hands in the bytes. Equal bytes are not parsed twice.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -323,6 +322,7 @@ impl Assembler {
 
     fn snapshot(&mut self) -> Snapshot {
         let mut snapshot = Snapshot { files: self.files.len(), ..Snapshot::default() };
+        let mut slices = Slices::new();
         for (name, tracked) in &self.files {
             snapshot.problems.extend(problems_of(name, tracked));
             let may_hide = |is_meant| may_hide(tracked, is_meant);
@@ -336,9 +336,10 @@ impl Assembler {
             snapshot.observed.faulty.extend(tracked.faulty());
             for placed in tracked.objects_in_force() {
                 snapshot.objects += 1;
-                insert(&mut snapshot.observed, &placed.object);
+                insert(&mut snapshot.observed, &mut slices, &placed.object);
             }
         }
+        snapshot.observed.endpoints = slices.into_iter().map(together).collect();
         if self.options.ignores_exclude_label {
             snapshot.observed.nodes.values_mut().for_each(|node| node.excluded = false);
         }
@@ -382,7 +383,10 @@ fn may_hide(tracked: &Tracked, is_meant: fn(Kind) -> bool) -> bool {
     tracked.in_force.is_none() && tracked.kind.is_none_or(is_meant)
 }
 
-fn insert(observed: &mut Observed, object: &Object) {
+/// What the EndpointSlices of each Service say.
+type Slices<'a> = BTreeMap<&'a ServiceName, Vec<&'a Arc<[Endpoint]>>>;
+
+fn insert<'a>(observed: &mut Observed, slices: &mut Slices<'a>, object: &'a Object) {
     match object {
         Object::Pool { pool, .. } => {
             observed.pools.insert(pool.name.clone(), (**pool).clone());
@@ -394,7 +398,7 @@ fn insert(observed: &mut Observed, object: &Object) {
             observed.services.insert(service.name.clone(), Arc::clone(service));
         }
         Object::Endpoints { service, endpoints } => {
-            extend(&mut observed.endpoints, service, endpoints);
+            slices.entry(service).or_default().push(endpoints);
         }
         Object::Node(node) => {
             observed.nodes.insert(node.name.clone(), (**node).clone());
@@ -408,18 +412,15 @@ fn insert(observed: &mut Observed, object: &Object) {
     }
 }
 
-fn extend(
-    all: &mut BTreeMap<ServiceName, Arc<[Endpoint]>>,
-    service: &ServiceName,
-    endpoints: &Arc<[Endpoint]>,
-) {
-    match all.entry(service.clone()) {
-        Entry::Vacant(place) => drop(place.insert(Arc::clone(endpoints))),
-        Entry::Occupied(mut known) => {
-            let both = known.get().iter().chain(&**endpoints).cloned().collect();
-            known.insert(merged(both));
-        }
-    }
+/// The endpoints of a Service; most have one slice, which is not copied.
+fn together(
+    (service, slices): (&ServiceName, Vec<&Arc<[Endpoint]>>),
+) -> (ServiceName, Arc<[Endpoint]>) {
+    let endpoints = match slices[..] {
+        [one] => Arc::clone(one),
+        _ => merged(slices.into_iter().flat_map(|slice| slice.iter().cloned()).collect()),
+    };
+    (service.clone(), endpoints)
 }
 
 fn unknown_references(file: &str, tracked: &Tracked, observed: &Observed) -> Vec<Problem> {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use herald_leader_election::clock;
+use herald_leader_election::pace::Pace;
 use kube::Client;
 use kube::api::{Api, ApiResource, TypeMeta};
 use kube::runtime::WatchStreamExt;
@@ -26,7 +27,6 @@ use super::directory::WatchError;
 use super::gather::{Gather, Message, Scope};
 use super::object::Kind;
 use crate::observed::Exclusions;
-use crate::pace::Pace;
 use crate::trouble::Troubles;
 use watched::Watched;
 

@@ -29,6 +29,8 @@ pub(crate) struct Cluster {
     known: BTreeSet<String>,
     since: BTreeMap<IpAddr, String>,
     verdict: Verdict,
+    /// How many Services had addresses when last seen.
+    given: Option<usize>,
 }
 
 /// A client for the cluster that `kubeconfig` names, or for the one this process runs in.
@@ -74,7 +76,10 @@ impl Cluster {
         let (wanted, receiver) = watch::channel(Arc::new(first));
         let task = writer::start(client, receiver, deadline);
         let (namespace, node) = (namespace.to_owned(), node.to_owned());
-        (Self { namespace, node, wanted, known, since: BTreeMap::new(), verdict }, task)
+        (
+            Self { namespace, node, wanted, known, since: BTreeMap::new(), verdict, given: None },
+            task,
+        )
     }
 
     /// Hands the writer what follows from a decision.
@@ -88,8 +93,8 @@ impl Cluster {
         self.verdict = self.verdict.next(&snapshot.problems, &now);
         let observed = &snapshot.observed;
         let mut allocator = Vec::new();
-        if decision.allocates {
-            allocator = report::writes(observed, &decision.plan, &now);
+        if let Some(plan) = &decision.plan {
+            allocator = report::writes(observed, plan, &now);
             allocator.extend(report::policies(observed, &snapshot.problems, &now));
             allocator.extend(report::faults(observed, &snapshot.problems));
             allocator.extend(report::unannounced(observed, &decision.vips));
@@ -102,7 +107,11 @@ impl Cluster {
         node.extend(report::conflicts(&self.node, observed, &decision.vips, &foreign));
         let speaker = Component::Speaker(&self.node);
         node.push(report::configuration(speaker, &self.namespace, &self.verdict));
-        let is_busy = decision.plan.changes.iter().any(|change| change.to.is_some());
+        // Addresses are being given, here or by another speaker.
+        let has_given = decision.current.len() > self.given.unwrap_or(usize::MAX);
+        self.given = Some(decision.current.len());
+        let changes = decision.plan.iter().flat_map(|plan| &plan.changes);
+        let is_busy = has_given || changes.into_iter().any(|change| change.to.is_some());
         self.wanted.send_replace(Arc::new(Wanted { allocator, node, is_busy }));
     }
 

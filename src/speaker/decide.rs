@@ -9,10 +9,11 @@ mod picture;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use herald_announcer::{Announced, Answering, Links, MacAddr, Neighbourhood, Presence, Standing};
 use herald_ebpf::Picture;
-use herald_leader_election::{ClaimKey, Guard, NodeName, View, Wanted};
+use herald_leader_election::{ClaimKey, Eligible, Guard, NodeName, View, Wanted};
 
 pub(crate) use self::picture::carried;
 use crate::allocator::{self, Assignment, Plan};
@@ -74,8 +75,6 @@ pub struct Decision {
     /// Records to write: assignments, while this node is the allocator, and which VIPs were ever
     /// announced, by their holders.
     pub puts: BTreeMap<String, Put>,
-    /// Whether this node is the allocator, and its plan is to be carried out.
-    pub allocates: bool,
     /// For the data plane.
     pub picture: Picture,
     /// For the announcer.
@@ -90,8 +89,9 @@ pub struct Decision {
     pub vips: BTreeMap<IpAddr, Vip>,
     /// For status: the assignments in force.
     pub current: BTreeMap<ServiceName, Assignment>,
-    /// For status: the allocator's plan, on whichever node it acts.
-    pub plan: Plan,
+    /// The plan to be carried out, if this node is the allocator. The others make none: it takes as
+    /// long as all the rest.
+    pub plan: Option<Plan>,
 }
 
 /// A record to write.
@@ -112,7 +112,8 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         Database::Records => records::assignments(&known.view.records),
         Database::ServiceStatus => allocator::reported(known.observed, known.allocator),
     };
-    let plan = allocator::allocate(known.observed, &current, known.allocator);
+    let guard = allocating(known);
+    let plan = guard.map(|_| allocator::allocate(known.observed, &current, known.allocator));
     // Of its own interfaces this node knows before the others do: what just went down is not used
     // until they have heard.
     let ours = Facts::of(known.links, known.interfaces.keys());
@@ -145,14 +146,14 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         .map(|claim| claim.key)
         .collect();
     let (spoken, probed) = introduce(known, held);
-    let guard = allocating(known);
-    let mut puts = guard.map(|guard| assignments(known, &plan, &vips, guard)).unwrap_or_default();
+    let allocation = guard.zip(plan.as_ref());
+    let puts = allocation.map(|(guard, plan)| assignments(known, plan, &vips, guard));
+    let mut puts = puts.unwrap_or_default();
     puts.extend(marks(known, &spoken));
     Decision {
         wanted: wanted(known.view, &vips),
         releases,
         puts,
-        allocates: guard.is_some(),
         picture: picture::picture(known, &facts, &vips, &spoken),
         announced: announced(known, &spoken),
         neighbourhood: Neighbourhood { probed, peers: peers(known, &facts) },
@@ -228,7 +229,7 @@ fn marks(known: &Knowledge<'_>, spoken: &ByVip) -> BTreeMap<String, Put> {
         let claim = known.view.held(known.me, &ClaimKey::Vip(*vip));
         if let Some(claim) = claim.filter(|_| !known.view.records.contains_key(&key)) {
             let guard = Guard { key: claim.key, term: claim.term };
-            marks.insert(key, Put { value: Some(known.me.0.clone().into_bytes()), guard });
+            marks.insert(key, Put { value: Some(known.me.as_str().as_bytes().to_vec()), guard });
         }
     }
     marks
@@ -245,10 +246,21 @@ fn peers(known: &Knowledge<'_>, facts: &BTreeMap<NodeName, Facts>) -> BTreeSet<M
 fn wanted(view: &View, vips: &BTreeMap<IpAddr, Vip>) -> Wanted {
     let speakers = view.sessions.keys().filter(|node| view.is_alive(node)).cloned().collect();
     let mut claims = BTreeMap::from([(ClaimKey::Allocator, speakers)]);
+    // Most VIPs are alike, and share what is said of them.
+    let mut before: Option<(&Vip, Eligible)> = None;
     for (vip, wanted) in vips {
-        let preference = |node: &NodeName| wanted.preference.get(node).copied().unwrap_or(0);
-        let eligible = wanted.eligible.keys().map(|node| (node.clone(), preference(node)));
-        claims.insert(ClaimKey::Vip(*vip), eligible.collect());
+        let is_alike = |other: &Vip| {
+            Arc::ptr_eq(&other.eligible, &wanted.eligible) && other.preference == wanted.preference
+        };
+        let eligible = match &before {
+            Some((other, eligible)) if is_alike(other) => eligible.clone(),
+            _ => {
+                let preference = |node| wanted.preference.get(node).copied().unwrap_or(0);
+                wanted.eligible.keys().map(|node| (node.clone(), preference(node))).collect()
+            }
+        };
+        claims.insert(ClaimKey::Vip(*vip), eligible.clone());
+        before = Some((wanted, eligible));
     }
     Wanted { claims }
 }

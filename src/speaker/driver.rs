@@ -4,6 +4,8 @@
 //! The order within one round is part of the protocol: what becomes silent is silent in the
 //! kernel and the announcer before the election hears that it was given back.
 
+mod answers;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,17 +13,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use herald_announcer::{AnnouncerHandle, Conflict, Links, Presences, RollCallHandle, Standing};
-use herald_leader_election::raft::sanity::Refusal;
-use herald_leader_election::{
-    BootTime, ClaimKey, Handle, MoveRefusal, NodeName, View, Wanted, clock,
-};
+use herald_leader_election::pace::Pace;
+use herald_leader_election::{BootTime, Handle, NodeName, View, Wanted, clock};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::allocator::Config;
 use crate::facts::Facts;
-use crate::kubernetes::lease::gate::{Gate, Waits};
-use crate::pace::Pace;
+use crate::kubernetes::lease::gate::Gate;
 use crate::source::Snapshot;
 use crate::speaker::End;
 use crate::speaker::carriers::Carriers;
@@ -30,10 +29,10 @@ use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
 use crate::speaker::electing::Leases;
 use crate::speaker::ended::{open, why};
 use crate::speaker::fence::Fences;
-use crate::speaker::flows::{Book, Flows};
+use crate::speaker::flows::Flows;
 use crate::speaker::members;
-use crate::speaker::report::{self, Material, report};
-use crate::speaker::socket::{Answer, Ask, Request};
+use crate::speaker::slack::{self, Slack};
+use crate::speaker::socket::Request;
 
 /// A write or a map update that had no effect yet is tried again after this.
 const RETRY: Duration = Duration::from_millis(500);
@@ -98,6 +97,7 @@ pub(crate) struct Driver {
     /// The election has been told to give everything away.
     is_drained: bool,
     pace: Pace,
+    slack: Slack,
     rounds: Rounds,
     /// When interfaces that others have were looked at last.
     looked: BootTime,
@@ -127,6 +127,7 @@ impl Driver {
             leaving_since: None,
             is_drained: false,
             pace: Pace::default(),
+            slack: Slack::default(),
             rounds: Rounds::default(),
             looked: clock::boot_now(),
         }
@@ -156,6 +157,7 @@ impl Driver {
             let wait = (self.must_retry || !self.in_flight.is_empty()).then_some(RETRY);
             let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
             let wait = wait.into_iter().chain(self.until_clean()).chain(self.until_look()).min();
+            let slack = self.slack.wait(clock::boot_now());
             // In a burst of changes the next round takes in all that come until it begins. What must
             // be silent by then is so in the kernel, by its deadline.
             let rest = self.pace.wait(clock::boot_now());
@@ -200,6 +202,11 @@ impl Driver {
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
                     changed_something = is_rested;
                 }
+                () = tokio::time::sleep(slack.unwrap_or_default()), if slack.is_some() => {
+                    self.slack.given_back();
+                    slack::give_back();
+                    changed_something = false;
+                }
                 ended = &mut tasks.links_task => bail!(why("interface watch", ended)),
                 ended = &mut tasks.source_task => bail!(why("manifest watch", ended)),
                 ended = &mut tasks.announcer_task => bail!(why("announcer", ended)),
@@ -218,6 +225,7 @@ impl Driver {
         let end = clock::boot_now();
         let took = end.since(begin);
         self.pace.spend(took, end);
+        self.slack.spend(took, end);
         self.rounds.count += 1;
         self.rounds.time += took;
     }
@@ -393,106 +401,4 @@ impl Driver {
         };
         !others || !orphans() || clock::boot_now().since(since) > PATIENCE
     }
-
-    /// As one JSON value.
-    fn answer(&mut self, ask: Ask) -> String {
-        let named = |node: Option<String>| node.map_or(self.parts.me.clone(), NodeName);
-        let (node, done) = match ask {
-            Ask::Status => return self.report(),
-            Ask::Flows { after } => {
-                self.read_flows();
-                return self.parts.flows.recent(&self.parts.me, after);
-            }
-            Ask::Move { vip, node } => {
-                let node = NodeName(node);
-                let key = ClaimKey::Vip(vip);
-                (node.clone(), self.parts.election.move_to(key, node))
-            }
-            Ask::Drain { node } => {
-                let node = named(node);
-                (node.clone(), self.parts.election.drain_node(node))
-            }
-            Ask::Undrain { node } => {
-                let node = named(node);
-                (node.clone(), self.parts.election.undrain_node(node))
-            }
-        };
-        let answer = match done {
-            Ok(()) => Answer::Accepted { node: node.0 },
-            Err(refusal) => refused(&refusal),
-        };
-        serde_json::to_string(&answer).unwrap_or_default()
-    }
-
-    fn read_flows(&mut self) {
-        let (view, snapshot) = (self.view.borrow(), self.parts.snapshots.borrow());
-        let (me, decision, observed) = (&self.parts.me, self.last.as_ref(), &snapshot.observed);
-        self.parts.flows.read(Book { me, observed, view: &view, decision });
-    }
-
-    fn report(&mut self) -> String {
-        self.read_flows();
-        let mut counters = report::announcer(&self.parts.announcer.counters());
-        let refused = self.parts.election.refusals();
-        counters.extend(refused.into_iter().map(|(why, n)| (format!("peer_refused_{why}"), n)));
-        match self.parts.carriers.datapath().map(|datapath| datapath.counters()) {
-            Some(Ok(packets)) => {
-                counters.extend(
-                    packets.iter().map(|c| (format!("xdp_{}", c.reason.label()), c.packets)),
-                );
-            }
-            Some(Err(error)) => tracing::warn!(%error, "cannot read the data plane's counters"),
-            None => {}
-        }
-        let spent = u64::try_from(self.rounds.time.as_micros()).unwrap_or(u64::MAX);
-        counters.insert("speaker_rounds".to_owned(), self.rounds.count);
-        counters.insert("speaker_rounds_microseconds".to_owned(), spent);
-        counters.extend(self.parts.leases.iter().flat_map(Leases::counters));
-        let view = self.view.borrow().clone();
-        let snapshot = self.parts.snapshots.borrow().clone();
-        let links = self.parts.links.borrow().clone();
-        // What was performed last, or what would be once this process has a session.
-        let decided = self.last.is_none().then(|| self.decide(&view, &snapshot, &links));
-        let Some(decision) = self.last.as_ref().or(decided.as_ref()) else {
-            return String::new();
-        };
-        let material = Material {
-            me: &self.parts.me,
-            view: &view,
-            observed: &snapshot.observed,
-            decision,
-            deadline: *self.deadline.borrow(),
-            waits: self.waits(&view),
-            lease: self.parts.leases.as_ref().map(|leases| leases.status(clock::boot_now())),
-            members: self.parts.election.members(),
-            founding: self.parts.election.founding(),
-            now: clock::boot_now(),
-            datapath: self.parts.carriers.report(),
-            counters,
-            flows: self.parts.flows.report(),
-            frames: self.parts.announcer.counters().vips,
-            problems: snapshot.problems.clone(),
-            conflicts: self.parts.announcer.conflicts().borrow().as_ref().clone(),
-        };
-        serde_json::to_string(&report(material))
-            .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
-    }
-
-    /// Why this speaker takes nothing, if so.
-    fn waits(&self, view: &View) -> Option<Waits> {
-        let reason = Refusal::DuplicateName.label();
-        let is_doubled = self.parts.leases.is_some()
-            && !view.sessions.contains_key(&self.parts.me)
-            && self.parts.election.refusals().contains_key(reason);
-        if !is_doubled {
-            return self.parts.gate.borrow().waits(view.epoch);
-        }
-        let message = "a speaker on another machine has this node's name: this one waits until that \
-                       one is gone; is --node-name right?";
-        Some(Waits { reason, message: message.to_owned() })
-    }
-}
-
-fn refused(refusal: &MoveRefusal) -> Answer {
-    Answer::Refused { reason: refusal.label().to_owned(), message: refusal.to_string() }
 }

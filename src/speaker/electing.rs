@@ -123,7 +123,7 @@ fn start_raft(
     facts: Vec<u8>,
     fences: Fences,
 ) -> anyhow::Result<Started> {
-    let me = NodeName(config.node.clone());
+    let me = NodeName::from(config.node.clone());
     let voters = members::voters(&config.voters);
     let raft = RaftConfig {
         cluster: members::cluster(&voters),
@@ -163,7 +163,7 @@ fn start_leases(
     fences: Fences,
 ) -> anyhow::Result<Started> {
     let client = client.context("Leases need an API server")?;
-    let node = NodeName(config.node.clone());
+    let node = NodeName::from(config.node.clone());
     let namespace = config.namespace.clone();
     let served = edge::Config { namespace: namespace.clone(), node: node.clone(), timing };
     let (keeper, gate) = Keeper::new(client.clone(), &namespace, node.clone());
@@ -244,7 +244,7 @@ pub(super) async fn prepare(
     if config.election != Election::Raft {
         return Ok(Some(Electorate::Everybody));
     }
-    let me = NodeName(config.node.clone());
+    let me = NodeName::from(config.node.clone());
     loop {
         let nodes = members::reachable(&snapshots.borrow_and_update().observed, config.raft_port);
         if let Some(own) = nodes.get(&me).copied() {

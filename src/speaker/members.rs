@@ -18,7 +18,7 @@ pub(crate) fn reachable(observed: &Observed, port: u16) -> BTreeMap<NodeName, So
     nodes
         .filter_map(|(name, node)| {
             let address = node.addresses.first()?;
-            Some((NodeName(name.clone()), SocketAddr::new(*address, port)))
+            Some((NodeName::from(name.clone()), SocketAddr::new(*address, port)))
         })
         .collect()
 }
@@ -28,7 +28,7 @@ pub(crate) fn voters(asked: &[String]) -> Voters {
     match asked {
         [] => Voters::Automatic,
         [one] if one.parse::<usize>().is_ok() => Voters::AtMost(one.parse().unwrap_or_default()),
-        names => Voters::Exactly(names.iter().cloned().map(NodeName).collect()),
+        names => Voters::Exactly(names.iter().cloned().map(NodeName::from).collect()),
     }
 }
 

@@ -18,6 +18,7 @@ mod flows;
 mod members;
 pub mod records;
 mod report;
+mod slack;
 pub mod socket;
 
 use std::net::SocketAddr;
@@ -135,7 +136,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (roll_call, roll_call_task) = herald_announcer::roll_caller::start(links.clone());
     let listener = socket::listen(&config.run_dir)
         .with_context(|| format!("cannot listen at {}", socket::path(&config.run_dir).display()))?;
-    let me = NodeName(config.node.clone());
+    let me = NodeName::from(config.node.clone());
     let facts = Facts::of(&first_links, &interfaces).encode();
     let fences = Fences::new(userspace, kernel);
     let elected = electing::start(&config, electorate, client.clone(), facts, fences.clone())?;
@@ -188,7 +189,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let driver = Driver::new(parts);
     let result = driver.run(tasks, report_requests, end).await;
     if let (Election::Raft, Some(client), Ok(())) = (config.election, marked, &result) {
-        gate::leave(client, &config.namespace, &NodeName(config.node)).await;
+        gate::leave(client, &config.namespace, &NodeName::from(config.node)).await;
     }
     // The socket is ours: a later speaker must not find a file nobody listens on.
     let _ = std::fs::remove_file(socket::path(&config.run_dir));

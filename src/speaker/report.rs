@@ -7,7 +7,7 @@ use std::time::Duration;
 use herald_announcer::{Conflict, Counters, OfVip};
 use herald_leader_election::{BootTime, ClaimKey, Founding, NodeName, SessionState, View};
 
-use crate::allocator::Count;
+use crate::allocator::{Count, Plan};
 use crate::desired::{Backend, Uncertain, Vip};
 use crate::facts::Facts;
 use crate::kubernetes::lease::gate::Waits;
@@ -26,6 +26,8 @@ pub struct Material<'a> {
     pub observed: &'a Observed,
     /// The last decision.
     pub decision: &'a Decision,
+    /// What the allocator plans, or would plan if it were this node.
+    pub plan: &'a Plan,
     /// Until when this node may speak, if it may.
     pub deadline: Option<BootTime>,
     /// How the API server serves the election, where Leases decide.
@@ -165,8 +167,8 @@ impl Material<'_> {
     }
 
     fn pool(&self, pool: &Pool) -> status::Pool {
-        let count = Count::of(pool, &self.decision.plan);
-        let assignments = self.decision.plan.assignments.values();
+        let count = Count::of(pool, self.plan);
+        let assignments = self.plan.assignments.values();
         status::Pool {
             name: pool.name.clone(),
             kind: match pool.kind {
@@ -207,7 +209,7 @@ impl Material<'_> {
             };
             services.insert(name.clone(), service);
         }
-        for (name, refusal) in &self.decision.plan.refusals {
+        for (name, refusal) in &self.plan.refusals {
             let service = services.entry(name.clone()).or_insert_with(|| status::Service {
                 name: name.to_string(),
                 addresses: Vec::new(),

@@ -32,7 +32,7 @@ pub fn in_cluster(
     manifests: &str,
     test: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    in_cluster_of(Extent::Usual, manifests, test)
+    in_cluster_of(Extent::Test, manifests, test)
 }
 
 /// The same in a cluster for thousands of Services.

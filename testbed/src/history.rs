@@ -10,8 +10,6 @@ use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,6 +20,7 @@ use crate::clock;
 use crate::lab::addresses::nodes;
 use crate::scenario::{self, directory};
 use crate::status::Status;
+use crate::stop::{Flag, Stop};
 
 /// Time between two reports of one speaker.
 const PACE: Duration = Duration::from_millis(50);
@@ -31,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// One speaker is asked by each thread.
 #[derive(Debug)]
 pub struct History {
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     threads: Vec<JoinHandle<()>>,
     reports: Receiver<Vec<Held>>,
     terms: BTreeMap<IpAddr, BTreeMap<u64, String>>,
@@ -49,10 +48,10 @@ struct Held {
 impl History {
     /// Starts to ask all speakers.
     pub fn begin() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Stop::default();
         let (tell, reports) = channel();
         let asking = |node: String| {
-            let (stop, tell) = (Arc::clone(&stop), tell.clone());
+            let (stop, tell) = (stop.flag(), tell.clone());
             std::thread::spawn(move || ask(&node, &stop, &tell))
         };
         Self { threads: nodes().map(asking).collect(), stop, reports, terms: BTreeMap::new() }
@@ -93,7 +92,7 @@ impl History {
     ///
     /// If a thread crashed.
     pub fn finish(&mut self) -> anyhow::Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.set();
         for thread in self.threads.drain(..) {
             thread.join().map_err(|_| anyhow!("a historian crashed"))?;
         }
@@ -114,8 +113,8 @@ impl History {
     }
 }
 
-fn ask(node: &str, stop: &AtomicBool, tell: &Sender<Vec<Held>>) {
-    while !stop.load(Ordering::Relaxed) {
+fn ask(node: &str, stop: &Flag, tell: &Sender<Vec<Held>>) {
+    while !stop.is_set() {
         // A speaker that is not there, or does not answer, is what the tests are about.
         if let Ok(status) = report(&directory(node).join("run/speaker.sock")) {
             let held = status.vips.into_iter().map(|vip| Held {

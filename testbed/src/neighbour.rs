@@ -3,19 +3,16 @@
 //! learns the asker's address.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 use herald_announcer::MacAddr;
 use herald_announcer::wire::{Arp, Ethernet, Ndp, ethernet};
 
 use crate::clock;
 use crate::lab::netns::Netns;
 use crate::lab::{addresses, bpf};
-use crate::tap::PacketSocket;
+use crate::tap::{Direction, PacketSocket, Recording};
 
 /// How long the first answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -86,10 +83,7 @@ pub fn claim(frame: &[u8]) -> Option<(IpAddr, MacAddr)> {
 
 /// A running record of what one host claims.
 #[derive(Debug)]
-pub struct Claims {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<anyhow::Result<Vec<(IpAddr, MacAddr)>>>,
-}
+pub struct Claims(Recording<Vec<(IpAddr, MacAddr)>>);
 
 impl Claims {
     /// Starts to listen at a host's bridge port. To be called in the bridge's namespace.
@@ -99,10 +93,9 @@ impl Claims {
     /// If there is no such host.
     pub fn of(host: &str) -> anyhow::Result<Self> {
         let socket = open(&addresses::port(host))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || listen(&socket, &stopped));
-        Ok(Self { stop, thread })
+        Ok(Self(Recording::start(socket, |claims: &mut Vec<_>, frame, direction| {
+            claims.extend(claim(frame).filter(|_| direction == Direction::FromHost));
+        })))
     }
 
     /// Stops and returns all claims, in order.
@@ -111,27 +104,10 @@ impl Claims {
     ///
     /// If the socket failed, or the kernel dropped a frame before it was read.
     pub fn finish(self) -> anyhow::Result<Vec<(IpAddr, MacAddr)>> {
-        // What was sent before is in the queue then.
-        clock::pause(Duration::from_millis(20));
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the listener crashed"))?
+        let (claims, missed) = self.0.finish()?;
+        ensure!(missed == 0, "{missed} frames were dropped before they were read");
+        Ok(claims)
     }
-}
-
-fn listen(socket: &PacketSocket, stop: &AtomicBool) -> anyhow::Result<Vec<(IpAddr, MacAddr)>> {
-    let (mut claims, mut buffer) = (Vec::new(), [0; 512]);
-    loop {
-        let is_stopped = stop.load(Ordering::Relaxed);
-        match socket.receive_for(&mut buffer, is_stopped)? {
-            Some((frame, false)) => claims.extend(claim(frame)),
-            Some((_, true)) => {}
-            None if is_stopped => break,
-            None => {}
-        }
-    }
-    let missed = socket.missed()?;
-    ensure!(missed == 0, "{missed} frames were dropped before they were read");
-    Ok(claims)
 }
 
 fn open(interface: &str) -> anyhow::Result<PacketSocket> {

@@ -84,9 +84,7 @@ impl Scenario {
     /// The command of a speaker that calls itself `name`, on the machine of `node`, without
     /// `--voters`.
     pub fn speaker_command(&self, name: &str, node: &str, state: &Path) -> Command {
-        let mut command = self.speaker_command_without_source(name, node, state);
-        command.arg("--source").arg(manifests());
-        command
+        self.stranger_command(name, node, state, &directory(node).join("run"))
     }
 
     /// The same for one that may be told to read an API server.
@@ -203,6 +201,11 @@ impl Scenario {
             .with_context(|| format!("cannot read the status of {node}"))
     }
 
+    /// Who holds a VIP, as a node's speaker sees it; none as well if it does not answer.
+    pub fn holder(&self, asked: &str, vip: IpAddr) -> Option<String> {
+        self.status(asked).ok()?.vip(vip)?.holder.clone()
+    }
+
     /// Runs another `herald` command on a node, as an administrator would: its exit status and all it
     /// printed.
     ///
@@ -279,6 +282,17 @@ impl Scenario {
             }
             ask(self)
         })
+    }
+
+    /// Kills a node's speaker, which leaves its programs and their last deadline behind.
+    ///
+    /// # Errors
+    ///
+    /// If none was started, or the kernel refuses.
+    pub fn kill(&mut self, node: &str) -> anyhow::Result<()> {
+        self.speaker(node)?.kill()?;
+        self.forget(node);
+        Ok(())
     }
 
     /// Takes a speaker that is meant to be gone out of the list.

@@ -13,6 +13,11 @@ pub struct Stop(Arc<AtomicBool>);
 pub struct Flag(Arc<AtomicBool>);
 
 impl Stop {
+    /// Ends it now, for one that cannot be dropped yet.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// For the thread.
     pub fn flag(&self) -> Flag {
         Flag(Arc::clone(&self.0))
@@ -28,7 +33,7 @@ impl Flag {
 
 impl Drop for Stop {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.set();
     }
 }
 

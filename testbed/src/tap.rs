@@ -5,14 +5,10 @@
 //! not at all; what the kernel dropped before we read it is counted and must be 0 for a "never".
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use herald_announcer::MacAddr;
 use herald_announcer::wire::{Arp, Ethernet, Ndp, Operation, ethernet};
 
@@ -20,9 +16,11 @@ use crate::clock;
 use crate::lab::{addresses, bpf};
 
 pub mod ports;
+mod recording;
 mod socket;
 pub mod turns;
 
+pub(crate) use recording::Recording;
 pub(crate) use socket::PacketSocket;
 
 /// Which way a frame went through the port, seen from the host at the cable.
@@ -74,15 +72,9 @@ pub struct Capture {
     pub missed: u32,
 }
 
-/// What was sent before a capture is stopped is in its queue after this.
-const ON_THEIR_WAY: Duration = Duration::from_millis(20);
-
 /// A running tap.
 #[derive(Debug)]
-pub struct Tap {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<io::Result<Capture>>,
-}
+pub struct Tap(Recording<Capture>);
 
 impl Tap {
     /// Starts to listen at a host's bridge port, watching flows from these addresses. To be called
@@ -94,11 +86,10 @@ impl Tap {
     pub fn at(host: &str, vips: &[IpAddr]) -> anyhow::Result<Self> {
         let socket = PacketSocket::open(bpf::index(&addresses::port(host))?, libc::ETH_P_ALL)
             .with_context(|| format!("cannot listen at the port of {host}"))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
         let vips = vips.to_vec();
-        let thread = std::thread::spawn(move || listen(&socket, &vips, &stopped));
-        Ok(Self { stop, thread })
+        Ok(Self(Recording::start(socket, move |capture: &mut Capture, frame, direction| {
+            capture.take(frame, direction, &vips);
+        })))
     }
 
     /// Stops and tells what was heard.
@@ -107,29 +98,10 @@ impl Tap {
     ///
     /// If the socket failed.
     pub fn finish(self) -> anyhow::Result<Capture> {
-        clock::pause(ON_THEIR_WAY);
-        self.stop.store(true, Ordering::Relaxed);
-        let ended = self.thread.join().map_err(|_| anyhow!("the tap crashed"))?;
-        ended.context("cannot listen on")
+        let (mut capture, missed) = self.0.finish()?;
+        capture.missed = missed;
+        Ok(capture)
     }
-}
-
-fn listen(socket: &PacketSocket, vips: &[IpAddr], stop: &AtomicBool) -> io::Result<Capture> {
-    let mut capture = Capture::default();
-    let mut buffer = [0; 512];
-    loop {
-        let is_stopped = stop.load(Ordering::Relaxed);
-        match socket.receive_for(&mut buffer, is_stopped)? {
-            Some((frame, is_outgoing)) => {
-                let direction = if is_outgoing { Direction::ToHost } else { Direction::FromHost };
-                capture.take(frame, direction, vips);
-            }
-            None if is_stopped => break,
-            None => {}
-        }
-    }
-    capture.missed = socket.missed()?;
-    Ok(capture)
 }
 
 impl Capture {

@@ -50,7 +50,7 @@ fn a_disk_that_is_full_and_a_log_that_is_torn_or_damaged() -> anyhow::Result<()>
 
         // The beginning of a record of 64 octets that was never written to its end is cut off.
         give(&mut trial, scenario, "n1")?;
-        kill(scenario, "n1")?;
+        scenario.kill("n1")?;
         let mut file = OpenOptions::new().append(true).open(state.join(LOG))?;
         file.write_all(&[0, 0, 0, 64, 1, 2, 3])?;
         scenario.start("n1", &[])?;
@@ -59,7 +59,7 @@ fn a_disk_that_is_full_and_a_log_that_is_torn_or_damaged() -> anyhow::Result<()>
 
         // Damage with good records behind it is no torn end: a vote may be missing.
         give(&mut trial, scenario, "n1")?;
-        kill(scenario, "n1")?;
+        scenario.kill("n1")?;
         let mut bytes = fs::read(state.join(LOG))?;
         bytes[10] ^= 1;
         fs::write(state.join(LOG), bytes)?;
@@ -86,7 +86,7 @@ fn a_stranger_in_a_nodes_place_and_a_key_that_changes() -> anyhow::Result<()> {
 
         // The state directory of another node.
         give(&mut trial, scenario, "n1")?;
-        kill(scenario, "n1")?;
+        scenario.kill("n1")?;
         fs::create_dir(place("stolen"))?;
         fs::copy(directory("n3").join("state").join(LOG), place("stolen").join(LOG))?;
         let mut thief = scenario.speaker_command("n1", "n1", &place("stolen"));
@@ -117,7 +117,7 @@ fn a_stranger_in_a_nodes_place_and_a_key_that_changes() -> anyhow::Result<()> {
         })?;
         silent(&status_at(scenario, &run)?, &vips);
         told(scenario, "n2", "foreign_cluster")?;
-        kill(scenario, "n1")?;
+        scenario.kill("n1")?;
 
         // As itself it is welcome.
         scenario.start("n1", &old)?;
@@ -125,7 +125,7 @@ fn a_stranger_in_a_nodes_place_and_a_key_that_changes() -> anyhow::Result<()> {
 
         // A new key, node by node. The first that has it is alone with it...
         give(&mut trial, scenario, "n2")?;
-        kill(scenario, "n2")?;
+        scenario.kill("n2")?;
         scenario.start("n2", &new)?;
         told(scenario, "n1", "wrong_key")?;
         told(scenario, "n2", "wrong_key")?;
@@ -134,12 +134,12 @@ fn a_stranger_in_a_nodes_place_and_a_key_that_changes() -> anyhow::Result<()> {
         trial.served(scenario)?;
         // ...and in the end the last that has not is, although it held all VIPs.
         give(&mut trial, scenario, "n3")?;
-        kill(scenario, "n1")?;
+        scenario.kill("n1")?;
         scenario.start("n1", &new)?;
         trial.held(scenario, "n1", |holder| holder != "n3")?;
         silent(&scenario.status("n3")?, &vips);
         trial.served(scenario)?;
-        kill(scenario, "n3")?;
+        scenario.kill("n3")?;
         scenario.start("n3", &new)?;
         rejoined(scenario, "n1", "n3")?;
         trial.end(scenario, "n1").map(drop)
@@ -177,13 +177,6 @@ fn write_until_it_ends(scenario: &mut Scenario, node: &str) -> anyhow::Result<()
         scenario.speaker(node)?.status()
     })
     .map(drop)
-}
-
-/// Killed, so that it leaves its programs and their last deadline behind.
-fn kill(scenario: &mut Scenario, node: &str) -> anyhow::Result<()> {
-    scenario.speaker(node)?.kill()?;
-    scenario.forget(node);
-    Ok(())
 }
 
 /// Waits until the speaker has ended by itself, with these words last.

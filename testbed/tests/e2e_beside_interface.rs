@@ -12,7 +12,6 @@ use herald_testbed::client::Transport;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::addresses::NODES;
 use herald_testbed::scenario::{Scenario, directory};
-use herald_testbed::status::Datapath;
 
 const NODE: &str = "n3";
 const LIMIT: u64 = 30;
@@ -30,7 +29,7 @@ fn an_interface_that_returns_is_served_again_and_better_when_its_mtu_allows() ->
         all_pods_answer(scenario, vip)?;
 
         interface::remove(&scenario.lab, NODE)?;
-        let gone = wait_for(scenario, "off")?;
+        let gone = interface::served_by(scenario, NODE, "off")?;
         assert_eq!(gone.reason.as_deref(), Some("the interface does not exist"));
         scenario.wait("another node holds the VIP", LIMIT, |scenario| {
             let holder = scenario.status("n1")?.holders().remove(&vip);
@@ -38,26 +37,25 @@ fn an_interface_that_returns_is_served_again_and_better_when_its_mtu_allows() ->
         })?;
 
         interface::put_back(&scenario.lab, NODE, 9000)?;
-        let large = wait_for(scenario, "generic")?;
+        let large = interface::served_by(scenario, NODE, "generic")?;
         let reason = large.reason.context("no reason for not being native")?;
         assert!(reason.contains("cannot attach herald_xdp to eth0"), "{reason}");
         taken(scenario, vip)?;
         all_pods_answer(scenario, vip)?;
 
         let _cable = interface::resize(&scenario.lab, NODE, 1500)?;
-        let small = wait_for(scenario, "native")?;
+        let small = interface::served_by(scenario, NODE, "native")?;
         assert_eq!(small.reason, None);
         taken(scenario, vip)?;
         all_pods_answer(scenario, vip)?;
 
         // What a speaker of another release has left.
-        scenario.speaker(NODE)?.kill()?;
-        scenario.forget(NODE);
+        scenario.kill(NODE)?;
         let pins = directory(NODE).join("bpf");
         let format = only_format(&pins)?;
         fs::rename(pins.join(&format), pins.join("v0"))?;
         scenario.start(NODE, &[])?;
-        wait_for(scenario, "native")?;
+        interface::served_by(scenario, NODE, "native")?;
         assert_eq!(only_format(&pins)?, format, "the old one is removed");
         taken(scenario, vip)?;
         all_pods_answer(scenario, vip)
@@ -96,13 +94,6 @@ fn all_pods_answer(scenario: &mut Scenario, vip: IpAddr) -> anyhow::Result<()> {
     }
     assert_eq!(Vec::from_iter(nodes), ["n1", "n2", "n3"]);
     Ok(())
-}
-
-fn wait_for(scenario: &mut Scenario, mode: &str) -> anyhow::Result<Datapath> {
-    scenario.wait(&format!("{NODE} says {mode}"), LIMIT, |scenario| {
-        let Ok(status) = scenario.status(NODE) else { return Ok(None) };
-        Ok(status.datapath.into_iter().find(|it| it.interface == "eth0" && it.mode == mode))
-    })
 }
 
 fn only_format(pins: &std::path::Path) -> anyhow::Result<String> {

@@ -7,12 +7,8 @@ use herald_testbed::beside::interface;
 use herald_testbed::client::Transport;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::pass::Pass;
-use herald_testbed::scenario::Scenario;
-use herald_testbed::status::Datapath;
 
 const NODE: &str = "n2";
-/// The interface is looked at every ten seconds.
-const LIMIT: u64 = 60;
 const REQUESTS: usize = 30;
 
 #[test]
@@ -23,7 +19,7 @@ fn a_foreign_program_stays_and_is_named_and_its_place_is_taken_when_it_goes() ->
         let foreign = scenario.lab.netns(NODE)?.inside(|| foreign.attach("eth0"))?;
         let before = interface::program(&scenario.lab, NODE)?;
         scenario.start_all(&[])?;
-        let off = wait_for(scenario, "off")?;
+        let off = interface::served_by(scenario, NODE, "off")?;
         let reason = off.reason.unwrap_or_default();
         let wanted = "eth0 has another XDP program (XDP_PASS, program id ";
         assert!(reason.starts_with(wanted) && reason.contains(", native)"), "{reason}");
@@ -38,7 +34,7 @@ fn a_foreign_program_stays_and_is_named_and_its_place_is_taken_when_it_goes() ->
         }
 
         drop(foreign);
-        let native = wait_for(scenario, "native")?;
+        let native = interface::served_by(scenario, NODE, "native")?;
         assert_eq!(native.reason, None);
         scenario.put_all_manifests()?;
         for (vip, _) in scenario.served()? {
@@ -49,12 +45,5 @@ fn a_foreign_program_stays_and_is_named_and_its_place_is_taken_when_it_goes() ->
             assert_eq!(Vec::from_iter(nodes), ["n1", "n2", "n3"]);
         }
         Ok(())
-    })
-}
-
-fn wait_for(scenario: &mut Scenario, mode: &str) -> anyhow::Result<Datapath> {
-    scenario.wait(&format!("{NODE} says {mode}"), LIMIT, |scenario| {
-        let Ok(status) = scenario.status(NODE) else { return Ok(None) };
-        Ok(status.datapath.into_iter().find(|it| it.interface == "eth0" && it.mode == mode))
     })
 }

@@ -18,8 +18,7 @@ fn killed_and_restarted() -> anyhow::Result<()> {
         // Dead for longer than its session lasts.
         let old = trial.holder(vips[0])?.to_owned();
         let witness = other(&[&old])?;
-        scenario.speaker(&old)?.kill()?;
-        scenario.forget(&old);
+        scenario.kill(&old)?;
         trial.held(scenario, &witness, |holder| holder != old)?;
         trial.served(scenario)?;
         scenario.start(&old, &[])?;

@@ -8,17 +8,17 @@ use herald_testbed::client::Transport;
 use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::judge::Judge;
-use herald_testbed::lab::addresses::{host, nodes};
+use herald_testbed::lab::addresses::host;
 use herald_testbed::probe::Probe;
 use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::{Scenario, service};
 use herald_testbed::tap::Tap;
 use herald_testbed::tap::turns::speakers;
+use herald_testbed::trial::{other, rejoined};
 use herald_testbed::watch::PACE;
 
 /// Probes two flows, one to a pod on the node and one to a pod elsewhere, while something happens;
-/// both must lose nothing and stay where they
-/// are.
+/// both must lose nothing and stay where they are.
 fn without_loss(
     scenario: &mut Scenario,
     vip: IpAddr,
@@ -51,23 +51,14 @@ fn without_loss(
     Ok(())
 }
 
-fn holder(scenario: &Scenario, asked: &str, vip: IpAddr) -> Option<String> {
-    scenario.status(asked).ok()?.vip(vip)?.holder.clone()
-}
-
-/// A node that is neither of these.
-fn other(than: &[&str]) -> String {
-    nodes().find(|node| !than.contains(&node.as_str())).unwrap_or_default()
-}
-
 #[test]
 fn vips_move_and_nodes_are_drained_without_loss() -> anyhow::Result<()> {
     in_lab(|scenario| {
         scenario.start_all(&[])?;
         scenario.put_all_manifests()?;
         let (vip, old) = scenario.served()?.remove(0);
-        let new = other(&[&old]);
-        let third = other(&[&old, &new]);
+        let new = other(&[&old])?;
+        let third = other(&[&old, &new])?;
         let judge = Judge::begin(&scenario.lab, &[vip], PACE)?;
 
         // Asked on a third node, which has to pass it on.
@@ -93,7 +84,7 @@ fn vips_move_and_nodes_are_drained_without_loss() -> anyhow::Result<()> {
             assert_eq!(scenario.status(&third)?.election.drained, [new.as_str()]);
             Ok(())
         })?;
-        let after_drain = holder(scenario, &third, vip).unwrap();
+        let after_drain = scenario.holder(&third, vip).unwrap();
         assert_ne!(after_drain, new);
         let (ok, said) = scenario.command(&third, &["move", &vip.to_string(), &new])?;
         assert!(!ok && said.contains("drained"), "{said}");
@@ -101,14 +92,12 @@ fn vips_move_and_nodes_are_drained_without_loss() -> anyhow::Result<()> {
         // A drained node stays drained when its speaker starts anew, and takes nothing back after.
         scenario.speaker(&new)?.terminate(Duration::from_secs(20))?;
         scenario.start(&new, &[])?;
-        scenario.wait("the drained node has a session again", 20, |scenario| {
-            Ok(scenario.status(&third)?.open_session(&new).map(drop))
-        })?;
+        rejoined(scenario, &third, &new)?;
         assert_eq!(scenario.status(&third)?.election.drained, [new.as_str()]);
         let (ok, said) = scenario.command(&third, &["undrain", &new])?;
         assert!(ok, "{said}");
         clock::pause(Duration::from_secs(1));
-        assert_eq!(holder(scenario, &third, vip), Some(after_drain.clone()));
+        assert_eq!(scenario.holder(&third, vip), Some(after_drain.clone()));
 
         let seen = judge.end(|| scenario.status(&third))?;
         let expected = [&old, &new, &after_drain].map(|node| host(node).unwrap().mac());
@@ -125,14 +114,13 @@ fn a_killed_speaker_loses_nothing_and_its_node_goes_on_delivering() -> anyhow::R
         let (vip, old) = scenario.served()?.remove(0);
         let tap = Tap::at("c1", &[])?;
         assert_eq!(who_has(&scenario.lab, vip)?, [host(&old).unwrap().mac()]);
-        let witness = other(&[&old]);
-        let bystander = other(&[&old, &witness]);
+        let witness = other(&[&old])?;
+        let bystander = other(&[&old, &witness])?;
         let mut new = String::new();
         without_loss(scenario, vip, &old, |scenario| {
-            scenario.speaker(&old)?.kill()?;
-            scenario.forget(&old);
+            scenario.kill(&old)?;
             new = scenario.wait("another node holds the VIP", 20, |scenario| {
-                Ok(holder(scenario, &witness, vip).filter(|holder| *holder != old))
+                Ok(scenario.holder(&witness, vip).filter(|holder| *holder != old))
             })?;
             // Longer than it takes to call the node gone, were it gone.
             clock::pause(Duration::from_secs(2));
@@ -140,15 +128,12 @@ fn a_killed_speaker_loses_nothing_and_its_node_goes_on_delivering() -> anyhow::R
         })?;
         assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
         scenario.start(&old, &[])?;
-        scenario.wait("the killed speaker has a session again", 20, |scenario| {
-            Ok(scenario.status(&witness)?.open_session(&old).map(drop))
-        })?;
+        rejoined(scenario, &witness, &old)?;
 
         // A speaker that holds nothing.
         let idle = if new == bystander { old.clone() } else { bystander };
         without_loss(scenario, vip, &idle, |scenario| {
-            scenario.speaker(&idle)?.kill()?;
-            scenario.forget(&idle);
+            scenario.kill(&idle)?;
             clock::pause(Duration::from_secs(2));
             Ok(())
         })?;
@@ -166,20 +151,17 @@ fn a_speaker_that_hangs_loses_nothing_and_is_silent_when_it_goes_on() -> anyhow:
         let (vip, old) = scenario.served()?.remove(0);
         let tap = Tap::at("c1", &[])?;
         assert_eq!(who_has(&scenario.lab, vip)?, [host(&old).unwrap().mac()]);
-        let witness = other(&[&old]);
+        let witness = other(&[&old])?;
         let mut new = String::new();
         without_loss(scenario, vip, &old, |scenario| {
             scenario.speaker(&old)?.signal(libc::SIGSTOP)?;
             new = scenario.wait("another node holds the VIP", 20, |scenario| {
-                Ok(holder(scenario, &witness, vip).filter(|holder| *holder != old))
+                Ok(scenario.holder(&witness, vip).filter(|holder| *holder != old))
             })?;
             clock::pause(Duration::from_secs(3));
             assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
             scenario.speaker(&old)?.signal(libc::SIGCONT)?;
-            scenario.wait("the speaker that hung has a session again", 20, |scenario| {
-                Ok(scenario.status(&witness)?.open_session(&old).map(drop))
-            })?;
-            Ok(())
+            rejoined(scenario, &witness, &old)
         })?;
         for _ in 0..20 {
             assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);

@@ -41,8 +41,7 @@ fn a_pulled_cable_hands_over_at_once_and_its_return_takes_nothing_back() -> anyh
             Ok(vip.ineligible.iter().all(|why| why.node != old).then_some(()))
         })?;
         for node in nodes() {
-            let holder = scenario.status(&node)?.vip(vip).and_then(|vip| vip.holder.clone());
-            assert_eq!(holder.as_ref(), Some(&new), "as {node} sees it");
+            assert_eq!(scenario.holder(&node, vip).as_ref(), Some(&new), "as {node} sees it");
         }
         assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).context("not of the lab")?.mac()]);
         Ok(())

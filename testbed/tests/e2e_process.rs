@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use herald_testbed::client::{self, Transport};
+use herald_testbed::client::Transport;
 use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::addresses::{host, nodes};
 use herald_testbed::probe::Probe;
 use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::service;
+use herald_testbed::trial::rejoined;
 
 /// How many times a holder is asked to end.
 const ROUNDS: usize = 4;
@@ -35,8 +36,7 @@ fn kill9_and_restart_keeps_assignments() -> anyhow::Result<()> {
         let vip = served[0].0;
         scenario.request("c1", vip, Transport::Udp)?;
         for node in nodes() {
-            scenario.speaker(&node)?.kill()?;
-            scenario.forget(&node);
+            scenario.kill(&node)?;
         }
         // Nobody speaks for the VIP now; who knows the way is carried on by the kernel.
         for _ in 0..20 {
@@ -69,17 +69,8 @@ fn sigterm_gives_claims_away_before_exit() -> anyhow::Result<()> {
         for _ in 0..ROUNDS {
             let witness = nodes().find(|node| *node != old).unwrap();
             let server = service(vip, Transport::Udp);
-            let client = scenario.lab.netns("c1")?.clone();
-            let port = client.inside(|| {
-                let mut ports = 40_000..41_000;
-                let port = ports.find(|port| {
-                    let asked = client::udp(server, *port);
-                    let asked = asked.and_then(|socket| client::who_udp(&socket, "where"));
-                    asked.is_ok_and(|reply| reply.answer.node != old)
-                });
-                Ok(port.unwrap())
-            })?;
-            let probe = Probe::start(&client, server, port)?;
+            let port = scenario.port_to("c1", vip, |node| node != old)?;
+            let probe = Probe::start(scenario.lab.netns("c1")?, server, port)?;
             let begin = clock::now();
             let ended = scenario.speaker(&old)?.terminate(Duration::from_secs(10))?;
             assert!(ended.success(), "{ended}");
@@ -97,10 +88,7 @@ fn sigterm_gives_claims_away_before_exit() -> anyhow::Result<()> {
             // A takeover needs a whole ttl (600 ms) of silence first; giving away needs none.
             assert!(outcome.outage() < Duration::from_millis(300), "{:?}", outcome.outage());
             scenario.start(&old, &[])?;
-            scenario.wait("the speaker has a session again", 15, |scenario| {
-                let status = scenario.status(&witness)?;
-                Ok(status.open_session(&old).map(drop))
-            })?;
+            rejoined(scenario, &witness, &old)?;
             old = new;
         }
         Ok(())

@@ -1,7 +1,6 @@
 //! Who holds a VIP follows the cluster: cordoned nodes are emptied to the node that is preferred,
 //! without a lost packet, and endpoints that all turn not ready together change nothing.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,10 +17,6 @@ const LIMIT: u64 = 20;
 fn manifest(name: &str) -> anyhow::Result<&'static str> {
     let found = MANIFESTS.iter().find(|(known, _)| *known == name);
     found.map(|(_, text)| *text).with_context(|| format!("no manifest {name}"))
-}
-
-fn holder(scenario: &Scenario, asked: &str, vip: IpAddr) -> Option<String> {
-    scenario.status(asked).ok()?.vip(vip)?.holder.clone()
 }
 
 /// Waits until `herald status` on every node has this in it.
@@ -58,7 +53,7 @@ fn a_cordoned_node_hands_over_to_the_preferred_node_without_loss() -> anyhow::Re
         );
         scenario.put_manifest("l2advertisement.yaml", &advertisement)?;
         told(scenario, &format!("\"preference\":{{\"{preferred}\":50}}"))?;
-        assert_eq!(holder(scenario, witness, vip).as_ref(), Some(&old), "nothing is taken");
+        assert_eq!(scenario.holder(witness, vip).as_ref(), Some(&old), "nothing is taken");
 
         let client = scenario.lab.netns("c1")?.clone();
         let port = scenario.port_to("c1", vip, |_| true)?;
@@ -72,7 +67,7 @@ fn a_cordoned_node_hands_over_to_the_preferred_node_without_loss() -> anyhow::Re
         let cordoned = format!("  name: {old}\nspec:\n  unschedulable: true\nstatus:");
         scenario.put_manifest("nodes.yaml", &nodes.replace(&name(&old), &cordoned))?;
         let new = scenario.wait("another node holds the VIP", LIMIT, |scenario| {
-            Ok(holder(scenario, witness, vip).filter(|holder| *holder != old))
+            Ok(scenario.holder(witness, vip).filter(|holder| *holder != old))
         })?;
         assert_eq!(new, *preferred);
         answered(probe.last_answer() + 300)?;
@@ -110,7 +105,7 @@ fn endpoints_that_turn_not_ready_together_are_kept_and_deleted_ones_are_not() ->
         scenario.put_manifest("endpointslices.yaml", &empty)?;
         told(scenario, "no_ready_endpoint")?;
         scenario.wait("nobody holds the VIP", LIMIT, |scenario| {
-            Ok(holder(scenario, &old, vip).is_none().then_some(()))
+            Ok(scenario.holder(&old, vip).is_none().then_some(()))
         })?;
         scenario.put_manifest("endpointslices.yaml", slices)?;
         scenario.served().map(drop)

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use herald_testbed::client::{self, Transport};
+use herald_testbed::client::Transport;
 use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::addresses::{host, node_of, nodes};
@@ -12,6 +12,7 @@ use herald_testbed::probe::Probe;
 use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::service;
 use herald_testbed::tap::Tap;
+use herald_testbed::trial::rejoined;
 
 /// The demo asks for less than a second; this leaves room for a busy machine.
 const LONGEST_OUTAGE: Duration = Duration::from_secs(2);
@@ -26,27 +27,16 @@ fn takes_over_when_holder_is_cut_and_returns_sticky() -> anyhow::Result<()> {
         let term = scenario.status(&witness)?.vip(vip).unwrap().term;
         let server = service(vip, Transport::Udp);
         let client = scenario.lab.netns("c1")?.clone();
-        let port = client.inside(|| {
-            let mut ports = 40_000..41_000;
-            let port = ports.find(|port| {
-                let asked = client::udp(server, *port).and_then(|s| client::who_udp(&s, "where"));
-                asked.is_ok_and(|reply| reply.answer.node != old)
-            });
-            Ok(port.unwrap())
-        })?;
+        let port = scenario.port_to("c1", vip, |node| node != old)?;
 
         let tap = Tap::at("c1", &[])?;
         let probe = Probe::start(&client, server, port)?;
-        clock::pause(Duration::from_millis(300));
+        answered(&probe, 300)?;
         scenario.lab.cut(&old)?;
         let new = scenario.wait("another node holds the VIP", 15, |scenario| {
-            let holder = scenario.status(&witness)?.vip(vip).and_then(|vip| vip.holder.clone());
-            Ok(holder.filter(|holder| *holder != old))
+            Ok(scenario.holder(&witness, vip).filter(|holder| *holder != old))
         })?;
-        let before = probe.last_answer();
-        clock::await_for("probes are answered again", Duration::from_secs(10), || {
-            Ok((probe.last_answer() > before + 300).then_some(()))
-        })?;
+        answered(&probe, probe.last_answer() + 300)?;
         let outage = probe.finish()?.outage();
         assert!(outage > Duration::ZERO, "the cut was not noticed, so nothing was measured");
         assert!(outage < LONGEST_OUTAGE, "{outage:?}");
@@ -55,11 +45,7 @@ fn takes_over_when_holder_is_cut_and_returns_sticky() -> anyhow::Result<()> {
 
         scenario.lab.heal(&old)?;
         let healed = clock::now();
-        scenario.wait("the returned node has a session", 15, |scenario| {
-            let seen = |node: &str| Some(scenario.status(node).ok()?.open_session(&old)?.epoch);
-            let (others, own) = (seen(&new), seen(&old));
-            Ok((others.is_some() && others == own).then_some(()))
-        })?;
+        rejoined(scenario, &new, &old)?;
         clock::pause(Duration::from_secs(2));
         for node in nodes() {
             let status = scenario.status(&node)?;
@@ -84,5 +70,12 @@ fn takes_over_when_holder_is_cut_and_returns_sticky() -> anyhow::Result<()> {
             );
         }
         Ok(())
+    })
+}
+
+/// Waits until the datagram of this number, or a later one, is answered.
+fn answered(probe: &Probe, number: u64) -> anyhow::Result<()> {
+    clock::await_for("the probe is answered", Duration::from_secs(10), || {
+        Ok((probe.last_answer() >= number).then_some(()))
     })
 }

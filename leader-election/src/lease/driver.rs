@@ -5,6 +5,7 @@
 //! wishes come through the same [`Handle`] as with raft.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -14,6 +15,7 @@ use super::object::{Answer, Object, ObjectKey, Version, Write};
 use crate::clock::boot_now;
 use crate::error::Error;
 use crate::model::{BootTime, Fence, NodeName, View};
+use crate::pace::Pace;
 use crate::raft::Handle;
 use crate::raft::core::Input;
 use crate::raft::refusals::Refusals;
@@ -70,7 +72,8 @@ pub fn start(
     let (announce, deadline) = watch::channel(None);
     let refusals = Refusals::default();
     let handle = Handle::new(ask, view, deadline, refusals.clone());
-    let driver = Driver { me, core, api, fence, inputs, publish, announce, refusals };
+    let handles_left = true;
+    let driver = Driver { me, core, api, fence, inputs, handles_left, publish, announce, refusals };
     Ok((handle, tokio::spawn(driver.run())))
 }
 
@@ -80,6 +83,7 @@ struct Driver {
     api: ApiChannels,
     fence: Box<dyn Fence>,
     inputs: mpsc::UnboundedReceiver<Input>,
+    handles_left: bool,
     publish: watch::Sender<Arc<View>>,
     announce: watch::Sender<Option<BootTime>>,
     refusals: Refusals,
@@ -87,31 +91,52 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self) -> Result<(), Error> {
-        let mut handles_left = true;
-        let mut input = LeaseInput::Tick;
+        let mut pace = Pace::default();
+        let mut inputs = vec![LeaseInput::Tick];
         loop {
-            // The clock is read after the input: waiting is counted from then.
-            for action in self.core.handle(input, boot_now()) {
+            // The clock is read after the inputs: waiting is counted from then.
+            let begin = boot_now();
+            let actions = self.core.handle_all(inputs, begin);
+            let end = boot_now();
+            pace.spend(end.since(begin), end);
+            for action in actions {
                 self.perform(action)?;
             }
             let Some(deadline) = self.core.next_deadline() else { return Ok(()) };
-            let wait = deadline.since(boot_now());
-            input = tokio::select! {
-                asked = self.inputs.recv(), if handles_left => {
-                    handles_left = asked.is_some();
+            inputs = self.gather(deadline, pace).await?;
+        }
+    }
+
+    /// The next inputs: all that are there, and in a burst also those that come while these may wait.
+    async fn gather(&mut self, deadline: BootTime, pace: Pace) -> Result<Vec<LeaseInput>, Error> {
+        let (mut inputs, mut may_wait) = (Vec::new(), true);
+        loop {
+            let now = boot_now();
+            let left = deadline.since(now);
+            let wait = match inputs.is_empty() {
+                true => left,
+                false if may_wait => pace.wait(now).min(left),
+                false => Duration::ZERO,
+            };
+            let input = tokio::select! {
+                biased;
+                asked = self.inputs.recv(), if self.handles_left => {
+                    self.handles_left = asked.is_some();
                     wish(asked.unwrap_or(Input::Close))
                 }
-                event = self.api.events.recv() => match event {
-                    Some(ApiEvent::Seen(key, object, version)) => {
-                        LeaseInput::Seen(key, object, version)
+                event = self.api.events.recv() => happened(event.ok_or_else(api_ended)?),
+                () = std::future::ready(()), if wait.is_zero() && !inputs.is_empty() => {
+                    return Ok(inputs);
+                }
+                () = tokio::time::sleep(wait) => {
+                    if inputs.is_empty() {
+                        inputs.push(LeaseInput::Tick);
                     }
-                    Some(ApiEvent::Gone(key)) => LeaseInput::Gone(key),
-                    Some(ApiEvent::Listed) => LeaseInput::Listed,
-                    Some(ApiEvent::Answered(id, answer)) => LeaseInput::Answered(id, answer),
-                    None => return Err(api_ended()),
-                },
-                () = tokio::time::sleep(wait) => LeaseInput::Tick,
+                    return Ok(inputs);
+                }
             };
+            may_wait &= self.core.may_wait(&input);
+            inputs.push(input);
         }
     }
 
@@ -140,6 +165,15 @@ impl Driver {
 
 fn api_ended() -> Error {
     Error::Transport("whoever talks to the API server ended".to_owned())
+}
+
+fn happened(event: ApiEvent) -> LeaseInput {
+    match event {
+        ApiEvent::Seen(key, object, version) => LeaseInput::Seen(key, object, version),
+        ApiEvent::Gone(key) => LeaseInput::Gone(key),
+        ApiEvent::Listed => LeaseInput::Listed,
+        ApiEvent::Answered(id, answer) => LeaseInput::Answered(id, answer),
+    }
 }
 
 /// The handle speaks raft's words; here they mean the same.

@@ -345,7 +345,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn any_node() -> impl Strategy<Value = NodeName> {
-        "[a-z][a-z0-9.-]{0,20}".prop_map(NodeName)
+        "[a-z][a-z0-9.-]{0,20}".prop_map(NodeName::from)
     }
 
     fn any_bytes() -> impl Strategy<Value = Vec<u8>> {

@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn name(n: u64) -> NodeName {
-        NodeName(format!("n{n}"))
+        NodeName::from(format!("n{n}"))
     }
 
     fn town(voters: u64, learners: u64) -> Town {

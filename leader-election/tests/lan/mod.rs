@@ -67,7 +67,7 @@ impl Speaker {
 }
 
 pub fn name(n: usize) -> NodeName {
-    NodeName(format!("n{n}"))
+    NodeName::from(format!("n{n}"))
 }
 
 pub fn vip(last: u8) -> ClaimKey {

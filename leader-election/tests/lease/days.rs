@@ -9,6 +9,7 @@ use crate::world::{Event, World};
 pub fn bad_day(mut world: World, misfortunes: usize, add: impl Fn(&mut World)) -> World {
     world.run_for(4000 * MS);
     world.loss = world.rng.range(0, 30);
+    world.holds = world.rng.range(0, 90);
     for _ in 0..misfortunes {
         add(&mut world);
         misfortune(&mut world);

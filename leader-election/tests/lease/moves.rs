@@ -29,10 +29,7 @@ fn a_drained_node_is_emptied_to_the_node_that_is_preferred() {
     let names: Vec<NodeName> = world.nodes.iter().map(|node| node.name.clone()).collect();
     let eligible = || names.iter().map(|name| (name.clone(), u32::from(*name == names[rather])));
     world.wanted.claims.values_mut().for_each(|it| *it = eligible().collect());
-    for node in 0..3 {
-        let wanted = world.wanted.clone();
-        world.input(node, LeaseInput::Wanted(wanted));
-    }
+    world.tell_wanted();
     let others = world.nodes[other].keys.clone();
     world.input(other, LeaseInput::SetDrained(names[from].clone(), true));
     let emptied = world

@@ -22,6 +22,8 @@ pub struct Node {
     core: Option<LeaseCore>,
     process: u64,
     pub busy_until: Wall,
+    /// Inputs that wait for others, as they do in a burst.
+    held: Vec<LeaseInput>,
     pub deadline: BootTime,
     pub keys: BTreeSet<ClaimKey>,
     /// How often it said that its name is in use elsewhere.
@@ -53,6 +55,8 @@ pub struct World {
     order: BinaryHeap<Reverse<(Wall, u64)>>,
     count: u64,
     pub loss: u64,
+    /// How many of a hundred inputs that may wait do.
+    pub holds: u64,
     pub wanted: Wanted,
     pub terms: BTreeMap<ClaimKey, u64>,
     pub invariants: Invariants,
@@ -76,12 +80,13 @@ impl World {
 
     pub fn with_vips(seed: u64, vips: u8) -> Self {
         let mut rng = Rng::new(seed);
-        let names: BTreeSet<NodeName> = (0..3).map(|n| NodeName(format!("n{n}"))).collect();
+        let names: BTreeSet<NodeName> = (0..3).map(|n| NodeName::from(format!("n{n}"))).collect();
         let nodes = names.iter().map(|name| Node {
             name: name.clone(),
             core: None,
             process: 0,
             busy_until: 0,
+            held: Vec::new(),
             deadline: BootTime::SILENT,
             keys: BTreeSet::new(),
             doubled: 0,
@@ -103,6 +108,7 @@ impl World {
             order: BinaryHeap::new(),
             count: 0,
             loss: 0,
+            holds: 0,
             wanted,
             terms: BTreeMap::new(),
             invariants: Invariants::new(seed),
@@ -232,6 +238,7 @@ impl World {
     pub fn kill(&mut self, node: usize) {
         let node = &mut self.nodes[node];
         (node.core, node.view) = (None, None);
+        node.held.clear();
         node.process += 1;
     }
 
@@ -241,7 +248,12 @@ impl World {
         let (clock, process) = (node.clock(now), node.process);
         let Some(core) = &mut node.core else { return };
         let timed = matches!(input, LeaseInput::Tick);
-        let actions = core.handle(input, clock);
+        let is_held = core.may_wait(&input) && self.rng.chance(self.holds);
+        node.held.push(input);
+        if is_held {
+            return;
+        }
+        let actions = core.handle_all(std::mem::take(&mut node.held), clock);
         let next = core.next_deadline();
         for action in actions {
             match action {
@@ -287,6 +299,13 @@ impl World {
     pub fn input(&mut self, node: usize, input: LeaseInput) {
         let process = self.nodes[node].process;
         self.after(0, Event::Input(node, process, input));
+    }
+
+    /// Has every node want what is wanted now.
+    pub fn tell_wanted(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.input(node, LeaseInput::Wanted(self.wanted.clone()));
+        }
     }
 
     fn check(&mut self) {

@@ -2,10 +2,7 @@
 
 use herald_leader_election::raft::core::Input;
 
-use super::{MS, Weather, World, patience};
-
-const CALM: Weather =
-    Weather { loss_percent: 0, duplicate_percent: 0, straggler_percent: 0, stall_percent: 0 };
+use super::{CALM, MS, Weather, World, patience};
 
 /// A day with so many misfortunes, and what this test adds to each; healed in the end.
 pub fn bad_day(seed: u64, misfortunes: usize, add: impl Fn(&mut World)) -> World {

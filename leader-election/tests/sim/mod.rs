@@ -45,6 +45,9 @@ pub struct Weather {
     pub stall_percent: u64,
 }
 
+pub const CALM: Weather =
+    Weather { loss_percent: 0, duplicate_percent: 0, straggler_percent: 0, stall_percent: 0 };
+
 /// What the kernel of a node does, process or not.
 #[derive(Debug, Default)]
 pub struct Kernel {
@@ -134,7 +137,8 @@ impl Node {
 impl World {
     pub fn new(seed: u64, count: usize, vips: u8, weather: Weather) -> Self {
         let mut rng = Rng::new(seed);
-        let names: BTreeSet<NodeName> = (0..count).map(|n| NodeName(format!("n{n}"))).collect();
+        let names: BTreeSet<NodeName> =
+            (0..count).map(|n| NodeName::from(format!("n{n}"))).collect();
         let nodes = names
             .iter()
             .map(|name| Node {
@@ -223,6 +227,13 @@ impl World {
     pub fn input(&mut self, node: usize, input: Input) {
         let process = self.nodes[node].process;
         self.after(0, Event::Input(node, process, input));
+    }
+
+    /// Has every node want what is wanted now.
+    pub fn tell_wanted(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.input(node, Input::Wanted(self.wanted.clone()));
+        }
     }
 
     /// Gives a key up as a speaker does: the kernel first.

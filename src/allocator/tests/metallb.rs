@@ -57,7 +57,7 @@ fn namespaces_and_services_must_both_match() {
         ..service(name)
     };
     let mut elsewhere = labelled("elsewhere", "web");
-    elsewhere.name.namespace = "other".into();
+    elsewhere.name = ServiceName::new("other", "elsewhere");
     let services = [labelled("api", "api"), labelled("db", "db"), elsewhere];
     assert_eq!(
         show(&plan(&[pool], &services, &NOBODY))[..3],

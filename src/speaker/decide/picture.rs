@@ -3,6 +3,7 @@
 //!
 //! Must never put a VIP into the picture's `vips` that is not among those to be spoken for.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -72,12 +73,10 @@ fn ports(
         };
         let key = ServicePort { vip, port: port.port, protocol: carried(port.protocol) };
         // Only externalIPs can have one port twice: the Service whose name comes first has it.
-        if picture.services.contains_key(&key) {
-            continue;
-        }
+        let Entry::Vacant(place) = picture.services.entry(key) else { continue };
         let backends: Vec<&Endpoint> = wanted.backends.iter().filter(is_of_port).collect();
         let (set, policy) = behind(known.me, service, &backends);
-        picture.services.insert(key, set);
+        place.insert(set);
         picture.policies.insert(key, policy);
     }
 }

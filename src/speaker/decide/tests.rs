@@ -172,10 +172,10 @@ fn silences_what_it_is_asked_to_hand_over_and_then_gives_it_away() {
     assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
     assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
     assert_eq!(decided.picture.services.len(), 2, "it forwards on");
-    assert!(decided.allocates);
+    assert!(decided.plan.is_some());
 
     let decided = decision(&asked(ClaimKey::Allocator), 1, false);
-    assert!(!decided.allocates);
+    assert_eq!(decided.plan, None);
     assert_eq!(decided.releases, BTreeSet::from([ClaimKey::Allocator]));
 }
 
@@ -306,7 +306,7 @@ fn an_external_ip_is_claimed_and_announced_and_its_mark_stays() {
     assert!(decided.announced.vips.contains_key(&external));
     assert!(decided.wanted.claims.contains_key(&key));
     assert_eq!(decided.puts, BTreeMap::new(), "its mark is not stale");
-    assert_eq!(decided.plan.assignments[&service_name()].addresses, [IpAddr::from(VIP)]);
+    assert_eq!(decided.plan.unwrap().assignments[&service_name()].addresses, [IpAddr::from(VIP)]);
     Arc::make_mut(observed.services.get_mut(&service_name()).unwrap()).external_ips.clear();
     let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
     assert_eq!(decided.releases, BTreeSet::from([key]));

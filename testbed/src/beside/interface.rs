@@ -11,6 +11,8 @@ use crate::lab::bpf::Attached;
 use crate::lab::cable;
 use crate::lab::netns;
 use crate::lab::pass::Pass;
+use crate::scenario::{PATIENCE, Scenario};
+use crate::status::Datapath;
 
 /// Takes `eth0` away, with all its addresses and routes.
 ///
@@ -62,4 +64,17 @@ pub fn program(lab: &Lab, node: &str) -> anyhow::Result<String> {
     let mode = said.split_whitespace().filter(|word| word.starts_with("xdp"));
     let program = said.lines().filter(|line| line.contains("prog/")).map(str::trim);
     Ok(mode.chain(program).collect::<Vec<_>>().join(" "))
+}
+
+/// Waits until a node's speaker says that `eth0` is served in this mode, and returns the row.
+///
+/// # Errors
+///
+/// If it does not in time.
+pub fn served_by(scenario: &mut Scenario, node: &str, mode: &str) -> anyhow::Result<Datapath> {
+    // An interface that is another's is looked at every ten seconds.
+    scenario.wait(&format!("{node} says {mode}"), PATIENCE, |scenario| {
+        let Ok(status) = scenario.status(node) else { return Ok(None) };
+        Ok(status.datapath.into_iter().find(|it| it.interface == "eth0" && it.mode == mode))
+    })
 }

@@ -28,10 +28,13 @@ const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:96::/108";
 /// What a control plane is asked to bear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// What one deals with by hand.
+    /// What one deals with by hand, for as long as one likes.
     Usual,
-    /// Thousands of Services at once: controllers that ask the API server as often as they want
-    /// to, and a record ([`audit_log`]) of what Herald asks of it.
+    /// A test: the same for some minutes, with a record ([`audit_log`]) of what Herald asks of the
+    /// API server.
+    Test,
+    /// Thousands of Services at once: with the record, and controllers that ask the API server as
+    /// often as they want to.
     Benchmark,
 }
 
@@ -148,7 +151,7 @@ impl ControlPlane {
             ("allow-privileged", "true".to_owned()),
         ];
         server.args(flags.map(|(name, value)| format!("--{name}={value}")));
-        if self.extent == Extent::Benchmark {
+        if self.extent != Extent::Usual {
             let policy = keys().join("audit-policy.yaml");
             fs::write(&policy, AUDIT_POLICY).context("cannot write the audit policy")?;
             server.arg("--audit-policy-file").arg(policy);

@@ -14,24 +14,34 @@ impl LeaseCore {
     /// Gives up what this node gives up, and takes what falls to it.
     pub(super) fn keep_claims(&mut self, writes: &mut Vec<Write>) {
         self.adopt(writes);
-        let (Some(epoch), Some(wanted)) = (self.epoch, self.wanted.clone()) else { return };
+        // Thousands of keys are not copied for each input.
+        let Some(wanted) = self.wanted.take() else { return };
+        if let Some(epoch) = self.epoch {
+            self.keep_wanted(&wanted, epoch, writes);
+        }
+        self.wanted = Some(wanted);
+    }
+
+    fn keep_wanted(&mut self, wanted: &Wanted, epoch: u64, writes: &mut Vec<Write>) {
         let living: BTreeMap<NodeName, u64> = self.living();
         let candidates: BTreeSet<NodeName> =
             self.sessions.keys().filter(|node| self.takes(node)).cloned().collect();
         self.releasing.retain(|key, term| {
             self.claims.get(key).is_some_and(|known| known.object.term == *term)
         });
-        self.give_up(&wanted, &living, &candidates, writes);
+        self.give_up(wanted, &living, &candidates, writes);
         let own_session = living.get(&self.me) == Some(&epoch) && self.alive_until().is_some();
         if self.draining || self.closing.is_some() || !own_session {
             return;
         }
         let claims = self.as_claims();
-        let mut wanted = wanted;
-        if self.now < self.settled_at {
-            wanted.claims.retain(|key, _| claims.contains_key(key));
-        }
-        for (key, node) in placement::place(&wanted, &claims, &living, &candidates) {
+        let known_only = (self.now < self.settled_at).then(|| {
+            let mut known = wanted.clone();
+            known.claims.retain(|key, _| claims.contains_key(key));
+            known
+        });
+        let wanted = known_only.as_ref().unwrap_or(wanted);
+        for (key, node) in placement::place(wanted, &claims, &living, &candidates) {
             let known = self.claims.get(&key).cloned();
             let free = known.as_ref().is_none_or(|known| self.is_free(known));
             if node == self.me && free {
@@ -77,17 +87,22 @@ impl LeaseCore {
         writes: &mut Vec<Write>,
     ) {
         let leaves = self.draining || self.closing.is_some();
+        let gives = |key: &ClaimKey, known: &Known<ClaimObject>| {
+            leaves || self.releasing.get(key) == Some(&known.object.term)
+        };
+        let is_meant =
+            |key: &ClaimKey, known: &Known<_>| gives(key, known) || known.object.move_to.is_some();
         let mine: Vec<(ClaimKey, Known<ClaimObject>)> = self
             .claims
             .iter()
-            .filter(|(_, known)| self.mine(known))
+            .filter(|(key, known)| is_meant(key, known) && self.mine(known))
             .map(|(key, known)| (*key, known.clone()))
             .collect();
-        let gives = |(key, known): &&(ClaimKey, Known<ClaimObject>)| {
-            leaves || self.releasing.get(key) == Some(&known.object.term)
-        };
+        if mine.is_empty() {
+            return;
+        }
         let given: BTreeMap<ClaimKey, Known<ClaimObject>> =
-            mine.iter().filter(gives).cloned().collect();
+            mine.iter().filter(|(key, known)| gives(key, known)).cloned().collect();
         let mut others = candidates.clone();
         others.remove(&self.me);
         let mut claims = self.as_claims();
@@ -183,13 +198,21 @@ impl LeaseCore {
         drained: &BTreeSet<NodeName>,
     ) -> BTreeMap<ClaimKey, NodeName> {
         let is_mine = |claim: &Claim| claim.holder.as_ref().is_some_and(|(it, _)| *it == self.me);
-        let mine: BTreeSet<ClaimKey> =
-            claims.values().filter(|claim| is_mine(claim)).map(|claim| claim.key).collect();
+        let asked_for = |key: &ClaimKey| self.claims.get(key)?.object.move_to.clone();
+        let is_drained = drained.contains(&self.me);
+        let mine: BTreeSet<ClaimKey> = claims
+            .values()
+            .filter(|claim| is_mine(claim) && (is_drained || asked_for(&claim.key).is_some()))
+            .map(|claim| claim.key)
+            .collect();
+        if mine.is_empty() {
+            return BTreeMap::new();
+        }
         let mut others: BTreeSet<NodeName> =
             self.sessions.keys().filter(|node| self.takes(node)).cloned().collect();
         others.remove(&self.me);
         let mut handovers = BTreeMap::new();
-        if let Some(wanted) = self.wanted.as_ref().filter(|_| drained.contains(&self.me)) {
+        if let Some(wanted) = self.wanted.as_ref().filter(|_| is_drained) {
             let mut orphans = wanted.clone();
             orphans.claims.retain(|key, _| mine.contains(key));
             let mut rest = claims.clone();
@@ -197,7 +220,7 @@ impl LeaseCore {
             handovers.extend(placement::place(&orphans, &rest, &self.living(), &others));
         }
         for key in mine {
-            let asked = self.claims.get(&key).and_then(|known| known.object.move_to.clone());
+            let asked = asked_for(&key);
             handovers.extend(asked.filter(|to| others.contains(to)).map(|to| (key, to)));
         }
         handovers

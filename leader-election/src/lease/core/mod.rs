@@ -7,8 +7,9 @@
 mod claims;
 mod input;
 mod sessions;
+mod view;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +18,7 @@ pub use self::input::{LeaseAction, LeaseConfig, LeaseInput};
 use super::object::{Answer, ClaimObject, Object, ObjectKey, SessionObject, Version, Write};
 use super::timing::LeaseTiming;
 use crate::error::Error;
-use crate::model::{
-    BootTime, Claim, ClaimKey, Guard, MAX_FACTS, NodeName, Session, SessionState, View, Wanted,
-};
+use crate::model::{BootTime, ClaimKey, Guard, MAX_FACTS, NodeName, SessionState, View, Wanted};
 
 /// After a write that came to nothing, the next one on that object waits this long.
 const RETRY: Duration = Duration::from_millis(200);
@@ -150,12 +149,22 @@ impl LeaseCore {
 
     /// Takes one input at the time `now`, read after the input was received, and says what to do.
     pub fn handle(&mut self, input: LeaseInput, now: BootTime) -> Vec<LeaseAction> {
+        self.handle_all([input], now)
+    }
+
+    /// Takes inputs in their order, the time being read after the last of them was received. One
+    /// decision for all, since its cost grows with the number of claims.
+    pub fn handle_all(
+        &mut self,
+        inputs: impl IntoIterator<Item = LeaseInput>,
+        now: BootTime,
+    ) -> Vec<LeaseAction> {
         let mut actions = Vec::new();
         if self.stopped {
             return actions;
         }
         self.now = now.max(self.now);
-        let mut reads = self.take(input);
+        let mut reads: Vec<ObjectKey> = inputs.into_iter().flat_map(|it| self.take(it)).collect();
         // It may still happen; then its version shows, or that of a later write forbids it.
         let given_up = self.now.earlier(self.timing.renew);
         let overdue = |(_, pending): &(&ObjectKey, &Pending)| pending.sent <= given_up;
@@ -196,6 +205,20 @@ impl LeaseCore {
         actions.extend(writes.into_iter().map(LeaseAction::Write));
         self.finish_closing(&mut actions);
         actions
+    }
+
+    /// Whether the input may wait for others to come, in a burst: it tells of claims alone. What must
+    /// be silent meanwhile is so by its deadline.
+    pub fn may_wait(&self, input: &LeaseInput) -> bool {
+        match input {
+            LeaseInput::Seen(key, ..) | LeaseInput::Gone(key) => matches!(key, ObjectKey::Claim(_)),
+            LeaseInput::Answered(id, _) => {
+                let of = |node| self.pending.get(&ObjectKey::Session(NodeName::clone(node)));
+                !self.sessions.keys().chain([&self.me]).filter_map(of).any(|it| it.write.id == *id)
+            }
+            LeaseInput::Wanted(_) => true,
+            _ => false,
+        }
     }
 
     fn take(&mut self, input: LeaseInput) -> Vec<ObjectKey> {
@@ -412,76 +435,6 @@ impl LeaseCore {
     }
 
     /// The claims for placement and view: a living one bears its session's present epoch.
-    fn as_claims(&self) -> BTreeMap<ClaimKey, Claim> {
-        let claim = |(key, known): (&ClaimKey, &Known<ClaimObject>)| {
-            let holder = known.object.holder.as_ref().filter(|_| !self.is_free(known));
-            let holder = holder.map(|(node, epoch)| {
-                let session = self.sessions.get(node).map_or(0, |known| known.object.epoch);
-                // This node's own claims count as they stand: see `adopt`.
-                let inherited = *node == self.me && Some(*epoch) != self.epoch;
-                (node.clone(), if inherited { *epoch } else { session.max(*epoch) })
-            });
-            (*key, Claim { key: *key, holder, term: known.object.term })
-        };
-        self.claims.iter().map(claim).collect()
-    }
-
-    /// Everything this node knows now.
-    pub fn view(&self) -> View {
-        let mut claims = self.as_claims();
-        // What a process elsewhere holds under this name is nobody's here.
-        let leaves = self.draining || self.closing.is_some() || self.is_doubled();
-        for claim in claims.values_mut() {
-            let given_up = leaves || self.releasing.get(&claim.key) == Some(&claim.term);
-            claim.holder.take_if(|(node, _)| *node == self.me && given_up);
-        }
-        let session = |(node, known): (&NodeName, &Known<SessionObject>)| {
-            let SessionObject { epoch, state, draining, facts, .. } = known.object.clone();
-            (node.clone(), Session { node: node.clone(), epoch, facts, draining, state })
-        };
-        let drained = self.sessions.iter().filter(|(_, known)| known.object.drained);
-        let drained: BTreeSet<NodeName> = drained.map(|(node, _)| node.clone()).collect();
-        let handovers = self.handovers(&claims, &drained);
-        let mut sessions: BTreeMap<NodeName, Session> = self.sessions.iter().map(session).collect();
-        // What the process before held is neither confirmed nor lost until it is adopted; till then
-        // this one's session does not show, so that what is pinned in the kernel stays as it is.
-        if let Some(own) = sessions.get_mut(&self.me).filter(|_| !self.is_settled()) {
-            own.epoch = own.epoch.saturating_sub(1);
-        }
-        if self.is_doubled() {
-            sessions.remove(&self.me);
-        }
-        View {
-            me: self.me.clone(),
-            epoch: self.epoch.unwrap_or(0),
-            sessions,
-            claims,
-            handovers,
-            drained,
-            records: self.records(),
-            leader: None,
-            raft_term: 0,
-            applied: self.changes,
-        }
-    }
-
-    fn records(&self) -> BTreeMap<String, Vec<u8>> {
-        let records = self.claims.values().filter_map(|known| known.object.record.clone());
-        records.map(|(name, value)| (name, value.to_vec())).collect()
-    }
-
-    fn publish(&mut self, actions: &mut Vec<LeaseAction>) {
-        let view = self.view();
-        if self.shown.as_ref().is_none_or(|shown| {
-            // A renewal alone is no news.
-            View { applied: shown.applied, ..view.clone() } != **shown
-        }) {
-            let view = Arc::new(view);
-            self.shown = Some(Arc::clone(&view));
-            actions.push(LeaseAction::Publish(view));
-        }
-    }
-
     fn finish_closing(&mut self, actions: &mut Vec<LeaseAction>) {
         let Some(latest) = self.closing else { return };
         let open = self.sessions.get(&self.me).is_some_and(|known| {

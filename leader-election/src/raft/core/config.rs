@@ -88,7 +88,7 @@ impl CoreConfig {
         let bad =
             |node: &&NodeName| node.as_str().is_empty() || node.as_str().len() > MAX_NODE_NAME;
         match self.nodes.iter().chain(&named).find(bad) {
-            Some(node) => Err(Error::BadName { name: node.0.clone() }),
+            Some(node) => Err(Error::BadName { name: node.to_string() }),
             None => Ok(()),
         }
     }

@@ -210,11 +210,11 @@ fn records_are_removed_and_bounded() {
 fn a_full_snapshot_fits_a_frame() {
     let mut machine = Machine::default();
     for n in 0..MAX_SESSIONS {
-        let node = NodeName(format!("{n:0>253}"));
+        let node = NodeName::from(format!("{n:0>253}"));
         let facts = Arc::from(vec![7; MAX_FACTS]);
         assert_eq!(machine.apply(1, &Command::OpenSession { node, epoch: 1, facts }), Applied);
     }
-    let node = NodeName(format!("{:0>253}", 1));
+    let node = NodeName::from(format!("{:0>253}", 1));
     for n in 0..MAX_CLAIMS {
         let key = ClaimKey::Vip(std::net::Ipv6Addr::from(n as u128).into());
         let claim = Command::Claim { key, node: node.clone(), epoch: 1, term: 1 };

@@ -118,12 +118,12 @@ fn tells_its_author_what_to_write_in_another_way_and_only_of_its_own_services() 
 }
 
 fn vip(ineligible: &[(&str, Ineligible)]) -> BTreeMap<IpAddr, Vip> {
-    let nodes = ineligible.iter().map(|(node, why)| (NodeName((*node).into()), *why));
+    let nodes = ineligible.iter().map(|(node, why)| (NodeName::from(*node), *why));
     let vip = Vip {
         services: vec![fixture::service_name()],
         pool: "first".into(),
-        eligible: BTreeMap::new(),
-        ineligible: nodes.collect(),
+        eligible: Arc::default(),
+        ineligible: Arc::new(nodes.collect()),
         preference: BTreeMap::new(),
         backends: vec![],
         kept: BTreeSet::new(),
@@ -148,7 +148,7 @@ fn tells_of_a_vip_that_no_node_can_announce_but_not_while_nodes_come_and_go() {
     }
     let mut held = faulty;
     let eligible = &mut held.get_mut(&IpAddr::from(fixture::VIP)).unwrap().eligible;
-    eligible.insert(NodeName("n3".into()), BTreeSet::new());
+    Arc::make_mut(eligible).insert(NodeName::from("n3"), BTreeSet::new());
     assert_eq!(unannounced(&observed, &held), []);
 }
 

@@ -133,7 +133,7 @@ impl<'s> Herald<'s> {
         for node in nodes() {
             // After a failure one may be missing.
             if self.scenario.speaker(&node).is_ok() {
-                self.kill_speaker(&node)?;
+                self.scenario.kill(&node)?;
             }
         }
         Ok(())
@@ -155,12 +155,6 @@ impl<'s> Herald<'s> {
         }
     }
 
-    fn kill_speaker(&mut self, node: &str) -> anyhow::Result<()> {
-        self.scenario.speaker(node)?.kill()?;
-        self.scenario.forget(node);
-        Ok(())
-    }
-
     fn terminate(&mut self, node: &str) -> anyhow::Result<()> {
         let limit = self.name().lasts();
         self.scenario.speaker(node)?.terminate(limit)?;
@@ -176,10 +170,7 @@ impl<'s> Herald<'s> {
 
     fn move_all(&mut self, target: &str) -> anyhow::Result<()> {
         for vip in &self.vips {
-            let holder = |scenario: &Scenario| -> anyhow::Result<Option<String>> {
-                Ok(scenario.status(target)?.vip(*vip).and_then(|vip| vip.holder.clone()))
-            };
-            if holder(self.scenario)?.as_deref() == Some(target) {
+            if self.scenario.holder(target, *vip).as_deref() == Some(target) {
                 continue;
             }
             let (is_done, said) =
@@ -248,9 +239,9 @@ impl Product for Herald<'_> {
         match event {
             Event::Cut | Event::Return => self.scenario.lab.cut(holder)?,
             Event::OneWayCut => self.fault = Some(self.scenario.lab.mute(holder)?),
-            Event::Kill => self.kill_speaker(holder)?,
+            Event::Kill => self.scenario.kill(holder)?,
             Event::Restart => {
-                self.kill_speaker(holder)?;
+                self.scenario.kill(holder)?;
                 self.start_speaker(holder)?;
             }
             Event::Stop => self.scenario.speaker(holder)?.signal(libc::SIGSTOP)?,

@@ -48,7 +48,7 @@ herald-lease needs Kubernetes: testbed/bench builds it the first time (about ten
 all where --products leaves herald-lease out. Its sessions last 5 s and are renewed each 1.5 s; it is
 measured with --profiles default only.
 
-A row takes runs times about 7 s (12 s with herald-lease), and once the time to settle, which its runs
+A row takes runs times about 9 s (14 s with herald-lease), and once the time to settle, which its runs
 share; keepalived's kill and restart settle after each run. All of it takes about 80 minutes,
 herald alone about 30. What is left is told with each row. Interrupted, or after a failure, the
 file has the rows so far and says \"complete\": false; a row that fails is left out, the others are

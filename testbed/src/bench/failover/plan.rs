@@ -180,6 +180,12 @@ mod tests {
         };
         assert!((75..=85).contains(&minutes(&Name::ALL)));
         assert!((28..=32).contains(&minutes(&[Name::Herald])));
+        let seconds = |product| {
+            let part = Part { product, event: Event::Cut, profile: Profile::Default, vips: 1 };
+            let [one, two] = [1, 2].map(|runs| part.planned(runs, Duration::from_secs(30)));
+            (two - one).as_secs()
+        };
+        assert_eq!([Name::Herald, Name::HeraldLease].map(seconds), [9, 14]);
     }
 
     #[test]

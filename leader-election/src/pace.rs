@@ -7,14 +7,14 @@
 
 use std::time::Duration;
 
-use herald_leader_election::BootTime;
+use crate::model::BootTime;
 
 /// Time that may be spent without any wait.
 const BURST: Duration = Duration::from_millis(100);
 /// One part in so many of the time may be spent for ever.
 const SHARE: u32 = 32;
 /// Nobody waits longer than this, whatever the work costs.
-const MOST: Duration = Duration::from_millis(500);
+const MOST: Duration = Duration::from_secs(1);
 
 /// The bucket: how much more has been spent than was allowed for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,9 +85,10 @@ mod tests {
     }
 
     #[test]
-    fn work_that_takes_very_long_is_still_done_twice_a_second() {
+    fn work_that_takes_very_long_waits_a_second_each_time() {
+        // Three at once or nearly, then one in each 1.4 seconds.
         let often = count(ms(400), ms(9000));
-        assert!((9..=12).contains(&often), "{often}");
+        assert!((6..=8).contains(&often), "{often}");
     }
 
     proptest! {
