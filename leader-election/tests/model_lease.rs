@@ -4,7 +4,8 @@
 //! its process freezes, crashes and comes back, its clock is as slow as the margin allows. Nodes 1 and
 //! 2 race for the VIP; their own sessions never fail, which makes them the loudest rivals there can
 //! be. The server does one compare-and-swap at a time; each node sees each object late, and in any
-//! order. Losing is not doing a step. The numbers in brackets are points of the argument in
+//! order. Node 0 also gives the VIP away, once: the write may arrive when its process is long gone, and
+//! another one goes on in its place. Losing is not doing a step. The numbers in brackets are points of the argument in
 //! `herald_leader_election::lease`.
 
 use stateright::{Checker, Model, Property};
@@ -29,6 +30,10 @@ enum Flaw {
     ClaimOfAnyVersion,
     /// A claim of a session newer than the one seen is taken for dead (3).
     UnseenIsDead,
+    /// The VIP is given away before it is silenced (5).
+    GivesAwayAloud,
+    /// A process speaks for what it inherits though it was silenced, and has not written it (5).
+    InheritsUnwritten,
     /// Clocks differ by more than the margin.
     Drift,
 }
@@ -36,6 +41,10 @@ enum Flaw {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Protocol {
     flaw: Flaw,
+    /// How often its process crashes or freezes; whether the VIP is given away; the search goes so far.
+    faults: u8,
+    gives: bool,
+    most_term: u8,
 }
 
 /// The holder: node 0's life, or a rival.
@@ -80,6 +89,12 @@ struct State {
     /// The node knows its object as it stands; its life as it knows it.
     knows: bool,
     known_life: u8,
+    /// The process that runs has written the claim itself.
+    wrote: bool,
+    /// The claim was given away, once; the write is under way, and whether it expects what stands there.
+    gave: bool,
+    gift: bool,
+    gift_is_current: bool,
     rivals: [Rival; RIVALS],
     faults: u8,
     term_fell: bool,
@@ -100,6 +115,9 @@ enum Step {
     /// It opens a new life after a revocation, and claims the VIP if it is free.
     Reopen,
     Reclaim,
+    /// It gives the VIP to a rival: silences it and writes, and the write arrives.
+    Give,
+    Given,
     SeeSession(usize),
     SeeClaim(usize),
     Revoke(usize),
@@ -122,6 +140,7 @@ impl State {
     fn claim_changed(&mut self, holder: Holder, seen: u8) {
         self.term_fell |= seen < self.term;
         (self.holder, self.term) = (holder, seen + 1);
+        self.gift_is_current = false;
         self.rivals.iter_mut().for_each(|rival| rival.claim_is_current = false);
     }
 }
@@ -149,19 +168,27 @@ impl Protocol {
     fn can(&self, s: &State, step: Step) -> bool {
         match step {
             Step::Time => true,
-            Step::Crash => s.up && s.faults < 2,
+            Step::Crash => s.up && s.faults < self.faults,
             Step::Restart => !s.up,
-            Step::Freeze => s.acts() && s.faults < 2,
+            Step::Freeze => s.acts() && s.faults < self.faults,
             Step::Thaw => s.frozen,
             Step::Send => s.acts() && s.renewal == 0 && s.knows && s.known_life == s.life,
             // What was sent arrives without its sender.
             Step::Written => s.renewal > 0,
             Step::Answered => s.acts() && s.answer > 0,
             Step::See => s.acts() && (!s.knows || s.holds != (s.holder == Holder::Zero(s.life))),
+            Step::Give => {
+                let holds = s.acts() && s.holds && s.holder == Holder::Zero(s.life);
+                self.gives && !s.gave && holds && s.open && s.knows
+            }
+            // Like any write it arrives without its sender.
+            Step::Given => s.gift && s.term < self.most_term,
             Step::Reopen => s.acts() && !s.open && s.knows && !s.holds && s.life < 2,
-            // It knows of its own revocation, so the claim of its life before is free.
+            // It knows of its own revocation, so the claim of its life before is free. What it
+            // inherits in silence it writes anew.
             Step::Reclaim => {
-                s.acts() && s.open && s.knows && s.holder == Holder::Zero(1) && s.life == 2
+                let own = matches!(s.holder, Holder::Zero(life) if life < s.life || !s.holds);
+                s.acts() && s.open && s.knows && own && !s.wrote && s.term < self.most_term
             }
             Step::SeeSession(n) => !s.rivals[n].session_is_current,
             Step::SeeClaim(n) => !s.rivals[n].claim_is_current,
@@ -172,7 +199,7 @@ impl Protocol {
             }
             Step::Claim(n) => {
                 let current = s.rivals[n].claim_is_current || self.flaw == Flaw::ClaimOfAnyVersion;
-                self.is_free(&s.rivals[n]) && current && s.term < 4
+                self.is_free(&s.rivals[n]) && current && s.term < self.most_term
             }
         }
     }
@@ -191,6 +218,7 @@ impl Protocol {
             }
             Step::Crash => {
                 (s.up, s.frozen, s.answer, s.knows) = (false, false, 0, false);
+                s.wrote = false;
                 s.faults += 1;
             }
             Step::Restart => s.up = true,
@@ -217,18 +245,32 @@ impl Protocol {
             }
             Step::See => {
                 (s.knows, s.known_life) = (true, s.life);
-                s.holds = s.open && s.holder == Holder::Zero(s.life);
+                let may = s.holds || s.wrote || self.flaw == Flaw::InheritsUnwritten;
+                s.holds = s.open && s.holder == Holder::Zero(s.life) && may;
             }
             Step::Reopen => {
                 (s.open, s.life) = (true, s.life + 1);
                 s.session_changed();
-                (s.knows, s.known_life) = (true, s.life);
+                (s.knows, s.known_life, s.wrote) = (true, s.life, false);
                 // The opening is a renewal like any other.
                 s.answer = self.worth();
             }
             Step::Reclaim => {
                 let (life, seen) = (s.life, s.term);
                 s.claim_changed(Holder::Zero(life), seen);
+                s.wrote = true;
+            }
+            Step::Give => {
+                (s.gave, s.gift, s.gift_is_current) = (true, true, true);
+                s.holds = self.flaw == Flaw::GivesAwayAloud;
+                s.wrote = false;
+            }
+            Step::Given => {
+                s.gift = false;
+                if s.gift_is_current {
+                    let seen = s.term;
+                    s.claim_changed(Holder::Rival(0), seen);
+                }
             }
             Step::SeeSession(n) => {
                 let (life, open) = (s.life, s.open);
@@ -261,6 +303,7 @@ impl Protocol {
     fn steps() -> Vec<Step> {
         let mut steps = vec![Step::Crash, Step::Restart, Step::Freeze, Step::Thaw, Step::Send];
         steps.extend([Step::Written, Step::Answered, Step::See, Step::Reopen, Step::Reclaim]);
+        steps.extend([Step::Give, Step::Given]);
         for n in 0..RIVALS {
             steps.extend([Step::SeeSession(n), Step::SeeClaim(n), Step::Revoke(n), Step::Claim(n)]);
         }
@@ -270,15 +313,16 @@ impl Protocol {
 
     /// Whether the VIP has a voice again once nothing goes wrong any more.
     fn heals(&self, from: &State) -> bool {
+        let well = Self { most_term: u8::MAX, ..*self };
         let mut s = *from;
         for _ in 0..6 * TTL {
-            if self.voices(&s) > 0 {
+            if well.voices(&s) > 0 {
                 return true;
             }
             for step in Self::steps() {
                 let goes_wrong = matches!(step, Step::Crash | Step::Freeze);
-                if !goes_wrong && self.can(&s, step) {
-                    s = self.after(&s, step);
+                if !goes_wrong && well.can(&s, step) {
+                    s = well.after(&s, step);
                 }
             }
         }
@@ -305,6 +349,10 @@ impl Model for Protocol {
             answer: 0,
             knows: true,
             known_life: 1,
+            wrote: false,
+            gave: false,
+            gift: false,
+            gift_is_current: false,
             rivals: [Rival::default(); RIVALS],
             faults: 0,
             term_fell: false,
@@ -329,7 +377,7 @@ impl Model for Protocol {
             Flaw::ClaimOfAnyVersion => return vec![one_voice, terms_grow],
             _ => return vec![one_voice],
         }
-        vec![
+        let mut properties = vec![
             one_voice,
             terms_grow,
             Property::<Self>::sometimes("the VIP moves", |_, s| {
@@ -341,21 +389,47 @@ impl Model for Protocol {
             Property::<Self>::always("a holder is found once all is well", |protocol, s| {
                 protocol.heals(s)
             }),
-        ]
+        ];
+        if self.gives {
+            properties.push(Property::sometimes("it is given away", |_, s: &State| {
+                s.gave && s.life == 1 && s.open && s.rivals[0].holds
+            }));
+            properties
+                .push(Property::sometimes("what was inherited is spoken for", |_, s: &State| {
+                    s.gave && s.holds && s.wrote && s.life == 1 && s.deadline > 0
+                }));
+        }
+        properties
     }
 }
 
+const SOUND: Protocol = Protocol { flaw: Flaw::Nothing, faults: 2, gives: false, most_term: 4 };
+const GIVES: Protocol = Protocol { faults: 1, gives: true, ..SOUND };
+
+fn holds(protocol: Protocol) {
+    let checker = protocol.checker().threads(2).spawn_bfs().join();
+    println!("{protocol:?}: {} states", checker.unique_state_count());
+    checker.assert_properties();
+}
+
 fn is_caught(flaw: Flaw) {
-    let checker = Protocol { flaw }.checker().threads(2).spawn_bfs().join();
+    is_caught_in(SOUND, flaw);
+}
+
+fn is_caught_in(protocol: Protocol, flaw: Flaw) {
+    let checker = Protocol { flaw, ..protocol }.checker().threads(2).spawn_bfs().join();
     println!("{flaw:?}: {} states", checker.unique_state_count());
     assert!(checker.discovery("one voice").is_some(), "{flaw:?} is not caught");
 }
 
 #[test]
 fn one_voice_and_a_holder_in_the_end() {
-    let checker = Protocol { flaw: Flaw::Nothing }.checker().threads(2).spawn_bfs().join();
-    println!("{} states", checker.unique_state_count());
-    checker.assert_properties();
+    holds(SOUND);
+}
+
+#[test]
+fn one_voice_and_a_holder_in_the_end_though_the_vip_is_given_away() {
+    holds(GIVES);
 }
 
 #[test]
@@ -381,7 +455,8 @@ fn a_deadline_that_counts_from_the_answer_is_caught() {
 #[test]
 fn a_claim_taken_without_its_version_is_caught() {
     is_caught(Flaw::ClaimOfAnyVersion);
-    let checker = Protocol { flaw: Flaw::ClaimOfAnyVersion }.checker().spawn_bfs().join();
+    let protocol = Protocol { flaw: Flaw::ClaimOfAnyVersion, ..SOUND };
+    let checker = protocol.checker().spawn_bfs().join();
     assert!(checker.discovery("terms grow").is_some());
 }
 
@@ -393,4 +468,14 @@ fn a_claim_of_a_session_not_seen_yet_taken_for_dead_is_caught() {
 #[test]
 fn clocks_beyond_the_margin_are_caught() {
     is_caught(Flaw::Drift);
+}
+
+#[test]
+fn a_vip_given_away_aloud_is_caught() {
+    is_caught_in(GIVES, Flaw::GivesAwayAloud);
+}
+
+#[test]
+fn an_inherited_claim_spoken_for_before_it_is_written_is_caught() {
+    is_caught_in(GIVES, Flaw::InheritsUnwritten);
 }

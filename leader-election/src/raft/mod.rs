@@ -69,7 +69,8 @@
 //!     elected anew, and it waits for those as any new leader.
 //!
 //! Terms of claims grow by one with each holder; a released claim stays as a tombstone. The points
-//! above are searched exhaustively in `tests/model_raft`, with each of them left out once.
+//! above are searched exhaustively in `tests/model_raft`, whose head says which parts of them were left
+//! out and caught, and what three nodes cannot show.
 //!
 //! # Why that holds while members come and go
 //!

@@ -3,14 +3,7 @@
 use herald_leader_election::BootTime;
 
 use crate::sim::MS;
-use crate::world::World;
-
-/// The third machine believes that it is the first node.
-pub fn with_a_double(seed: u64) -> World {
-    let mut world = World::new(seed);
-    world.nodes[2].name = world.nodes[0].name.clone();
-    world
-}
+use crate::world::{World, with_a_double};
 
 #[test]
 fn of_two_machines_under_one_name_the_second_waits_until_the_first_is_gone() {

@@ -1,7 +1,7 @@
 //! What one fault costs, and what its absence does.
 
 use crate::sim::MS;
-use crate::world::{Event, World, settled};
+use crate::world::{Event, World, settled, settled_with};
 
 #[test]
 fn a_dead_nodes_vips_are_back_within_a_ttl_and_a_second() {
@@ -54,10 +54,12 @@ fn nothing_moves_when_the_api_server_was_away_for_a_minute() {
 }
 
 #[test]
-fn the_steady_state_writes_one_object_per_node_and_renewal() {
-    let mut world = settled(5);
-    let before = world.api.writes;
-    world.run_for(15_000 * MS);
-    let writes = world.api.writes - before;
-    assert!((27..=31).contains(&writes), "{writes}");
+fn the_steady_state_writes_one_object_per_node_and_renewal_however_many_vips() {
+    for vips in [6, 200] {
+        let mut world = settled_with(World::with_vips(5, vips));
+        let before = world.api.writes;
+        world.run_for(15_000 * MS);
+        let writes = world.api.writes - before;
+        assert!((27..=31).contains(&writes), "{writes} for {vips} VIPs");
+    }
 }

@@ -1,14 +1,16 @@
-//! The protocol's states and steps; what they mean is said in the file beside this one.
+//! What each step takes and does, with and without flaws; what it means is said in `main`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use stateright::{Model, Property};
 
-const NODES: usize = 3;
+use super::state::{Leading, Node, State, Step, follow, pass};
+
+pub const NODES: usize = 3;
 /// A voter's promise (1), in steps.
 const PROMISE: u8 = 2;
 /// What a grant lasts, in steps.
-const TTL: u8 = 3;
+pub const TTL: u8 = 3;
 /// What deadlines are shortened by, and the most that a slow clock then makes of them.
 const MARGIN: u8 = 1;
 
@@ -28,6 +30,16 @@ pub enum Flaw {
     ForgetsPromise,
     /// A process that did not lead in the last term it knows stands at once as if it had (12).
     ResumesWithoutProof,
+    /// Leadership is handed on by a leader that goes on speaking (2).
+    HandsOnAloud,
+    /// A leader grants before its `Lead` is decided (3).
+    GrantsBeforeLead,
+    /// The leader before is revoked at once though it renewed (4).
+    RevokesAnyPredecessor,
+    /// A claim is handed over before it is silenced (7).
+    HandsOverAloud,
+    /// A claim applies whatever its term.
+    AppliesAnyTerm,
     /// Clocks differ by more than the margin.
     Drift,
 }
@@ -41,120 +53,12 @@ pub struct Protocol {
     pub freezes: u8,
     pub most_raft_term: u8,
     pub most_claim_term: u8,
+    /// How often a claim or leadership is handed over.
+    pub hands: u8,
+    /// Claims are proposed in one step and decided in another, two of them at a time.
+    pub late_claims: bool,
     /// Revoked nodes come back; always so once all is well.
     pub reopens: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Node {
-    up: bool,
-    frozen: bool,
-    raft_term: u8,
-    /// Its log says that it was elected in this term (12).
-    led: bool,
-    /// It was started with such a log and did not stand yet.
-    resumes: bool,
-    /// Until it votes for somebody.
-    promise: u8,
-    /// What the kernel goes by: that it holds the VIP, and how long it may still speak.
-    holds: bool,
-    deadline: u8,
-    /// What a grant that is under way is still worth.
-    renewal: u8,
-    leading: Option<Leading>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-struct Leading {
-    lead_decided: bool,
-    lease: u8,
-    predecessor: u8,
-    /// How long the holder must stay silent to be revoked (nobody else is: it would change nothing);
-    /// whether the predecessor renewed.
-    patience: u8,
-    heard: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct State {
-    nodes: [Node; NODES],
-    // What is decided.
-    open: [bool; NODES],
-    holder: Option<u8>,
-    claim_term: u8,
-    last_lead: u8,
-    crashes: u8,
-    freezes: u8,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
-    Time,
-    Crash(usize),
-    Restart(usize),
-    Freeze(usize),
-    Thaw(usize),
-    /// The first is elected with the vote of the second.
-    Elect(usize, usize),
-    /// The same for a process that led when it ended, in spite of the second's promise (12).
-    Resume(usize, usize),
-    DecideLead(usize),
-    /// The leader asks a voter, which answers. A later answer is worth less and proves no more.
-    Ask(usize, usize),
-    /// A renewal reaches the leader at once (any later, and its sender is more patiently waited
-    /// for), which grants it if it may; the grant arrives at any time, or not.
-    Renew(usize, usize),
-    TakeGrant(usize),
-    Revoke(usize, usize),
-    Claim(usize, usize),
-    Reopen(usize),
-    /// A node applies what is decided.
-    Learn(usize),
-}
-
-impl Node {
-    fn acts(&self) -> bool {
-        self.up && !self.frozen
-    }
-
-    fn enter(&mut self, term: u8) {
-        self.raft_term = term;
-        (self.led, self.resumes) = (false, false);
-        self.renewal = 0;
-    }
-}
-
-impl State {
-    fn newest_term(&self) -> u8 {
-        self.nodes.iter().map(|node| node.raft_term).max().unwrap_or(0)
-    }
-
-    /// The leader at `n`, if its process acts.
-    fn leader(&self, n: usize) -> Option<&Leading> {
-        self.nodes[n].leading.as_ref().filter(|_| self.nodes[n].acts())
-    }
-
-    /// Whether what the leader at `n` proposes is decided: a quorum follows no newer leader.
-    fn decides(&self, n: usize) -> bool {
-        let term = self.nodes[n].raft_term;
-        let follows = |(m, node): (usize, &Node)| m != n && node.acts() && node.raft_term <= term;
-        term == self.newest_term() && self.nodes.iter().enumerate().any(follows)
-    }
-
-    fn confirmed(&self, n: usize) -> bool {
-        self.leader(n).is_some_and(|leading| leading.lead_decided && leading.lease > 0)
-            && self.decides(n)
-    }
-
-    /// A leader's voice is its lease and nothing else (2).
-    fn speak_as_leader(&mut self, n: usize) {
-        if let Some(leading) = &self.nodes[n].leading
-            && leading.lead_decided
-            && self.open[n]
-        {
-            self.nodes[n].deadline = self.nodes[n].deadline.max(leading.lease);
-        }
-    }
 }
 
 impl Protocol {
@@ -221,7 +125,10 @@ impl Protocol {
                 n != m && s.holder == Some(m as u8) && s.confirmed(n) && {
                     let leading = s.nodes[n].leading.unwrap_or_default();
                     let led_before = usize::from(leading.predecessor) == m && !leading.heard;
+                    let any = self.flaw == Flaw::RevokesAnyPredecessor
+                        && usize::from(leading.predecessor) == m;
                     led_before
+                        || any
                         || leading.patience == 0
                         || self.flaw == Flaw::RevocationWithoutWaiting
                 }
@@ -233,10 +140,39 @@ impl Protocol {
                         self.flaw == Flaw::TakeoverWithoutRevocation && usize::from(holder) != m
                     }
                 };
-                free && s.open[m] && s.confirmed(n) && s.claim_term < self.most_claim_term
+                let room = s.proposed[1].is_none() && s.claim_term < self.most_claim_term;
+                free && s.open[m] && s.confirmed(n) && room
+            }
+            Step::Decide => s.proposed[0].is_some() && (0..NODES).any(|n| s.leads_all(n)),
+            Step::Give(n) => s.nodes[n].acts() && s.nodes[n].holds && s.hands < self.hands,
+            Step::HandOver(n, m, to) => {
+                let asked = s.nodes[m].gives && s.holder == Some(m as u8);
+                let room = s.claim_term < self.most_claim_term;
+                m != to && asked && s.open[to] && s.confirmed(n) && room
+            }
+            Step::HandOn(n, m) => {
+                n != m
+                    && s.leader(n).is_some_and(|leading| leading.lead_decided)
+                    && s.nodes[m].acts()
+                    && s.nodes[m].raft_term == s.nodes[n].raft_term
+                    && !s.nodes[m].asked
+                    && s.hands < self.hands
+            }
+            // It breaks promises (raft thesis 3.10).
+            Step::TakeOver(n, voter) => {
+                n != voter
+                    && s.nodes[n].acts()
+                    && s.nodes[n].asked
+                    && s.nodes[voter].acts()
+                    && s.nodes[n].raft_term == s.newest_term()
+                    && s.newest_term() < self.most_raft_term
             }
             Step::Reopen(n) => self.reopens && !s.open[n] && s.nodes[n].acts() && !s.nodes[n].holds,
-            Step::Learn(n) => s.nodes[n].acts() && s.nodes[n].holds != (s.holder == Some(n as u8)),
+            Step::Learn(n) => {
+                let holds = s.holder == Some(n as u8);
+                let node = &s.nodes[n];
+                node.acts() && (node.holds != (holds && !node.gives) || (node.gives && !holds))
+            }
         }
     }
 
@@ -248,8 +184,9 @@ impl Protocol {
                 s.crashes += 1;
                 let node = &mut s.nodes[n];
                 (node.up, node.frozen, node.leading) = (false, false, None);
+                // What it asked for was asked by a session that the next process ends.
                 node.resumes = false;
-                node.renewal = 0;
+                (node.renewal, node.gives, node.asked) = (0, false, false);
             }
             Step::Restart(n) => {
                 s.nodes[n].up = true;
@@ -265,15 +202,10 @@ impl Protocol {
                 s.nodes[n].frozen = true;
             }
             Step::Thaw(n) => s.nodes[n].frozen = false,
-            Step::Elect(n, voter) | Step::Resume(n, voter) => {
+            Step::Elect(n, voter) | Step::Resume(n, voter) | Step::TakeOver(n, voter) => {
                 let term = s.newest_term() + 1;
                 for m in [n, voter] {
-                    let node = &mut s.nodes[m];
-                    // Whoever stops leading is silent at once, before its vote can leave.
-                    if node.leading.take().is_some() {
-                        node.deadline = 0;
-                    }
-                    node.enter(term);
+                    follow(&mut s.nodes[m], term);
                 }
                 s.nodes[n].led = true;
                 // What a resumed leader's kernel speaks by is its own quorum lease.
@@ -302,12 +234,13 @@ impl Protocol {
                 s.speak_as_leader(n);
             }
             Step::Renew(n, m) => {
+                let early = self.flaw == Flaw::GrantsBeforeLead;
                 if let Some(leading) = &mut s.nodes[n].leading {
                     if s.holder == Some(m as u8) {
                         leading.patience = TTL;
                     }
                     leading.heard |= usize::from(leading.predecessor) == m;
-                    if leading.lead_decided && leading.lease > 0 {
+                    if (leading.lead_decided || early) && leading.lease > 0 && !leading.forfeited {
                         s.nodes[m].renewal = self.stretched(TTL);
                     }
                 }
@@ -317,28 +250,66 @@ impl Protocol {
                 s.open[m] = false;
                 s.holder = s.holder.filter(|holder| usize::from(*holder) != m);
             }
+            Step::Claim(_, m) if self.late_claims => {
+                let free = usize::from(s.proposed[0].is_some());
+                s.proposed[free] = Some((m as u8, s.claim_term + 1));
+            }
             Step::Claim(_, m) => {
-                (s.holder, s.claim_term) = (Some(m as u8), s.claim_term + 1);
-                for leading in s.nodes.iter_mut().filter_map(|node| node.leading.as_mut()) {
-                    leading.patience = TTL;
+                let term = s.claim_term + 1;
+                s.claimed(m, term);
+            }
+            Step::Decide => {
+                let first = s.proposed[0];
+                s.proposed = [s.proposed[1], None];
+                if let Some((m, term)) = first {
+                    let m = usize::from(m);
+                    let is_next = term == s.claim_term + 1 || self.flaw == Flaw::AppliesAnyTerm;
+                    if is_next && s.holder.is_none() && s.open[m] {
+                        s.claimed(m, term);
+                    }
+                }
+            }
+            Step::Give(n) => {
+                s.hands += 1;
+                s.nodes[n].gives = true;
+                s.nodes[n].holds = self.flaw == Flaw::HandsOverAloud;
+            }
+            Step::HandOver(_, _, to) => {
+                let term = s.claim_term + 1;
+                s.claimed(to, term);
+            }
+            Step::HandOn(n, m) => {
+                s.hands += 1;
+                s.nodes[m].asked = true;
+                if self.flaw != Flaw::HandsOnAloud {
+                    s.nodes[n].deadline = 0;
+                    if let Some(leading) = &mut s.nodes[n].leading {
+                        leading.forfeited = true;
+                    }
                 }
             }
             Step::Reopen(n) => s.open[n] = true,
-            Step::Learn(n) => s.nodes[n].holds = s.holder == Some(n as u8),
+            Step::Learn(n) => {
+                let holds = s.holder == Some(n as u8);
+                s.nodes[n].gives &= holds;
+                s.nodes[n].holds = holds && !s.nodes[n].gives;
+            }
         }
         s
     }
 
     fn steps(&self) -> Vec<Step> {
-        let mut steps = vec![Step::Time];
+        let mut steps = vec![Step::Time, Step::Decide];
         for n in 0..NODES {
             steps.extend([Step::Crash(n), Step::Restart(n), Step::Freeze(n), Step::Thaw(n)]);
             steps.extend([Step::DecideLead(n), Step::TakeGrant(n)]);
-            steps.extend([Step::Reopen(n), Step::Learn(n)]);
+            steps.extend([Step::Reopen(n), Step::Learn(n), Step::Give(n)]);
             for m in 0..NODES {
                 steps.extend([Step::Elect(n, m), Step::Ask(n, m), Step::Renew(n, m)]);
                 steps.push(Step::Resume(n, m));
                 steps.extend([Step::Revoke(n, m), Step::Claim(n, m)]);
+                steps.extend([Step::HandOn(n, m), Step::TakeOver(n, m)]);
+                steps.extend((0..NODES).map(|to| Step::HandOver(n, m, to)));
             }
         }
         steps
@@ -347,8 +318,13 @@ impl Protocol {
     /// Whether the VIP has a voice again, once nothing goes wrong any more and everybody does what it
     /// can: thaw, restart, elect, and so on, and then time.
     fn heals(&self, from: &State) -> bool {
-        let well =
-            Self { most_raft_term: u8::MAX, most_claim_term: u8::MAX, reopens: true, ..*self };
+        let well = Self {
+            most_raft_term: u8::MAX,
+            most_claim_term: u8::MAX,
+            reopens: true,
+            hands: 0,
+            ..*self
+        };
         let mut s = *from;
         for n in 0..NODES {
             for step in [Step::Thaw(n), Step::Restart(n)] {
@@ -362,14 +338,20 @@ impl Protocol {
                 return true;
             }
             let newest = s.newest_term();
-            let led = s.nodes.iter().any(|node| node.leading.is_some() && node.raft_term == newest);
+            let leads = |leading: Leading| !leading.forfeited;
+            let led = s
+                .nodes
+                .iter()
+                .any(|node| node.leading.is_some_and(leads) && node.raft_term == newest);
             for step in well.steps() {
                 let goes_wrong = matches!(step, Step::Time | Step::Crash(_) | Step::Freeze(_));
-                let usurps = matches!(step, Step::Elect(..)) && led;
+                let elects =
+                    matches!(step, Step::Elect(..) | Step::Resume(..) | Step::TakeOver(..));
+                let usurps = elects && led;
                 // Nobody that renews is revoked.
                 if !goes_wrong && !usurps && well.can(&s, step) {
                     s = well.after(&s, step);
-                    if matches!(step, Step::Elect(..) | Step::Resume(..)) {
+                    if elects {
                         break;
                     }
                 }
@@ -387,29 +369,6 @@ fn sampled(s: &State) -> bool {
     hasher.finish().is_multiple_of(64)
 }
 
-/// A node hears of a newer leader: it leads no more, and is silent before it says so.
-fn follow(node: &mut Node, term: u8) {
-    if node.raft_term < term {
-        if node.leading.take().is_some() {
-            node.deadline = 0;
-        }
-        node.enter(term);
-    }
-}
-
-fn pass(s: &mut State) {
-    let less = |time: &mut u8| *time = time.saturating_sub(1);
-    for node in &mut s.nodes {
-        less(&mut node.promise);
-        less(&mut node.deadline);
-        less(&mut node.renewal);
-        if let Some(leading) = &mut node.leading {
-            less(&mut leading.lease);
-            less(&mut leading.patience);
-        }
-    }
-}
-
 impl Model for Protocol {
     type State = State;
     type Action = Step;
@@ -424,8 +383,11 @@ impl Model for Protocol {
                 holder: Some(holder),
                 claim_term: 1,
                 last_lead: 0,
+                proposed: [None; 2],
+                term_fell: false,
                 crashes: 0,
                 freezes: 0,
+                hands: 0,
             };
             s.nodes[usize::from(holder)].holds = true;
             s.nodes[0].led = true;
@@ -449,11 +411,15 @@ impl Model for Protocol {
         let one_voice = Property::<Self>::always("one voice", |protocol, s| {
             s.nodes.iter().filter(|node| protocol.speaks(node)).count() <= 1
         });
-        if self.flaw != Flaw::Nothing {
-            return vec![one_voice];
+        let terms_grow = Property::<Self>::always("terms grow", |_, s| !s.term_fell);
+        match self.flaw {
+            Flaw::Nothing => {}
+            Flaw::AppliesAnyTerm => return vec![terms_grow],
+            _ => return vec![one_voice],
         }
         vec![
             one_voice,
+            terms_grow,
             Property::<Self>::sometimes("the VIP moves", |protocol, s| {
                 s.claim_term > 1 && s.nodes.iter().any(|node| protocol.speaks(node))
             }),

@@ -2,13 +2,15 @@
 //!
 //! Nothing here waits or reads a clock; a run is decided by its seed alone. Each node has a boot clock
 //! of its own (offset and rate), a disk that holds exactly what was persisted, and a kernel that goes
-//! on speaking when the process is gone. After every event the promise is checked: at most one
-//! node's kernel speaks for a VIP. Start at [`World::run_until`].
+//! on speaking when the process is gone. After every event the promises are checked
+//! ([`invariants`]). Start at [`World::run_until`].
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod days;
 mod describe;
 mod faults;
+pub mod invariants;
 pub mod rng;
 pub mod seeds;
 
@@ -23,9 +25,10 @@ use herald_leader_election::raft::frame::Frame;
 use herald_leader_election::raft::sanity::Refusal;
 use herald_leader_election::raft::store::Image;
 use herald_leader_election::{
-    BootTime, ClaimKey, NodeName, Patience, Session, Timing, View, Voters, Wanted,
+    BootTime, ClaimKey, NodeName, Patience, Timing, View, Voters, Wanted,
 };
 
+use self::invariants::Invariants;
 use self::rng::Rng;
 
 /// Virtual time in nanoseconds; what a perfect clock on the wall would show.
@@ -102,8 +105,9 @@ pub struct World {
     events: BTreeMap<u64, Event>,
     order: BinaryHeap<Reverse<(Wall, u64)>>,
     count: u64,
-    holders: BTreeMap<(ClaimKey, u64), NodeName>,
-    states: BTreeMap<u64, BTreeMap<NodeName, Session>>,
+    pub invariants: Invariants,
+    /// Frames sent so far, and their bytes.
+    pub sent: (u64, usize),
 }
 
 impl Node {
@@ -177,8 +181,8 @@ impl World {
             events: BTreeMap::new(),
             order: BinaryHeap::new(),
             count: 0,
-            holders: BTreeMap::new(),
-            states: BTreeMap::new(),
+            invariants: Invariants::new(seed),
+            sent: (0, 0),
         };
         for node in 0..count {
             let delay = world.rng.range(0, 50 * MS);
@@ -187,7 +191,7 @@ impl World {
         world
     }
 
-    /// Lets time pass, event by event, checking the promise after each.
+    /// Lets time pass, event by event, checking the promises after each.
     pub fn run_until(&mut self, end: Wall) {
         while let Some(&Reverse((at, id))) = self.order.peek() {
             if at > end {
@@ -409,12 +413,14 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: &NodeName, frame: &Frame) {
+        let bytes = frame.encode();
+        self.sent = (self.sent.0 + 1, self.sent.1 + bytes.len());
         let to = self.nodes.iter().position(|node| node.name == *to).unwrap();
         if self.cut.contains(&(from, to)) || self.rng.chance(self.weather.loss_percent) {
             return;
         }
         // Every frame goes through its bytes, as on the wire.
-        let frame = Frame::decode(&frame.encode()).unwrap();
+        let frame = Frame::decode(&bytes).unwrap();
         let copies = 1 + u64::from(self.rng.chance(self.weather.duplicate_percent));
         for _ in 0..copies {
             let straggles = self.rng.chance(self.weather.straggler_percent);
@@ -432,13 +438,8 @@ impl World {
     }
 
     fn publish(&mut self, index: usize, view: Arc<View>) {
-        for claim in view.claims.values() {
-            let Some((holder, _)) = &claim.holder else { continue };
-            let known = self.holders.entry((claim.key, claim.term)).or_insert(holder.clone());
-            assert_eq!(known, holder, "seed {}: {} term {}", self.seed, claim.key, claim.term);
-        }
-        let sessions = self.states.entry(view.applied).or_insert(view.sessions.clone());
-        assert_eq!(*sessions, view.sessions, "seed {}: state {}", self.seed, view.applied);
+        self.invariants.agreed_on_holders(view.claims.values());
+        self.invariants.agreed_on_sessions(&view);
         let process = self.nodes[index].process;
         if self.obliging {
             for key in view.handovers.keys() {
@@ -449,7 +450,7 @@ impl World {
         // A node that is no member any more knows nothing, and then all of it again.
         if let Some(before) = node.view.as_ref().filter(|before| before.applied <= view.applied) {
             for (key, claim) in &before.claims {
-                assert!(view.claims[key].term >= claim.term, "seed {}: {key}", self.seed);
+                self.invariants.terms_grow(key, claim.term, view.claims[key].term);
             }
         }
         if view.is_settled() {
@@ -458,19 +459,13 @@ impl World {
         node.view = Some(view);
     }
 
-    /// The promise: at most one node speaks.
-    fn check(&self) {
+    fn check(&mut self) {
         for key in self.wanted.claims.keys() {
-            let speak = |node: &&Node| node.speaks(key, self.now);
-            let speakers: Vec<&NodeName> =
-                self.nodes.iter().filter(speak).map(|node| &node.name).collect();
-            assert!(
-                speakers.len() <= 1,
-                "seed {}: {speakers:?} speak for {key} at {} ms\n{}",
-                self.seed,
-                self.now / MS,
-                self.describe()
-            );
+            let speak = self.nodes.iter().filter(|node| node.speaks(key, self.now));
+            let speakers: Vec<_> = speak.map(|node| (&node.name, node.view.as_deref())).collect();
+            self.invariants.one_voice(key, self.now, &speakers, || {
+                describe::describe(&self.cut, &self.nodes, self.now)
+            });
         }
     }
 }

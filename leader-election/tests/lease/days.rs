@@ -1,28 +1,17 @@
-//! Days on which everything goes wrong, one after another.
+//! Days on which everything goes wrong, one after another, and the evening after.
 
 use herald_leader_election::lease::LeaseInput;
 
-use crate::doubles::with_a_double;
-use crate::sim::seeds::each_seed;
 use crate::sim::{MS, vip};
 use crate::world::{Event, World};
 
-#[test]
-fn one_voice_through_many_bad_days() {
-    each_seed(150, |seed| bad_day(World::new(seed)));
-}
-
-#[test]
-fn one_voice_through_many_bad_days_of_a_node_that_has_a_double() {
-    each_seed(30, |seed| bad_day(with_a_double(seed)));
-}
-
-fn bad_day(mut world: World) {
-    let seed = world.seed;
+/// A day with so many misfortunes, and what this test adds to each; healed in the end.
+pub fn bad_day(mut world: World, misfortunes: usize, add: impl Fn(&mut World)) -> World {
     world.run_for(4000 * MS);
     world.loss = world.rng.range(0, 30);
     world.holds = world.rng.range(0, 90);
-    for _ in 0..12 {
+    for _ in 0..misfortunes {
+        add(&mut world);
         misfortune(&mut world);
         let time = world.rng.range(100 * MS, 6000 * MS);
         world.run_for(time);
@@ -38,7 +27,16 @@ fn bad_day(mut world: World) {
         world.input(0, LeaseInput::SetDrained(name, false));
     }
     let healed = world.run_while(40_000 * MS, World::all_spoken_for);
-    assert!(healed.is_some(), "seed {seed}: not healed, {:?}", world.speakers());
+    world.invariants.healed(healed, || format!("{:?}", world.speakers()));
+    world
+}
+
+/// Any of its VIPs is asked to go to any node.
+pub fn ask_for_a_move(world: &mut World) {
+    let (asked, to) = (world.rng.index(3), world.rng.index(3));
+    let key = vip(u8::try_from(world.rng.range(0, 6)).unwrap());
+    let to = world.nodes[to].name.clone();
+    world.input(asked, LeaseInput::Move(key, to));
 }
 
 fn misfortune(world: &mut World) {
@@ -52,11 +50,7 @@ fn misfortune(world: &mut World) {
         }
         3 | 4 => world.nodes[node].connected = false,
         5 => world.api.down = !world.api.down,
-        6 => {
-            let key = vip(u8::try_from(world.rng.range(0, 6)).unwrap());
-            let to = world.nodes[other].name.clone();
-            world.input(node, LeaseInput::Move(key, to));
-        }
+        6 => ask_for_a_move(world),
         7 => {
             let (name, drained) = (world.nodes[other].name.clone(), world.rng.chance(50));
             world.input(node, LeaseInput::SetDrained(name, drained));
