@@ -17,7 +17,7 @@
 //! that a grant needs a valid lease (3): with one node deposed, the other one is the new leader's
 //! quorum, and takes nothing from the old one any more. Nor (5) and (6), since raft's log and sessions are
 //! taken for granted here; the bad days of the real cores, from `one_voice` on, go through both.
-//! At most one crash and one frozen process, one handover, and two terms, or three where it takes
+//! At most one crash and one frozen process, or a crash and a handover, and two terms, or three where it takes
 //! three to break something.
 //!
 //! Membership is left out: three voters, for good. What a change of voters could break is only what
@@ -95,6 +95,11 @@ fn one_voice_and_a_holder_in_the_end_with_a_crash_and_a_frozen_process() {
 #[test]
 fn one_voice_and_a_holder_in_the_end_with_a_handover() {
     holds(Protocol { hands: 1, ..sound(0, 0) });
+}
+
+#[test]
+fn one_voice_with_a_leader_that_hands_on_crashes_and_resumes() {
+    holds(Protocol { hands: 1, only_leaders_crash: true, ..sound(1, 0) });
 }
 
 #[test]
