@@ -4,7 +4,7 @@
 use core::net::IpAddr;
 
 /// Names the format of everything pinned; part of the pin directory's path.
-pub const PIN_FORMAT: &str = "v5";
+pub const PIN_FORMAT: &str = "v6";
 
 /// Distinct backends on one node's tables: what a `u16` can name, without
 /// [`PREVIOUS_IS_CURRENT`](crate::service::PREVIOUS_IS_CURRENT).
@@ -217,7 +217,7 @@ pub struct Backend {
     pub identity: u32,
 }
 
-/// Key of the map `FLOWS`: a flow of a dirty slot.
+/// Key of the maps `FLOWS` and `OPENING`: a flow of a dirty slot.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowKey {
@@ -233,7 +233,8 @@ pub struct FlowKey {
     pub protocol: u32,
 }
 
-/// A backend as a flow or a fragmented packet remembers it; values of `FLOWS` and `FRAGMENTS`.
+/// A backend as a flow or a fragmented packet remembers it; values of `FLOWS`,
+/// `OPENING` and `FRAGMENTS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Remembered {

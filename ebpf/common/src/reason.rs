@@ -93,6 +93,8 @@ reasons! {
     FenceDroppedNs = "fence_dropped_ns",
     /// Dropped: would have been refused with an ICMP error, of which too many were sent already.
     RejectLimited = "drop_reject_limited",
+    /// An ICMP error about a request to a VIP left with the VIP in its quote, not the pod.
+    ErrorRestored = "icmp_error_restored",
 }
 
 /// Entries of the array `REASONS`.

@@ -1,6 +1,13 @@
 //! Which backend a flow has: its slot's, unless the slot changed a short time ago. Only then is
 //! there a flow table, and only then does a packet write anything.
+//!
+//! That table is this node's. If the holder changes while slots are dirty, the next one knows no flow
+//! that was opened since its slot changed: it takes it for one from before, and the former backend
+//! resets it. That one's node does not send it on either. Only a mark in the frame could keep a second
+//! hop from becoming a third where two nodes' tables differ, and flows of the former backend that the
+//! node has no entry for any more would be sent away.
 
+use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::flow::Flow;
 use herald_ebpf_common::{
@@ -8,7 +15,7 @@ use herald_ebpf_common::{
     PREVIOUS_IS_CURRENT, Remembered, SLOTS, ServiceKey, ServiceTable, Slot, chunk_of, protocol,
 };
 
-use crate::maps::{self, BACKENDS, FLOWS};
+use crate::maps::{self, BACKENDS, FLOWS, OPENING};
 use crate::packet::{read, words};
 
 /// A flow as its client sends it.
@@ -126,15 +133,17 @@ fn dirty(ctx: &XdpContext, slot: Slot, asked: &Asked, l4: Option<usize>) -> Opti
         client_port_be: asked.client_port_be,
         protocol: u32::from(asked.key.protocol),
     };
-    if sign != Sign::Opens
-        && let Some(known) = FLOWS.get_ptr(&flow)
-    {
-        // SAFETY: an LRU element may be recycled while it is read; the identity tells whether
-        // what was read belongs together.
-        let known = unsafe { *known };
-        let backend = BACKENDS.get(known.backend);
-        if backend.is_some_and(|b| b.identity == known.identity && b.flags & IS_GONE == 0) {
-            return Some(known.backend);
+    let known = FLOWS.get_ptr(&flow);
+    if sign != Sign::Opens {
+        if let Some(backend) = living(known) {
+            return Some(backend);
+        }
+        if let Some(backend) = living(OPENING.get_ptr(&flow)) {
+            if sign == Sign::Continues {
+                // Its second packet: it is no part of a flood of first ones.
+                remember(&FLOWS, &flow, backend)?;
+            }
+            return Some(backend);
         }
     }
     let current = u32::from(slot.current);
@@ -143,12 +152,33 @@ fn dirty(ctx: &XdpContext, slot: Slot, asked: &Asked, l4: Option<usize>) -> Opti
     let follows = sign != Sign::Opens && slot.previous != PREVIOUS_IS_CURRENT && lives(previous);
     let index = if follows { previous } else { current };
     if sign != Sign::Quoted {
-        let remembered = Remembered { backend: index, identity: BACKENDS.get(index)?.identity };
-        // Without the entry the flow is looked up in the slot again, which is right until the
-        // slot changes once more.
-        let _ = FLOWS.insert(&flow, &remembered, 0);
+        if known.is_some() {
+            // An old flow of the same ports, which must not be found any more.
+            remember(&FLOWS, &flow, index)?;
+        }
+        remember(&OPENING, &flow, index)?;
     }
     Some(index)
+}
+
+/// What a flow is remembered to have, if that is there.
+#[inline(always)]
+fn living(known: Option<*const Remembered>) -> Option<u32> {
+    // SAFETY: an LRU element may be recycled while it is read; the identity tells whether what was
+    // read belongs together.
+    let known = known.map(|known| unsafe { *known })?;
+    let backend = BACKENDS.get(known.backend)?;
+    let is_there = backend.identity == known.identity && backend.flags & IS_GONE == 0;
+    is_there.then_some(known.backend)
+}
+
+/// Remembers a flow's backend; none if there is no such backend. Without the entry the flow is
+/// looked up in the slot again, which is right for one that was there before the slot changed.
+#[inline(always)]
+fn remember(map: &LruHashMap<FlowKey, Remembered>, flow: &FlowKey, index: u32) -> Option<()> {
+    let remembered = Remembered { backend: index, identity: BACKENDS.get(index)?.identity };
+    let _ = map.insert(flow, &remembered, 0);
+    Some(())
 }
 
 /// Whether a packet may begin its flow. One of UDP always may.

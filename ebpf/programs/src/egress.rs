@@ -18,8 +18,8 @@ use herald_ebpf_common::{
 use crate::deliver::changed;
 use crate::maps::{self, FALLBACK, REPLY_FRAGMENTS, SOURCES};
 use crate::packet::{
-    ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, FRAGMENT, Fragment, Ipv4, Ipv6, Ports,
-    SCTP_CHECKSUM, SCTP_LEN, TCP_CHECKSUM, UDP_CHECKSUM, tc_read, words,
+    ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, Ipv4, Ipv6, Ports, SCTP_CHECKSUM, SCTP_LEN,
+    TCP_CHECKSUM, UDP_CHECKSUM, tc_read, words,
 };
 use crate::sctp;
 
@@ -34,14 +34,28 @@ pub enum Restore {
     Failed(Reason),
 }
 
+impl Restore {
+    /// In the upper half, [`UNTOUCHED`], [`DONE`] or [`FAILED`]; the reason below.
+    #[inline(always)]
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::Untouched => UNTOUCHED << 32,
+            Self::Done(reason) => DONE << 32 | reason as u64,
+            Self::Failed(reason) => FAILED << 32 | reason as u64,
+        }
+    }
+}
+
+pub const UNTOUCHED: u64 = 0;
+pub const DONE: u64 = 1;
+pub const FAILED: u64 = 2;
+/// For [`crate::unusual`] to look at.
+pub const UNUSUAL: u64 = 3;
+
 /// Offset of the checksum in an IPv4 header.
-const IPV4_CHECKSUM: usize = 10;
+pub const IPV4_CHECKSUM: usize = 10;
 /// Offset of the source address in an IPv6 header.
-const IPV6_SOURCE: usize = 8;
-/// Where the ports of a packet are whose IP header has no options.
-const V4_PORT: usize = ETH_LEN + size_of::<Ipv4>();
-/// Where those of a packet are that has no extension headers.
-const V6_PORT: usize = ETH_LEN + size_of::<Ipv6>();
+pub const IPV6_SOURCE: usize = 8;
 
 /// What a helper says of a packet that ends too early.
 const TOO_SHORT: i64 = -14;
@@ -50,28 +64,42 @@ const TOO_SHORT: i64 = -14;
 /// options.
 const PULL: u32 = (ETH_LEN + 60 + 14) as u32;
 
-struct Reply {
-    key: ReverseKey,
-    l4: usize,
-    is_v4: bool,
-    part: Part,
-    identification: u32,
+/// What may be a reply: a packet of a transport protocol.
+pub struct Reply {
+    pub key: ReverseKey,
+    /// Offset of the IP header.
+    pub l3: usize,
+    /// Offset of the transport header.
+    pub l4: usize,
+    pub is_v4: bool,
+    pub part: Part,
+    pub identification: u32,
 }
 
 /// Which part of a packet this is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub enum Part {
     Whole,
     First,
     /// Without ports: those in the key mean nothing.
     Later,
 }
 
+/// What becomes of a usual packet, as [`Restore::number`] has it: of TCP, UDP or SCTP, without tags
+/// and extension headers. [`UNUSUAL`] in the upper half for any other.
+///
+/// A function of its own: its stack and that of [`crate::unusual`] together are more than there is.
+#[inline(never)]
+pub fn restore(ctx: &TcContext) -> u64 {
+    match parse(ctx) {
+        Some(reply) => give(ctx, &reply).number(),
+        None => UNUSUAL << 32,
+    }
+}
+
+/// Gives a reply the VIP and port that its client asked.
 #[inline(always)]
-pub fn restore(ctx: &TcContext) -> Restore {
-    let Some(reply) = parse(ctx) else {
-        return Restore::Untouched;
-    };
+pub fn give(ctx: &TcContext, reply: &Reply) -> Restore {
     let fragment = FragmentKey {
         vip: words(&reply.key.pod),
         client: words(&reply.key.client),
@@ -89,7 +117,7 @@ pub fn restore(ctx: &TcContext) -> Restore {
     } else if let Some(known) = maps::reverse(&reply.key) {
         (known, Reason::Restored)
     } else {
-        let Some(known) = by_port(ctx, &reply) else {
+        let Some(known) = by_port(ctx, reply) else {
             return Restore::Untouched;
         };
         (known, Reason::RestoredByPort)
@@ -99,7 +127,7 @@ pub fn restore(ctx: &TcContext) -> Restore {
         return Restore::Untouched;
     }
     if reply.part == Part::First {
-        if is_sctp(&reply) && known.port_be != reply.key.pod_port_be {
+        if is_sctp(reply) && known.port_be != reply.key.pod_port_be {
             // The checksum follows only if the whole packet's length is known.
             return Restore::Failed(Reason::RestoreFailed);
         }
@@ -107,7 +135,7 @@ pub fn restore(ctx: &TcContext) -> Restore {
         // lost as it would be with any of them.
         let _ = REPLY_FRAGMENTS.insert(&fragment, &known.vip, 0);
     }
-    match rewrite(ctx, &reply, &known) {
+    match rewrite(ctx, reply, &known) {
         Ok(()) => Restore::Done(reason),
         Err(_) => Restore::Failed(Reason::RestoreFailed),
     }
@@ -157,51 +185,45 @@ fn parse(ctx: &TcContext) -> Option<Reply> {
     }
     let ethernet = tc_read::<Ethernet>(ctx, 0)?;
     match ethernet.ether_type_be {
-        ETH_IPV4_BE => {
-            let ip = tc_read::<Ipv4>(ctx, ETH_LEN)?;
-            let header_length = ((ip.version_ihl & 0x0f) as usize) * 4;
-            if !is_transport(ip.protocol) || header_length < 20 {
-                return None;
-            }
-            let l4 = ETH_LEN + header_length;
-            let is_later = ip.fragment_be & 0x1fff_u16.to_be() != 0;
-            let has_more = ip.fragment_be & 0x2000_u16.to_be() != 0;
-            let part = part(is_later, has_more);
-            let (pod, client) = (mapped(ip.source), mapped(ip.destination));
-            let identification = u32::from(ip.identification_be);
-            let protocol = u32::from(ip.protocol);
-            let (from, to) = ports(ctx, l4, part)?;
-            let key = ReverseKey { pod, client, pod_port_be: from, client_port_be: to, protocol };
-            Some(Reply { key, l4, is_v4: true, part, identification })
-        }
+        ETH_IPV4_BE => ipv4(ctx, ETH_LEN),
         ETH_IPV6_BE => {
             let ip = tc_read::<Ipv6>(ctx, ETH_LEN)?;
-            let mut l4 = ETH_LEN + size_of::<Ipv6>();
-            let mut next = ip.next_header;
-            let mut part = Part::Whole;
-            let mut identification = 0;
+            let (l4, next) = (ETH_LEN + size_of::<Ipv6>(), ip.next_header);
             let (pod, client) = (words(&ip.source), words(&ip.destination));
-            if next == FRAGMENT {
-                let fragment = tc_read::<Fragment>(ctx, l4)?;
-                next = fragment.next_header;
-                identification = fragment.identification();
-                part = self::part(fragment.is_later(), fragment.has_more());
-                l4 += size_of::<Fragment>();
-            }
             if !is_transport(next) {
                 return None;
             }
-            let (from, to) = ports(ctx, l4, part)?;
+            let (from, to) = ports(ctx, l4, Part::Whole)?;
             let protocol = u32::from(next);
             let key = ReverseKey { pod, client, pod_port_be: from, client_port_be: to, protocol };
-            Some(Reply { key, l4, is_v4: false, part, identification })
+            let (part, identification) = (Part::Whole, 0);
+            Some(Reply { key, l3: ETH_LEN, l4, is_v4: false, part, identification })
         }
         _ => None,
     }
 }
 
 #[inline(always)]
-fn part(is_later: bool, has_more: bool) -> Part {
+pub fn ipv4(ctx: &TcContext, l3: usize) -> Option<Reply> {
+    let ip = tc_read::<Ipv4>(ctx, l3)?;
+    let header_length = ((ip.version_ihl & 0x0f) as usize) * 4;
+    if !is_transport(ip.protocol) || header_length < 20 {
+        return None;
+    }
+    let l4 = l3 + header_length;
+    let is_later = ip.fragment_be & 0x1fff_u16.to_be() != 0;
+    let has_more = ip.fragment_be & 0x2000_u16.to_be() != 0;
+    let part = part(is_later, has_more);
+    let (pod, client) = (mapped(ip.source), mapped(ip.destination));
+    let identification = u32::from(ip.identification_be);
+    let protocol = u32::from(ip.protocol);
+    let (from, to) = ports(ctx, l4, part)?;
+    let key = ReverseKey { pod, client, pod_port_be: from, client_port_be: to, protocol };
+    Some(Reply { key, l3, l4, is_v4: true, part, identification })
+}
+
+#[inline(always)]
+pub fn part(is_later: bool, has_more: bool) -> Part {
     match (is_later, has_more) {
         (true, _) => Part::Later,
         (false, true) => Part::First,
@@ -210,7 +232,7 @@ fn part(is_later: bool, has_more: bool) -> Part {
 }
 
 #[inline(always)]
-fn ports(ctx: &TcContext, l4: usize, part: Part) -> Option<(u16, u16)> {
+pub fn ports(ctx: &TcContext, l4: usize, part: Part) -> Option<(u16, u16)> {
     if part == Part::Later {
         return Some((0, 0));
     }
@@ -218,7 +240,7 @@ fn ports(ctx: &TcContext, l4: usize, part: Part) -> Option<(u16, u16)> {
 }
 
 #[inline(always)]
-fn is_transport(number: u8) -> bool {
+pub fn is_transport(number: u8) -> bool {
     number == protocol::TCP || number == protocol::UDP || number == protocol::SCTP
 }
 
@@ -236,8 +258,10 @@ fn rewrite(ctx: &TcContext, reply: &Reply, known: &ReverseValue) -> Result<(), i
     let has_sum = has_ports && !is_sctp(reply);
     let (old, new, client) = (&reply.key.pod, &known.vip, &reply.key.client);
     let (old_port, new_port) = (reply.key.pod_port_be, known.port_be);
-    let is_together = has_ports && reply.l4 == if reply.is_v4 { V4_PORT } else { V6_PORT };
-    let ip_checksum = match tc_read::<Ipv4>(ctx, ETH_LEN) {
+    // Without options and extension headers.
+    let bare = if reply.is_v4 { size_of::<Ipv4>() } else { size_of::<Ipv6>() };
+    let is_together = has_ports && reply.l4 == reply.l3 + bare;
+    let ip_checksum = match tc_read::<Ipv4>(ctx, reply.l3) {
         Some(ip) => Change::none().word(old[3], new[3]).apply(ip.checksum),
         None => 0,
     };
@@ -269,13 +293,13 @@ fn rewrite(ctx: &TcContext, reply: &Reply, known: &ReverseValue) -> Result<(), i
             client[3] >> 16 | u32::from(new_port) << 16,
         ];
         let length = if is_together { 12 } else { 6 };
-        store(ctx, ETH_LEN + IPV4_CHECKSUM, &words, length)?;
+        store(ctx, reply.l3 + IPV4_CHECKSUM, &words, length)?;
     } else {
         // The source, destination and source port.
         let [a, b, c, d] = *new;
         let [e, f, g, h] = *client;
         let words = [a, b, c, d, e, f, g, h, u32::from(new_port)];
-        store(ctx, ETH_LEN + IPV6_SOURCE, &words, if is_together { 34 } else { 16 })?;
+        store(ctx, reply.l3 + IPV6_SOURCE, &words, if is_together { 34 } else { 16 })?;
     }
     if has_ports && !is_together && old_port != new_port {
         store(ctx, reply.l4, &[u32::from(new_port)], 2)?;
@@ -290,10 +314,11 @@ fn rewrite(ctx: &TcContext, reply: &Reply, known: &ReverseValue) -> Result<(), i
 /// SCTP's checksum, which covers no address, when the source port changes.
 #[inline(always)]
 fn rewrite_sctp(ctx: &TcContext, reply: &Reply, new_port: u16) -> Result<(), i64> {
-    let before = reply.l4 - ETH_LEN;
+    let l3 = reply.l3;
+    let before = reply.l4 - l3;
     let all = match reply.is_v4 {
-        true => tc_read::<Ipv4>(ctx, ETH_LEN).map(|ip| u16::from_be(ip.total_length_be) as usize),
-        false => tc_read::<Ipv6>(ctx, ETH_LEN)
+        true => tc_read::<Ipv4>(ctx, l3).map(|ip| u16::from_be(ip.total_length_be) as usize),
+        false => tc_read::<Ipv6>(ctx, l3)
             .map(|ip| size_of::<Ipv6>() + u16::from_be(ip.payload_length_be) as usize),
     };
     let Some(all) = all.filter(|all| *all >= before + SCTP_LEN as usize) else {
@@ -308,7 +333,7 @@ fn rewrite_sctp(ctx: &TcContext, reply: &Reply, new_port: u16) -> Result<(), i64
 
 /// Writes the first octets of some words.
 #[inline(always)]
-fn store<const N: usize>(
+pub fn store<const N: usize>(
     ctx: &TcContext,
     offset: usize,
     words: &[u32; N],

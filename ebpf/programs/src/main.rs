@@ -5,7 +5,8 @@
 //! solicitations for held VIPs; [`forward`] sends a request to a pod's node or to a pod here, as
 //! [`choose`] says; [`icmp`] does so for errors and answers echo requests;
 //! [`fence`] keeps this node from claiming what it does not hold;
-//! [`egress`] gives the pod's reply the VIP as its source;
+//! [`egress`] gives the pod's reply the VIP as its source, [`unusual`] one that leaves behind tags or
+//! extension headers, and [`quote`] the errors about requests to it;
 //! [`sample`] tells userspace of a few packets what became of them.
 //!
 //! These programs must never answer for a VIP past its deadline, never forward a frame twice,
@@ -24,16 +25,16 @@ mod ingress;
 mod maps;
 mod neighbour;
 mod packet;
+mod quote;
 mod reject;
 mod sample;
 mod sctp;
+mod unusual;
 mod usual;
 
 use aya_ebpf::bindings::{TC_ACT_PIPE, TC_ACT_SHOT};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-
-use crate::egress::Restore;
 
 #[xdp]
 fn herald_xdp(ctx: XdpContext) -> u32 {
@@ -54,16 +55,18 @@ fn herald_egress(ctx: TcContext) -> i32 {
         maps::count(reason);
         return TC_ACT_SHOT;
     }
-    match egress::restore(&ctx) {
-        Restore::Untouched => TC_ACT_PIPE,
-        Restore::Done(reason) => {
-            maps::count(reason);
-            TC_ACT_PIPE
-        }
-        Restore::Failed(reason) => {
-            maps::count(reason);
-            TC_ACT_SHOT
-        }
+    let mut number = egress::restore(&ctx);
+    if number >> 32 == egress::UNUSUAL {
+        number = unusual::unusual(&ctx);
+    }
+    if number >> 32 == egress::UNTOUCHED {
+        return TC_ACT_PIPE;
+    }
+    // What leaves is not sampled.
+    let _ = maps::count_number(number as u32);
+    match number >> 32 {
+        egress::FAILED => TC_ACT_SHOT,
+        _ => TC_ACT_PIPE,
     }
 }
 

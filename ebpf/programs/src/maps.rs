@@ -1,6 +1,6 @@
 //! The maps, pinned by name, and how the programs read them. Keys and values are in
 //! `herald_ebpf_common::layout`; the loader alone writes them, except `REVERSE`,
-//! `REVERSE4`, `FLOWS`, `FRAGMENTS`, `REPLY_FRAGMENTS`, `REASONS`,
+//! `REVERSE4`, `FLOWS`, `OPENING`, `FRAGMENTS`, `REPLY_FRAGMENTS`, `REASONS`,
 //! `HELD_BACK`, `SAMPLER` and `SAMPLES`.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
@@ -55,6 +55,11 @@ pub static SERVICES4: HashMap<ServiceKey4, ServiceTable> =
 /// Flows of dirty slots.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, Remembered> = LruHashMap::pinned(32_768, 0);
+
+/// Flows of dirty slots of which one packet was seen, or only such as open one. A flood of those
+/// pushes out of it what it put there itself, and nothing of `FLOWS`.
+#[map]
+pub static OPENING: LruHashMap<FlowKey, Remembered> = LruHashMap::pinned(8_192, 0);
 
 /// Packets of which a first fragment was seen.
 #[map]

@@ -76,11 +76,19 @@ impl Kernel {
         self.counters().into_iter().find(grown).unwrap().0
     }
 
-    /// Runs the egress program on a packet it lets go on; returns the packet after it.
-    pub fn egress(&mut self, packet: &[u8]) -> Vec<u8> {
+    /// Runs the egress program on a packet it lets go on; returns the packet after it, and the reason
+    /// counted, if one was.
+    pub fn egress(&mut self, packet: &[u8]) -> (Vec<u8>, Option<&'static str>) {
+        let before = self.counters();
         let (leaves, out) = self.leave(packet);
         assert!(leaves, "dropped: {packet:?}");
-        out
+        let reason = (self.counters() != before).then(|| self.counted_since(&before));
+        (out, reason)
+    }
+
+    /// Asserts that the egress program leaves a packet alone.
+    pub fn leaves_alone(&mut self, packet: &[u8], what: &str) {
+        assert_eq!(self.egress(packet), (packet.to_vec(), None), "{what}");
     }
 
     /// Runs the egress program on a packet it drops; returns the reason counted.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use herald_ebpf::{Network, Picture, ServicePort};
 
-use crate::build::Frame;
+use crate::build::{Frame, UDP, tagged};
 use crate::kernel::Kernel;
 use crate::network::fragments;
 use crate::{CLIENT, OURS, Pods, ip, picture, pod, requests};
@@ -21,10 +21,10 @@ fn all_fragments_of_a_reply_get_the_vip() {
         let reply = reply(request);
         let expected = Frame { from: request.to, ..reply.clone() };
         let later = fragments(&reply)[1].clone();
-        assert_eq!(kernel.egress(&later), later, "no first one yet");
+        kernel.leaves_alone(&later, "no first one yet");
         let _ = kernel.xdp(&request.bytes());
         for (piece, expected) in fragments(&reply).into_iter().zip(fragments(&expected)) {
-            assert_eq!(kernel.egress(&piece), expected, "{reply:?}");
+            assert_eq!(kernel.egress(&piece), (expected, Some("restored")), "{reply:?}");
         }
     }
 }
@@ -53,9 +53,9 @@ fn an_evicted_flow_gets_the_only_vip_there_is() {
         let reply = reply(request);
         let expected = Frame { from: request.to, ..reply.clone() }.bytes();
         let mut kernel = Kernel::with(&with_fallback(picture(Pods::Here)));
-        assert_eq!(kernel.egress(&reply.bytes()), expected);
+        assert_eq!(kernel.egress(&reply.bytes()), (expected, Some("restored_by_port")));
         let mut without = Kernel::with(&picture(Pods::Here));
-        assert_eq!(without.egress(&reply.bytes()), reply.bytes(), "networks unknown");
+        without.leaves_alone(&reply.bytes(), "networks unknown");
     }
 }
 
@@ -65,17 +65,17 @@ fn a_pods_own_flows_are_left_alone() {
     for request in &requests()[..2] {
         let inside = if request.to.is_ipv4() { ip("10.244.7.7") } else { ip("fd00:244:7::7") };
         let to_pod = Frame { to: (inside, 5_000).into(), ..reply(request) };
-        assert_eq!(kernel.egress(&to_pod.bytes()), to_pod.bytes(), "to another pod");
+        kernel.leaves_alone(&to_pod.bytes(), "to another pod");
         // From a client of the LAN that opens a connection to the pod's own address.
         let own = Frame { to: (request.from.ip(), 5_001).into(), ..reply(request) };
         for flags in [SYN_ACK, ACK] {
-            assert_eq!(kernel.egress(&with_flags(&own, flags)), with_flags(&own, flags));
+            kernel.leaves_alone(&with_flags(&own, flags), "of its own");
         }
         let other = Frame { from: (own.from.ip(), 9_999).into(), ..own };
-        assert_eq!(kernel.egress(&other.bytes()), other.bytes(), "another port");
+        kernel.leaves_alone(&other.bytes(), "another port");
     }
     let udp = reply(&requests()[2]);
-    assert_eq!(kernel.egress(&udp.bytes()), udp.bytes());
+    kernel.leaves_alone(&udp.bytes(), "of UDP");
 }
 
 #[test]
@@ -89,12 +89,101 @@ fn services_that_share_a_pod_and_port_are_told_apart_by_flow() {
         let to = (first.to.ip(), 81).into();
         let second = Frame { to, from: (first.from.ip(), 40_002).into(), ..first.clone() };
         for request in [&first, &second] {
-            assert_eq!(kernel.egress(&reply(request).bytes()), reply(request).bytes(), "ambiguous");
+            kernel.leaves_alone(&reply(request).bytes(), "ambiguous");
             let _ = kernel.xdp(&request.bytes());
         }
         for request in [first, second] {
-            let expected = Frame { from: request.to, ..reply(&request) };
-            assert_eq!(kernel.egress(&reply(&request).bytes()), expected.bytes());
+            let expected = Frame { from: request.to, ..reply(&request) }.bytes();
+            assert_eq!(kernel.egress(&reply(&request).bytes()), (expected, Some("restored")));
+        }
+    }
+}
+
+/// Where a VLAN's interface leaves the tag to the frame. Hardware that adds it itself, and the kernel
+/// for it, has it beside the frame, which is then as any other.
+#[test]
+fn replies_behind_vlan_tags_get_the_vip() {
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    for request in requests() {
+        let _ = kernel.xdp(&request.bytes());
+        let reply = reply(&request);
+        let expected = Frame { from: request.to, ..reply.clone() };
+        for tags in [&[(0x8100, 10)][..], &[(0x88a8, 10), (0x8100, 20)]] {
+            let behind = |frame: &Frame| tagged(&frame.bytes(), tags);
+            let left = kernel.egress(&behind(&reply));
+            assert_eq!(left, (behind(&expected), Some("restored")), "{tags:?} {reply:?}");
+        }
+    }
+}
+
+/// Extension headers of eight octets each, the last of which names what follows.
+fn extensions(kinds: &[u8], last: u8) -> Vec<u8> {
+    let following = kinds[1..].iter().copied().chain([last]);
+    following.flat_map(|next| [next, 0, 1, 4, 0, 0, 0, 0]).collect()
+}
+
+#[test]
+fn replies_behind_extension_headers_get_the_vip() {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const DESTINATION: u8 = 60;
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    for request in requests().iter().filter(|request| !request.to.is_ipv4()) {
+        let _ = kernel.xdp(&request.bytes());
+        let reply = reply(request);
+        let expected = Frame { from: request.to, ..reply.clone() };
+        let chains: [&[u8]; 3] = [
+            &[DESTINATION],
+            &[HOP_BY_HOP, ROUTING],
+            &[HOP_BY_HOP, DESTINATION, ROUTING, DESTINATION],
+        ];
+        for chain in chains {
+            let behind = |frame: &Frame| {
+                let before = extensions(chain, frame.protocol);
+                frame.ipv6(chain[0], &[&before, &frame.bytes()[54..]].concat())
+            };
+            let left = kernel.egress(&behind(&reply));
+            assert_eq!(left, (behind(&expected), Some("restored")), "{chain:?} {reply:?}");
+            let tag = &[(0x8100, 10)];
+            let left = kernel.egress(&tagged(&behind(&reply), tag));
+            assert_eq!(left, (tagged(&behind(&expected), tag), Some("restored")), "{reply:?}");
+        }
+    }
+}
+
+#[test]
+fn fragments_of_a_reply_behind_another_extension_header_get_the_vip() {
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    let request = requests().into_iter().find(|it| it.protocol == UDP && !it.to.is_ipv4()).unwrap();
+    let _ = kernel.xdp(&request.bytes());
+    let reply = reply(&request);
+    let expected = Frame { from: request.to, ..reply.clone() };
+    let behind = |frame: &Frame, piece: &[u8]| {
+        frame.ipv6(60, &[&extensions(&[60], 44), &piece[54..]].concat())
+    };
+    for (piece, restored) in fragments(&reply).iter().zip(fragments(&expected)) {
+        let left = kernel.egress(&behind(&reply, piece));
+        assert_eq!(left, (behind(&expected, &restored), Some("restored")));
+    }
+}
+
+/// The pod itself takes the second for the first: both come from one port of one address to its own.
+/// So TCP has one such connection at a time; of UDP, replies carry the VIP that was asked last.
+#[test]
+fn a_clients_port_that_asks_two_vips_of_one_pods_port_is_answered_by_the_last() {
+    let mut wanted = picture(Pods::Here);
+    for (port, shared) in wanted.services.clone() {
+        let vip = if port.vip.is_ipv4() { ip("192.168.1.241") } else { ip("fd00:1::f1") };
+        wanted.services.insert(ServicePort { vip, ..port }, shared);
+    }
+    let mut kernel = Kernel::with(&wanted);
+    for first in requests() {
+        let other = if first.to.is_ipv4() { ip("192.168.1.241") } else { ip("fd00:1::f1") };
+        let second = Frame { to: (other, 80).into(), ..first.clone() };
+        for request in [&first, &second, &first] {
+            let _ = kernel.xdp(&request.bytes());
+            let expected = Frame { from: request.to, ..reply(&first) }.bytes();
+            assert_eq!(kernel.egress(&reply(&first).bytes()), (expected, Some("restored")));
         }
     }
 }
