@@ -206,7 +206,7 @@ mod tests {
         fn finds_the_winner_weight_by_weight(weights in prop::collection::vec(1u32..4, 1..40)) {
             let set: Vec<_> =
                 (0..).zip(&weights).map(|(i, weight)| Candidate::new(address(i), *weight)).collect();
-            for slot in 0..SLOTS {
+            for slot in 0..SLOTS / 8 {
                 prop_assert_eq!(winner(slot, &set), plainly(slot, &set));
             }
         }
