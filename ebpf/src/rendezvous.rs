@@ -52,19 +52,33 @@ pub fn slots(size: usize, candidates: &[Candidate]) -> Vec<usize> {
 }
 
 /// The position of a slot's winner.
+///
+/// Of candidates of one weight the greatest hash wins. Logarithms, which cost ten times a hash, are
+/// taken of the winners of different weights alone.
 pub fn winner(slot: usize, candidates: &[Candidate]) -> Option<usize> {
     let slot = slot_key(slot);
-    let mut best: Option<(usize, u32)> = None;
+    let wins = |(a, a_hash): (usize, u32), (b, b_hash): (usize, u32)| {
+        order((&candidates[a], a_hash), (&candidates[b], b_hash)).is_gt()
+    };
+    let better = |best: Option<(usize, u32)>, other: (usize, u32)| match best {
+        Some(best) if !wins(other, best) => best,
+        _ => other,
+    };
+    let mut best = None;
+    let mut of_weight: Option<(usize, u32)> = None;
     for (position, candidate) in candidates.iter().enumerate() {
-        let hash = fmix32(slot ^ candidate.key);
-        let wins = best.is_none_or(|(incumbent, incumbent_hash)| {
-            order((candidate, hash), (&candidates[incumbent], incumbent_hash)).is_gt()
-        });
-        if wins {
-            best = Some((position, hash));
-        }
+        let challenger = (position, fmix32(slot ^ candidate.key));
+        of_weight = match of_weight {
+            Some(incumbent) if candidates[incumbent.0].weight == candidate.weight => {
+                Some(better(Some(incumbent), challenger))
+            }
+            other_weight => {
+                best = other_weight.map(|it| better(best, it)).or(best);
+                Some(challenger)
+            }
+        };
     }
-    best.map(|(position, _)| position)
+    of_weight.map(|it| better(best, it).0)
 }
 
 /// Whether `challenger` takes a slot from `incumbent`.
@@ -181,7 +195,22 @@ mod tests {
         }
     }
 
+    /// As the definition has it: every candidate against the best so far.
+    fn plainly(slot: usize, candidates: &[Candidate]) -> Option<usize> {
+        let all = 0..candidates.len();
+        all.reduce(|a, b| if beats(slot, &candidates[b], &candidates[a]) { b } else { a })
+    }
+
     proptest! {
+        #[test]
+        fn finds_the_winner_weight_by_weight(weights in prop::collection::vec(1u32..4, 1..40)) {
+            let set: Vec<_> =
+                (0..).zip(&weights).map(|(i, weight)| Candidate::new(address(i), *weight)).collect();
+            for slot in 0..SLOTS / 8 {
+                prop_assert_eq!(winner(slot, &set), plainly(slot, &set));
+            }
+        }
+
         #[test]
         fn does_not_depend_on_the_order(mut ids in prop::collection::btree_set(0u16..999, 1..20)
             .prop_map(|set| set.into_iter().collect::<Vec<_>>()).prop_shuffle()) {

@@ -406,8 +406,8 @@ fn assignment(
     };
     let by_address: HashMap<SocketAddr, &Candidate> =
         unchanged.iter().map(|candidate| (candidate.address(), candidate)).collect();
-    let challengers: Vec<&Candidate> =
-        candidates.iter().filter(|candidate| !unchanged.contains(candidate)).collect();
+    let challengers: Vec<Candidate> =
+        candidates.iter().filter(|candidate| !unchanged.contains(candidate)).copied().collect();
     let incumbents: HashMap<u16, &Candidate> = addresses
         .iter()
         .filter_map(|(number, address)| Some((*number, *by_address.get(address)?)))
@@ -418,10 +418,10 @@ fn assignment(
             let incumbent = (last.len() == size).then(|| incumbents.get(&last[slot])).flatten();
             match incumbent {
                 Some(incumbent) => {
-                    let best = challengers.iter().fold(*incumbent, |best, challenger| {
-                        if rendezvous::beats(slot, challenger, best) { challenger } else { best }
-                    });
-                    Some(number(best))
+                    let challenger =
+                        rendezvous::winner(slot, &challengers).map(|it| &challengers[it]);
+                    let wins = |it: &&Candidate| rendezvous::beats(slot, it, incumbent);
+                    Some(number(challenger.filter(wins).unwrap_or(incumbent)))
                 }
                 None => Some(number(&candidates[rendezvous::winner(slot, candidates)?])),
             }

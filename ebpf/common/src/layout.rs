@@ -254,7 +254,7 @@ pub struct FragmentKey {
     pub client: Address,
     /// The packet's identification, as it lies in it.
     pub identification: u32,
-    /// TCP, UDP or SCTP, see [`protocol`].
+    /// Of an IPv4 packet: TCP, UDP or SCTP. See [`of_pieces`](crate::parse::of_pieces).
     pub protocol: u32,
 }
 

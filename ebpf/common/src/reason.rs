@@ -33,7 +33,8 @@ reasons! {
     NotForVip = "pass_not_for_vip",
     /// Passed: addressed to another machine's MAC (a flooded frame).
     OtherMac = "pass_other_mac",
-    /// Passed: an IPv4 fragment or an IPv6 extension header.
+    /// Passed: a fragment whose first one is not known, or more IPv6 extension headers than are
+    /// looked through.
     Fragment = "pass_fragment",
     /// Passed: the service port has no backend that can be reached.
     NoBackend = "pass_no_backend",

@@ -7,6 +7,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::checksum::Change;
+use herald_ebpf_common::parse::{Pieces, of_pieces};
 use herald_ebpf_common::{
     Address, Backend, DRAINS_ONLY, FragmentKey, IS_GONE, IS_LOCAL, Link, Mac, PeerKey,
     REJECT_WHEN_EMPTY, Reason, Remembered, SourceKey, WHOLE_SOURCE,
@@ -27,27 +28,6 @@ pub struct Request {
     pub l4: usize,
     pub is_v4: bool,
     pub pieces: Pieces,
-}
-
-/// Whether a packet is the first of its fragments, and which packet's. No `Option`: the compiler
-/// would leave the number of none undefined, and the verifier wants every spilled word known.
-#[derive(Clone, Copy)]
-pub struct Pieces(u64);
-
-impl Pieces {
-    /// The packet is whole.
-    pub const NONE: Self = Self(0);
-
-    /// The first fragment of the packet of this identification.
-    #[inline(always)]
-    pub const fn first_of(identification: u32) -> Self {
-        Self(1 << 32 | identification as u64)
-    }
-
-    #[inline(always)]
-    pub const fn are_expected(self) -> bool {
-        self.0 != 0
-    }
 }
 
 #[inline(always)]
@@ -90,8 +70,8 @@ pub fn request(ctx: &XdpContext, request: &Request) -> Verdict {
         let key = FragmentKey {
             vip: words(&asked.key.vip),
             client: words(&asked.client),
-            identification: request.pieces.0 as u32,
-            protocol: u32::from(asked.key.protocol),
+            identification: request.pieces.identification(),
+            protocol: of_pieces(asked.key.protocol, request.is_v4),
         };
         let backend = Remembered { backend: chosen.index, identity: chosen.backend.identity };
         // Without the entry the other fragments go to the stack, which drops them in time.

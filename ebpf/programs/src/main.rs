@@ -1,13 +1,13 @@
 //! Herald's programs in the kernel: `herald_xdp` on each announced interface's ingress and
 //! `herald_egress` on its tc egress. Compiled for `bpfel-unknown-none`; loaded by `herald-ebpf`.
 //!
-//! The path of a packet: [`usual`] handles most of them in a few steps; of the others [`ingress`] tells what it is; [`neighbour`] answers ARP and neighbour
-//! solicitations for held VIPs; [`forward`] sends a request to a pod's node or to a pod here, as
-//! [`choose`] says; [`icmp`] does so for errors and answers echo requests;
-//! [`fence`] keeps this node from claiming what it does not hold;
-//! [`egress`] gives the pod's reply the VIP as its source, [`unusual`] one that leaves behind tags or
-//! extension headers, and [`quote`] the errors about requests to it;
-//! [`sample`] tells userspace of a few packets what became of them.
+//! The path of a packet: [`usual`] handles most of them in a few steps; [`ingress`] tells the
+//! others apart; [`neighbour`] answers ARP and neighbour solicitations for held VIPs; [`forward`]
+//! sends a request to a pod's node or to a pod here, as [`choose`] says; [`icmp`] does so for
+//! errors and answers echo requests; [`fence`] keeps this node from claiming what it does not
+//! hold; [`egress`] gives the pod's reply the VIP as its source, [`unusual`] one that leaves behind
+//! tags or extension headers, and [`quote`] the errors about requests to it; [`sample`] tells
+//! userspace of a few packets what became of them.
 //!
 //! These programs must never answer for a VIP past its deadline, never forward a frame twice,
 //! and pass on to the stack whatever they do not understand.

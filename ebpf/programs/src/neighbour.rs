@@ -56,7 +56,7 @@ struct LinkLayerOption {
     mac: Mac,
 }
 
-pub const SOLICITATION: u8 = 135;
+pub use herald_ebpf_common::parse::SOLICITATION;
 pub const ADVERTISEMENT: u8 = 136;
 const SOURCE_LINK_LAYER: u8 = 1;
 const TARGET_LINK_LAYER: u8 = 2;

@@ -1,123 +1,19 @@
-//! Bounds-checked access to the bytes of a packet, the offsets of the headers in it, and the
-//! verdict a program ends with.
+//! Bounds-checked access to the bytes of a packet, the offsets of what is in its headers, and the
+//! verdict a program ends with. The headers themselves are in `herald_ebpf_common::headers`.
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::{TcContext, XdpContext};
+pub use herald_ebpf_common::headers::{
+    ETH_ARP_BE, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, FRAGMENT, Fragment, Header, Ipv4,
+    Ipv6, Ports, TAG_LEN, Tag, VERSION_6_BE, is_tag,
+};
 pub use herald_ebpf_common::mac_number;
-use herald_ebpf_common::{Address, Mac, Reason};
-
-/// Ethernet header (IEEE 802.3): destination, source, type.
-pub const ETH_LEN: usize = 14;
-/// EtherType of IPv4, as it lies in the packet.
-pub const ETH_IPV4_BE: u16 = 0x0800_u16.to_be();
-/// EtherType of IPv6, as it lies in the packet.
-pub const ETH_IPV6_BE: u16 = 0x86dd_u16.to_be();
-/// EtherType of ARP, as it lies in the packet.
-pub const ETH_ARP_BE: u16 = 0x0806_u16.to_be();
-
-/// EtherTypes of an IEEE 802.1Q tag and of the outer tag of two (802.1ad).
-const TAG_BE: u16 = 0x8100_u16.to_be();
-const OUTER_TAG_BE: u16 = 0x88a8_u16.to_be();
-
-/// Octets a VLAN tag adds.
-pub const TAG_LEN: usize = 4;
-
-/// A VLAN tag behind its own EtherType: the VLAN, then the EtherType of what follows.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Tag {
-    pub control_be: u16,
-    pub ether_type_be: u16,
-}
-
-/// Whether a VLAN tag follows this EtherType.
-#[inline(always)]
-pub fn is_tag(ether_type_be: u16) -> bool {
-    ether_type_be == TAG_BE || ether_type_be == OUTER_TAG_BE
-}
+use herald_ebpf_common::parse::Octets;
+pub use herald_ebpf_common::parse::words;
+use herald_ebpf_common::{Mac, Reason};
 
 /// The MAC of everybody on the segment.
 pub const BROADCAST: Mac = [0xffff; 3];
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Ethernet {
-    pub destination: Mac,
-    pub source: Mac,
-    pub ether_type_be: u16,
-}
-
-/// IPv4 header without options (RFC 791 3.1).
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Ipv4 {
-    pub version_ihl: u8,
-    pub tos: u8,
-    pub total_length_be: u16,
-    pub identification_be: u16,
-    pub fragment_be: u16,
-    pub ttl: u8,
-    pub protocol: u8,
-    pub checksum: u16,
-    pub source: u32,
-    pub destination: u32,
-}
-
-/// IPv6 header (RFC 8200 3).
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Ipv6 {
-    pub version_class_flow_be: u32,
-    pub payload_length_be: u16,
-    pub next_header: u8,
-    pub hop_limit: u8,
-    pub source: [u32; 4],
-    pub destination: [u32; 4],
-}
-
-/// The first word of an IPv6 header without traffic class and flow label.
-pub const VERSION_6_BE: u32 = 0x6000_0000_u32.to_be();
-
-/// Next header of [`Fragment`].
-pub const FRAGMENT: u8 = 44;
-
-/// The IPv6 fragment header (RFC 8200 4.5). The identification in halves: it is not aligned.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Fragment {
-    pub next_header: u8,
-    pub reserved: u8,
-    offset_be: u16,
-    identification: [u16; 2],
-}
-
-impl Fragment {
-    /// As it lies in the packet.
-    #[inline(always)]
-    pub fn identification(&self) -> u32 {
-        u32::from(self.identification[0]) | u32::from(self.identification[1]) << 16
-    }
-
-    /// Whether other fragments come before this one.
-    #[inline(always)]
-    pub fn is_later(&self) -> bool {
-        self.offset_be & 0xfff8_u16.to_be() != 0
-    }
-
-    /// Whether other fragments come after this one.
-    #[inline(always)]
-    pub fn has_more(&self) -> bool {
-        self.offset_be & 1_u16.to_be() != 0
-    }
-}
-
-/// The first four bytes of TCP and UDP alike.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Ports {
-    pub source_be: u16,
-    pub destination_be: u16,
-}
 
 /// Offset of the checksum in a TCP header (RFC 9293 3.1).
 pub const TCP_CHECKSUM: usize = 16;
@@ -127,12 +23,6 @@ pub const UDP_CHECKSUM: usize = 6;
 pub const SCTP_CHECKSUM: usize = 8;
 /// Octets of an SCTP header.
 pub const SCTP_LEN: u16 = 12;
-
-/// A copy of an address by its words, for the reason of [`set_mac`].
-#[inline(always)]
-pub fn words(address: &Address) -> Address {
-    [address[0], address[1], address[2], address[3]]
-}
 
 /// Copies a MAC by its words: as a whole, LLVM calls memmove, which BPF has not.
 #[inline(always)]
@@ -218,6 +108,21 @@ pub fn read_variable<T>(ctx: &XdpContext, offset: usize) -> Option<&T> {
 pub fn read<T>(ctx: &XdpContext, offset: usize) -> Option<&T> {
     // SAFETY: within the packet; nothing else holds a reference while the caller reads.
     at::<T>(ctx, offset).map(|value| unsafe { &*value })
+}
+
+/// A packet as the parser reads it: its headers in place.
+pub struct InPlace<'a>(pub &'a XdpContext);
+
+impl Octets for InPlace<'_> {
+    type Seen<'a, T: Header + 'a>
+        = &'a T
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn read<T: Header>(&self, offset: usize) -> Option<&T> {
+        read::<T>(self.0, offset)
+    }
 }
 
 /// As [`read`], of an outgoing packet's linear part.

@@ -7,6 +7,7 @@
 use aya_ebpf::programs::XdpContext;
 use herald_ebpf_common::checksum::Change;
 use herald_ebpf_common::flow::Flow;
+use herald_ebpf_common::parse;
 use herald_ebpf_common::{
     Address, Backend, Guess, IS_LOCAL, NODE_LINKS, Node, NodeLink, PEER_BITS, Reason, ReverseKey4,
     ReverseValue4, ServiceKey, ServiceKey4, ServiceTable, chunk_of, mapped, peer_bit, protocol,
@@ -16,14 +17,9 @@ use crate::choose;
 use crate::forward::from_peer;
 use crate::maps::{self, NODE, REVERSE4, SERVICES, SERVICES4};
 use crate::packet::{
-    ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, Ipv4, Ipv6, Ports, TCP_CHECKSUM, UDP_CHECKSUM,
-    VERSION_6_BE, Verdict, at, pass, read, transmit, words,
+    ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, InPlace, Ipv4, Ipv6, Ports, TCP_CHECKSUM,
+    UDP_CHECKSUM, Verdict, at, pass, read, transmit, words,
 };
-
-/// More fragments, or not the first (RFC 791 3.1).
-const PIECE_BE: u16 = 0x3fff_u16.to_be();
-/// Octets every transport packet has behind its IP headers: UDP's whole header.
-const LEAST: u16 = 8;
 
 /// A MAC's bits of a word of eight octets.
 const MAC_BITS: u64 = 0xffff_ffff_ffff;
@@ -41,17 +37,8 @@ pub fn usual(ctx: &XdpContext) -> Option<Verdict> {
 
 #[inline(always)]
 fn v4(ctx: &XdpContext) -> Option<Verdict> {
-    const L4: usize = ETH_LEN + size_of::<Ipv4>();
-    // Ports first: with them there, the header before them is.
-    let ports = read::<Ports>(ctx, L4)?;
-    let ip = read::<Ipv4>(ctx, ETH_LEN)?;
-    let is_usual = ip.version_ihl == 0x45
-        && ip.fragment_be & PIECE_BE == 0
-        && u16::from_be(ip.total_length_be) >= size_of::<Ipv4>() as u16 + LEAST
-        && is_carried(ip.protocol);
-    if !is_usual {
-        return None;
-    }
+    let frame = InPlace(ctx);
+    let (ip, ports) = parse::usual_v4(&frame)?;
     let vip = ip.destination;
     let guess = maps::guess(vip);
     if guess == Guess::NONE {
@@ -88,15 +75,8 @@ fn v4(ctx: &XdpContext) -> Option<Verdict> {
 
 #[inline(always)]
 fn v6(ctx: &XdpContext) -> Option<Verdict> {
-    const L4: usize = ETH_LEN + size_of::<Ipv6>();
-    let ports = read::<Ports>(ctx, L4)?;
-    let ip = read::<Ipv6>(ctx, ETH_LEN)?;
-    let is_usual = ip.version_class_flow_be & 0xf000_0000_u32.to_be() == VERSION_6_BE
-        && u16::from_be(ip.payload_length_be) >= LEAST
-        && is_carried(ip.next_header);
-    if !is_usual {
-        return None;
-    }
+    let frame = InPlace(ctx);
+    let (ip, ports) = parse::usual_v6(&frame)?;
     let guess = maps::guess(ip.destination[3]);
     if guess == Guess::NONE {
         return Some(pass(Reason::NotForVip));
@@ -181,12 +161,6 @@ fn hash(guess: Guess, client: &Address, ports: &Ports) -> u32 {
 #[inline(always)]
 fn unknown(chunk: u32) -> Option<Verdict> {
     (chunk == 0).then(|| pass(Reason::NotForVip))
-}
-
-/// The protocols whose checksums can be rewritten.
-#[inline(always)]
-fn is_carried(number: u8) -> bool {
-    number == protocol::TCP || number == protocol::UDP
 }
 
 /// What the Ethernet header says.

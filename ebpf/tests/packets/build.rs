@@ -151,10 +151,10 @@ pub fn icmp(
     }
 }
 
-/// Writes the checksum of an untagged frame's IPv4 header without options.
+/// Writes the checksum of an untagged frame's IPv4 header.
 pub fn seal_ipv4(bytes: &mut [u8]) {
     bytes[24..26].fill(0);
-    let sum = checksum(&bytes[14..34]);
+    let sum = checksum(&bytes[14..14 + usize::from(bytes[14] & 15) * 4]);
     bytes[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -212,6 +212,17 @@ fn checksum(bytes: &[u8]) -> u16 {
         sum = (sum >> 16) + (sum & 0xffff);
     }
     !(sum as u16)
+}
+
+/// A frame with options in its IPv4 header: three that do nothing, and the end of the list.
+pub fn with_options(frame: &Frame) -> Vec<u8> {
+    let mut bytes = frame.bytes();
+    bytes[14] = 0x46;
+    bytes.splice(34..34, [1, 1, 1, 0]);
+    let length = bytes.len() as u16 - 14;
+    bytes[16..18].copy_from_slice(&length.to_be_bytes());
+    seal_ipv4(&mut bytes);
+    bytes
 }
 
 /// A frame behind VLAN tags: each an EtherType and a VLAN, outermost first.

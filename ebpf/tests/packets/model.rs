@@ -18,18 +18,18 @@ pub struct Expected {
     pub action: Action,
     /// The frame, with its checksums as they came.
     pub frame: Vec<u8>,
-    sums: Vec<Sum>,
+    pub sums: Vec<Sum>,
 }
 
 /// A checksum: where it is, and what else it covers that may have changed.
-struct Sum {
-    at: usize,
-    covers: Vec<Range<usize>>,
-    kind: Kind,
+pub struct Sum {
+    pub at: usize,
+    pub covers: Vec<Range<usize>>,
+    pub kind: Kind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Internet,
     /// Zero says that there is none.
     Udp,
@@ -54,6 +54,27 @@ enum Fate {
     Either(Expected),
 }
 
+/// What a frame carries, by its headers alone.
+pub enum Carried {
+    Arp,
+    Ip(Headers),
+}
+
+/// Where an IP packet's headers are, and what they say.
+pub struct Headers {
+    pub l3: usize,
+    /// Behind the last header that was looked through.
+    pub l4: usize,
+    pub protocol: u8,
+    pub is_v4: bool,
+    /// The fragment's, in units of 8 octets.
+    pub offset: u16,
+    pub has_more: bool,
+    /// Addresses and identification, in IPv4 the protocol too: the same of all fragments of a
+    /// packet. Empty in a whole packet of IPv6.
+    pub name: Vec<u8>,
+}
+
 /// An IP packet in its frame.
 struct Packet<'a> {
     frame: &'a [u8],
@@ -62,6 +83,80 @@ struct Packet<'a> {
     l4: usize,
     protocol: u8,
     is_v4: bool,
+}
+
+/// `None` wherever a frame ends too early, and of what is neither ARP nor IP.
+pub fn walk(frame: &[u8]) -> Option<Carried> {
+    let mut l3 = 14;
+    for _ in 0..2 {
+        if matches!(half(frame, l3 - 2)?, 0x8100 | 0x88a8) {
+            l3 += 4;
+        }
+    }
+    match half(frame, l3 - 2)? {
+        0x0800 => ipv4(frame, l3).map(Carried::Ip),
+        0x86dd => ipv6(frame, l3).map(Carried::Ip),
+        0x0806 => Some(Carried::Arp),
+        _ => None,
+    }
+}
+
+fn ipv4(frame: &[u8], l3: usize) -> Option<Headers> {
+    let header = frame.get(l3..l3 + 20)?;
+    let length = usize::from(header[0] & 15) * 4;
+    if header[0] >> 4 != 4 || length < 20 || usize::from(half(header, 2)?) < length + 8 {
+        return None;
+    }
+    let (protocol, fragment) = (header[9], half(header, 6)?);
+    Some(Headers {
+        l3,
+        l4: l3 + length,
+        protocol,
+        is_v4: true,
+        offset: fragment & 0x1fff,
+        has_more: fragment & 0x2000 != 0,
+        name: [&header[12..20], &header[4..6], &[protocol]].concat(),
+    })
+}
+
+fn ipv6(frame: &[u8], l3: usize) -> Option<Headers> {
+    let header = frame.get(l3..l3 + 40)?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let mut found = Headers {
+        l3,
+        l4: l3 + 40,
+        protocol: header[6],
+        is_v4: false,
+        offset: 0,
+        has_more: false,
+        name: vec![],
+    };
+    for _ in 0..4 {
+        match found.protocol {
+            0 | 43 | 60 => {
+                let extension = frame.get(found.l4..found.l4 + 2)?;
+                found.protocol = extension[0];
+                found.l4 += 8 * (1 + usize::from(extension[1]));
+            }
+            44 => {
+                let extension = frame.get(found.l4..found.l4 + 8)?;
+                found.protocol = extension[0];
+                let field = half(extension, 2)?;
+                let name = [&header[8..40], &extension[4..8]].concat();
+                if field >> 3 != 0 {
+                    return Some(Headers { offset: field >> 3, has_more: false, name, ..found });
+                }
+                if field & 1 != 0 {
+                    (found.has_more, found.name) = (true, name);
+                }
+                found.l4 += 8;
+            }
+            _ => {}
+        }
+    }
+    (l3 + 40 + usize::from(half(header, 4)?) >= found.l4 + 8).then_some(found)
 }
 
 impl Model {
@@ -87,69 +182,14 @@ impl Model {
 
     /// `None` wherever a frame ends too early.
     fn fate(&mut self, pods: Pods, frame: &[u8]) -> Option<Fate> {
-        let mut l3 = 14;
-        for _ in 0..2 {
-            if matches!(half(frame, l3 - 2)?, 0x8100 | 0x88a8) {
-                l3 += 4;
+        match walk(frame)? {
+            Carried::Arp => Some(Fate::Unjudged),
+            Carried::Ip(headers) => {
+                let Headers { l3, l4, protocol, is_v4, offset, has_more, name } = headers;
+                let packet = Packet { frame, pods, l3, l4, protocol, is_v4 };
+                self.transport(&packet, offset, has_more, name)
             }
         }
-        match half(frame, l3 - 2)? {
-            0x0800 => self.ipv4(pods, frame, l3),
-            0x86dd => self.ipv6(pods, frame, l3),
-            0x0806 => Some(Fate::Unjudged),
-            _ => None,
-        }
-    }
-
-    fn ipv4(&mut self, pods: Pods, frame: &[u8], l3: usize) -> Option<Fate> {
-        let header = frame.get(l3..l3 + 20)?;
-        let length = usize::from(header[0] & 15) * 4;
-        if header[0] >> 4 != 4 || length < 20 || usize::from(half(header, 2)?) < length + 8 {
-            return None;
-        }
-        let protocol = header[9];
-        let packet = Packet { frame, pods, l3, l4: l3 + length, protocol, is_v4: true };
-        let fragment = half(header, 6)?;
-        let name = [&header[12..20], &header[4..6], &[protocol]].concat();
-        self.transport(&packet, fragment & 0x1fff, fragment & 0x2000 != 0, name)
-    }
-
-    fn ipv6(&mut self, pods: Pods, frame: &[u8], l3: usize) -> Option<Fate> {
-        let header = frame.get(l3..l3 + 40)?;
-        if header[0] >> 4 != 6 {
-            return None;
-        }
-        let (mut l4, mut next) = (l3 + 40, header[6]);
-        let mut pieces = (0, false, vec![]);
-        for _ in 0..4 {
-            match next {
-                0 | 43 | 60 => {
-                    let extension = frame.get(l4..l4 + 2)?;
-                    next = extension[0];
-                    l4 += 8 * (1 + usize::from(extension[1]));
-                }
-                44 => {
-                    let extension = frame.get(l4..l4 + 8)?;
-                    next = extension[0];
-                    let field = half(extension, 2)?;
-                    let name = [&header[8..40], &extension[4..8], &[next]].concat();
-                    if field >> 3 != 0 {
-                        let packet = Packet { frame, pods, l3, l4, protocol: next, is_v4: false };
-                        return self.transport(&packet, field >> 3, false, name);
-                    }
-                    if field & 1 != 0 {
-                        pieces = (0, true, name);
-                    }
-                    l4 += 8;
-                }
-                _ => {}
-            }
-        }
-        if l3 + 40 + usize::from(half(header, 4)?) < l4 + 8 {
-            return None;
-        }
-        let packet = Packet { frame, pods, l3, l4, protocol: next, is_v4: false };
-        self.transport(&packet, pieces.0, pieces.1, pieces.2)
     }
 
     fn transport(
@@ -161,11 +201,10 @@ impl Model {
     ) -> Option<Fate> {
         match (packet.protocol, packet.is_v4) {
             // IPv6 follows any packet by its name; without a service there is none.
-            (6 | 17 | 132, _) if offset != 0 => {
+            (6 | 17 | 132, _) | (_, false) if offset != 0 => {
                 let expected = self.firsts.contains(&name).then(|| packet.follow())??;
                 Some(Fate::Either(expected))
             }
-            (_, false) if offset != 0 => None,
             // In pieces, it cannot be given another port.
             (132, _) if has_more && matches!(packet.pods, Pods::Here) => None,
             (6 | 17 | 132, _) => {
@@ -370,7 +409,7 @@ impl Packet<'_> {
 }
 
 impl Expected {
-    fn check(mut self, before: &[u8], action: Action, out: &[u8]) -> Result<(), String> {
+    pub fn check(mut self, before: &[u8], action: Action, out: &[u8]) -> Result<(), String> {
         for sum in &self.sums {
             let field = sum.at..sum.at + if let Kind::Sctp(_) = sum.kind { 4 } else { 2 };
             let Some(found) = out.get(field.clone()) else {
@@ -410,7 +449,7 @@ impl Sum {
     }
 }
 
-fn kind(protocol: u8) -> Kind {
+pub fn kind(protocol: u8) -> Kind {
     if protocol == 17 { Kind::Udp } else { Kind::Internet }
 }
 
@@ -421,10 +460,10 @@ fn residue(frame: &[u8], ranges: &[Range<usize>]) -> u64 {
     words.map(word).sum::<u64>() % 0xffff
 }
 
-fn one(range: Range<usize>) -> Vec<Range<usize>> {
+pub fn one(range: Range<usize>) -> Vec<Range<usize>> {
     std::iter::once(range).collect()
 }
 
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
+pub fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }

@@ -1,12 +1,12 @@
 //! The rest of IP: errors, echo, fragments, extension headers, VLAN tags and hop limits.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use herald_ebpf::Picture;
+use herald_ebpf::{Backend, Picture};
 
-use crate::build::{Frame, SCTP, UDP, icmp, tagged};
+use crate::build::{Frame, SCTP, UDP, icmp, tagged, with_options};
 use crate::kernel::{Action, Kernel};
 use crate::{CLIENT, CLIENT4, CLIENT6, OURS, PEER, Pods, VIP4, VIP6, ip, picture, pod, requests};
 
@@ -231,7 +231,8 @@ pub fn fragments(request: &Frame) -> Vec<Vec<u8>> {
                 let field = (start as u16) | u16::from(more);
                 let mut extension = vec![request.protocol, 0];
                 extension.extend(field.to_be_bytes());
-                extension.extend([9, 8, 7, 6]);
+                // Packets of one identification are one packet (RFC 8200 4.5).
+                extension.extend([9, 8, 7, request.protocol]);
                 request.ipv6(44, &[&extension, payload].concat())
             }
         })
@@ -249,6 +250,98 @@ fn fragments_follow_their_first_to_the_pods_node() {
             let (action, out, reason) = kernel.xdp(&piece);
             assert_eq!((action, out, reason), (Action::Transmit, expected, "forwarded"));
         }
+    }
+}
+
+#[test]
+fn carries_ipv4_options_to_the_pods_node_and_to_the_pod() {
+    for request in requests().iter().filter(|request| request.to.is_ipv4()) {
+        let forwarded = Frame { destination: PEER, source: OURS, hops: 63, ..request.clone() };
+        let delivered = Frame { to: pod(request.to.ip(), true), ..request.clone() };
+        for (pods, action, reason, expected) in [
+            (Pods::Elsewhere, Action::Transmit, "forwarded", forwarded),
+            (Pods::Here, Action::Pass, "delivered", delivered),
+        ] {
+            let (got, out, why) = Kernel::with(&picture(pods)).xdp(&with_options(request));
+            assert_eq!((got, why), (action, reason), "{request:?}");
+            assert_eq!(out, with_options(&expected), "{request:?}, its header's checksum too");
+        }
+    }
+}
+
+#[test]
+fn a_later_fragment_from_a_peer_is_final() {
+    for request in &requests()[2..4] {
+        let from_peer = Frame { source: PEER, ..request.clone() };
+        let to_pod = Frame { to: pod(request.to.ip(), true), ..from_peer.clone() };
+        let mut kernel = Kernel::with(&picture(Pods::Here));
+        for (piece, expected) in fragments(&from_peer).into_iter().zip(fragments(&to_pod)) {
+            let (action, out, reason) = kernel.xdp(&piece);
+            assert_eq!((action, reason), (Action::Pass, "delivered_from_peer"));
+            assert_eq!(out, expected, "{request:?}");
+        }
+        // The first came from the client and was sent on; one that a peer sends comes back.
+        let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
+        assert_eq!(kernel.xdp(&fragments(request)[0]).2, "forwarded");
+        for later in &fragments(&from_peer)[1..] {
+            let untouched = (Action::Pass, later.clone(), "pass_no_local_backend");
+            assert_eq!(kernel.xdp(later), untouched, "{request:?}");
+        }
+    }
+}
+
+/// A pod in its node's own network (`hostNetwork`): its address is the node's.
+#[test]
+fn serves_a_pod_that_has_its_nodes_address() {
+    let mut wanted = picture(Pods::Nowhere);
+    let own = |is_v4| SocketAddr::new(ip(if is_v4 { "192.168.1.11" } else { "fd00:1::11" }), 8080);
+    for (port, set) in &mut wanted.services {
+        let address = own(port.vip.is_ipv4());
+        set.insert(Backend { address, node_mac: OURS, is_local: true });
+    }
+    let mut kernel = Kernel::with(&wanted);
+    for request in requests() {
+        let pod = own(request.to.is_ipv4());
+        let to_pod = Frame { to: pod, ..request.clone() };
+        let (action, out, reason) = kernel.xdp(&request.bytes());
+        assert_eq!((action, reason), (Action::Pass, "delivered"), "{request:?}");
+        assert_eq!(out, to_pod.bytes(), "{request:?}");
+        let reply = reply(&request, pod);
+        let restored = Frame { from: request.to, ..reply.clone() };
+        assert_eq!(
+            kernel.egress(&reply.bytes()),
+            (restored.bytes(), Some("restored")),
+            "{request:?}"
+        );
+        // What else the node says to the same client is its own.
+        let others = Frame { from: (pod.ip(), 22).into(), ..reply };
+        assert_eq!(kernel.egress(&others.bytes()), (others.bytes(), None), "{request:?}");
+    }
+}
+
+/// A UDP request behind destination options, in two fragments: only the first one has the options
+/// and the ports, but the second one names the options all the same.
+pub fn pieces_with_options(request: &Frame) -> [Vec<u8>; 2] {
+    let payload = &request.bytes()[54..];
+    let options = [request.protocol, 0, 1, 4, 0, 0, 0, 0];
+    let piece = |field: [u8; 2], rest: &[u8]| {
+        let header = [60, 0, field[0], field[1], 9, 8, 7, 6];
+        request.ipv6(44, &[&header[..], rest].concat())
+    };
+    [piece([0, 1], &[&options[..], &payload[..16]].concat()), piece([0, 24], &payload[16..])]
+}
+
+/// RFC 8200 4.5: pieces belong together by addresses and identification alone.
+#[test]
+fn an_ipv6_fragment_follows_its_first_also_behind_options() {
+    let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
+    let request = &requests()[3];
+    let expected = Frame { destination: PEER, source: OURS, hops: 63, ..request.clone() };
+    for (piece, expected) in
+        pieces_with_options(request).into_iter().zip(pieces_with_options(&expected))
+    {
+        let (action, out, reason) = kernel.xdp(&piece);
+        assert_eq!((action, out, reason), (Action::Transmit, expected, "forwarded"));
     }
 }
 

@@ -2,15 +2,15 @@
 //! its backends change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use herald_ebpf::{Affinity, Backend, Network, Picture, Policy, ServicePort, WhenEmpty};
+use herald_ebpf::{Affinity, Backend, Locality, Network, Picture, Policy, ServicePort, WhenEmpty};
 use herald_ebpf_common::budget::{REJECTIONS, Rate};
 
-use crate::build::{Frame, UDP, icmp};
+use crate::build::{Frame, icmp};
 use crate::kernel::{Action, Kernel};
-use crate::{CLIENT, CLIENT4, OURS, PEER, Pods, VIP4, ip, picture, requests};
+use crate::{CLIENT, OURS, PEER, Pods, ip, picture, pod, requests};
 
 fn with(mut picture: Picture, policy: &Policy) -> Picture {
     let ports: Vec<ServicePort> = picture.services.keys().copied().collect();
@@ -108,37 +108,77 @@ fn answers_no_flood_with_a_flood() {
     }
 }
 
-/// A picture with `backends` of one TCP or UDP service on VIP4, each on a node of its own.
+#[test]
+fn only_pods_here_count_where_traffic_is_to_stay_local() {
+    let local = Policy { locality: Locality::Local, ..Policy::default() };
+    let reject = Policy { empty: WhenEmpty::Reject, ..local.clone() };
+    let to_pod = |request: &Frame| Frame { to: pod(request.to.ip(), true), ..request.clone() };
+    // Both pods are equal without the policy: some of the flows go elsewhere.
+    let mut kernel = Kernel::with(&with(picture(Pods::Both), &local));
+    for request in requests() {
+        for port in 40_000..40_020 {
+            let from = SocketAddr::new(request.from.ip(), port);
+            let request = Frame { from, ..request.clone() };
+            let (action, out, reason) = kernel.xdp(&request.bytes());
+            assert_eq!((action, reason), (Action::Pass, "delivered"), "{request:?}");
+            assert_eq!(out, to_pod(&request).bytes(), "{request:?}");
+        }
+    }
+    for (policy, action, expected) in [
+        (&local, Action::Pass, "pass_no_backend"),
+        (&reject, Action::Transmit, "rejected_no_backend"),
+    ] {
+        kernel.datapath.apply(&with(picture(Pods::Elsewhere), policy)).unwrap();
+        for request in requests() {
+            let (got, _, reason) = kernel.xdp(&request.bytes());
+            assert_eq!((got, reason), (action, expected), "{request:?}");
+        }
+    }
+}
+
+/// A picture with `backends` of every service, each on a node of its own.
 fn spread(backends: &[u8], policy: &Policy) -> Picture {
     let mut wanted = picture(Pods::Nowhere);
     for (port, set) in &mut wanted.services {
-        if port.vip == IpAddr::from(VIP4) {
-            set.extend(backends.iter().map(|n| backend(*n)));
-        }
+        let of_family = |n: &u8| both(*n).into_iter().find(|it| is_v4(it) == port.vip.is_ipv4());
+        set.extend(backends.iter().filter_map(of_family));
     }
     with(wanted, policy)
 }
 
-fn backend(n: u8) -> Backend {
-    let address = SocketAddr::from(([10, 244, n, 2], 8080));
-    Backend { address, node_mac: node(n), is_local: false }
+/// A pod's address of each family.
+fn both(n: u8) -> [Backend; 2] {
+    let addresses = [ip(&format!("10.244.{n}.2")), ip(&format!("fd00:244:{n}::2"))];
+    addresses.map(|ip| {
+        let address = SocketAddr::new(ip, 8080);
+        Backend { address, node_mac: node(n), is_local: false }
+    })
+}
+
+fn is_v4(backend: &Backend) -> bool {
+    backend.address.is_ipv4()
 }
 
 fn node(n: u8) -> [u8; 6] {
     [2, 0, 0, 0, 7, n]
 }
 
-/// A TCP segment of a flow of the client: a SYN, or one in the middle.
+/// A TCP segment of a flow of the client: a SYN, or one in the middle. Odd ports speak IPv6.
 fn segment(port: u16, is_syn: bool) -> Vec<u8> {
-    let mut packet = Frame { from: (CLIENT4, port).into(), ..requests()[0].clone() }.bytes();
+    let (request, flags) = match port % 2 {
+        0 => (&requests()[0], 47),
+        _ => (&requests()[1], 67),
+    };
+    let from = SocketAddr::new(request.from.ip(), port);
+    let mut packet = Frame { from, ..request.clone() }.bytes();
     // Flags are outside what the datapath verifies, hence no new checksum.
-    packet[47] = if is_syn { 0x02 } else { 0x10 };
+    packet[flags] = if is_syn { 0x02 } else { 0x10 };
     packet
 }
 
 fn datagram(port: u16) -> Vec<u8> {
-    let from = (CLIENT4, port).into();
-    Frame { from, protocol: UDP, ..requests()[2].clone() }.bytes()
+    let request = &requests()[2 + usize::from(port % 2)];
+    Frame { from: SocketAddr::new(request.from.ip(), port), ..request.clone() }.bytes()
 }
 
 /// The node a packet is sent to.
@@ -159,7 +199,7 @@ fn flows_stay_while_backends_come_and_drain() {
     let before: BTreeMap<u16, u8> =
         PORTS.map(|port| (port, chosen(&mut kernel, &segment(port, true)))).collect();
     // The third drains, a fourth comes.
-    let draining = Policy { draining: BTreeSet::from([backend(3)]), ..policy.clone() };
+    let draining = Policy { draining: BTreeSet::from(both(3)), ..policy.clone() };
     let wanted = spread(&[1, 2, 4], &draining);
     kernel.datapath.apply_at(&wanted, now).unwrap();
     for (port, node) in &before {
@@ -200,7 +240,7 @@ fn where_all_backends_drain_flows_stay_and_new_ones_are_turned_away() {
     let mut kernel = Kernel::with(&spread(&[1, 2], &Policy::default()));
     let before: BTreeMap<u16, u8> =
         PORTS.map(|port| (port, chosen(&mut kernel, &segment(port, true)))).collect();
-    let draining = [1, 2].map(backend).into();
+    let draining = [1, 2].into_iter().flat_map(both).collect();
     let reject = Policy { draining, empty: WhenEmpty::Reject, ..Policy::default() };
     kernel.datapath.apply(&spread(&[], &reject)).unwrap();
     for (port, node) in &before {
@@ -233,7 +273,7 @@ fn udp_flows_stay_with_a_backend_that_only_lost_the_slot() {
         assert_eq!(chosen(&mut kernel, &datagram(*port)), *node, "flow {port}");
     }
     // Of a draining one there is no telling old flows from new ones: all move.
-    let draining = Policy { draining: BTreeSet::from([backend(2)]), ..Policy::default() };
+    let draining = Policy { draining: BTreeSet::from(both(2)), ..Policy::default() };
     kernel.datapath.apply(&spread(&[1, 3], &draining)).unwrap();
     let remembered = PORTS.filter(|port| chosen(&mut kernel, &datagram(*port)) == 2).count();
     let new = PORTS.filter(|port| chosen(&mut kernel, &datagram(*port + 1_000)) == 2).count();
@@ -243,13 +283,17 @@ fn udp_flows_stay_with_a_backend_that_only_lost_the_slot() {
 
 #[test]
 fn a_client_with_affinity_has_one_backend() {
-    let nodes = |affinity| {
+    let nodes = |affinity, family| {
         let policy = Policy { affinity, ..Policy::default() };
         let mut kernel = Kernel::with(&spread(&[1, 2, 3, 4, 5], &policy));
-        PORTS.map(|port| chosen(&mut kernel, &segment(port, true))).collect::<BTreeSet<u8>>()
+        let ports = PORTS.filter(|port| port % 2 == family);
+        ports.map(|port| chosen(&mut kernel, &segment(port, true))).collect::<BTreeSet<u8>>()
     };
     let by_client = Affinity::Client { timeout: Duration::from_secs(60) };
-    assert_eq!((nodes(Affinity::None).len(), nodes(by_client).len()), (5, 1));
+    for family in [0, 1] {
+        let used = [Affinity::None, by_client].map(|affinity| nodes(affinity, family).len());
+        assert_eq!(used, [5, 1]);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use crate::build::{arp, tagged};
 use crate::kernel::Kernel;
 use crate::model::Model;
-use crate::network::{echo, fragments, reply, too_big};
+use crate::network::{echo, fragments, pieces_with_options, reply, too_big};
 use crate::{
     BROADCAST, CLIENT, CLIENT4, CLIENT6, Frame, OURS, PEER, Pods, VIP4, VIP6, ip, picture,
     requests, solicitation,
@@ -15,7 +15,7 @@ const FRAMES: usize = 1_000_000;
 const SEED: u64 = 0x6865_7261_6c64;
 
 /// Frames of every kind the program does something with.
-fn seeds() -> Vec<Vec<u8>> {
+pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for request in requests() {
         seeds.push(request.bytes());
@@ -28,6 +28,7 @@ fn seeds() -> Vec<Vec<u8>> {
             let segment = &request.bytes()[54..];
             let options = [&[request.protocol, 0, 1, 4, 0, 0, 0, 0], segment].concat();
             seeds.push(request.ipv6(60, &options));
+            seeds.extend(pieces_with_options(&request));
         } else {
             let mut options = request.bytes();
             options[14] = 0x46;

@@ -1,11 +1,11 @@
 //! A Service whose table grows or shrinks because it has more backends or fewer: every established
 //! flow stays where it is, and both families and both paths of the program agree on where that is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use herald_ebpf::{Affinity, Backend, Picture, Policy};
+use herald_ebpf::{Affinity, Backend, Datapath, Picture, Policy, Protocol};
 
 use crate::build::Frame;
 use crate::kernel::{Action, Kernel};
@@ -111,4 +111,60 @@ fn a_new_process_adopts_a_large_table() {
     let after: Vec<u8> =
         PORTS.map(|port| node(&mut kernel, &segment(vip, port, false), false)).collect();
     assert_eq!(before, after);
+}
+
+/// One TCP Service over IPv4 with all these backends, each on a node of its own; every third has
+/// twice the weight.
+fn of_many(backends: impl Iterator<Item = u16>) -> Picture {
+    let mut wanted = picture(Pods::Nowhere);
+    let vip = IpAddr::from(VIP4);
+    wanted.services.retain(|port, _| port.vip == vip && port.protocol == Protocol::Tcp);
+    let mut policy = Policy::default();
+    let mut many = BTreeSet::new();
+    for n in backends {
+        let [high, low] = n.to_be_bytes();
+        let address = SocketAddr::from(([10, 245, high, low], 8080));
+        many.insert(Backend { address, node_mac: [2, 0, 0, 8, high, low], is_local: false });
+        if n % 3 == 0 {
+            policy.weights.insert(address, 2);
+        }
+    }
+    for (port, set) in &mut wanted.services {
+        set.clone_from(&many);
+        wanted.policies.insert(*port, policy.clone());
+    }
+    wanted
+}
+
+/// The backend that a segment is sent to.
+fn one_of_many(kernel: &mut Kernel, port: u16) -> u16 {
+    let (action, out) = kernel.run(&segment(IpAddr::from(VIP4), port, false));
+    assert_eq!((action, &out[..4]), (Action::Transmit, &[2, 0, 0, 8][..]));
+    u16::from_be_bytes([out[4], out[5]])
+}
+
+/// The largest table, of 64 parts; 4,096 backends have one of that size too.
+#[test]
+fn a_backend_of_hundreds_takes_its_own_flows_with_it_and_no_others() {
+    const BACKENDS: u16 = 660;
+    const FLOWS: std::ops::Range<u16> = 20_000..40_000;
+    let wanted = of_many(0..BACKENDS);
+    let mut kernel = Kernel::with(&wanted);
+    let before: Vec<u16> = FLOWS.map(|port| one_of_many(&mut kernel, port)).collect();
+    let used: BTreeSet<u16> = before.iter().copied().collect();
+    assert_eq!(used.len(), usize::from(BACKENDS), "thirty flows each, on average");
+
+    // The next process takes the 64 parts of the table as they are.
+    let (mut next, _fence) = Datapath::open(kernel.directory.path()).unwrap();
+    next.apply(&wanted).unwrap();
+    assert_eq!(next.next_deadline(), None, "nothing changed, so nothing is dirty");
+    let after: Vec<u16> = FLOWS.map(|port| one_of_many(&mut kernel, port)).collect();
+    assert_eq!(after, before);
+
+    let gone = before[0];
+    next.apply(&of_many((0..BACKENDS).filter(|n| *n != gone))).unwrap();
+    for (port, was) in FLOWS.zip(before) {
+        let is = one_of_many(&mut kernel, port);
+        assert_eq!(is == was, was != gone, "flow {port}: from {was} to {is}");
+    }
 }
