@@ -4,6 +4,7 @@
 //! adopts the maps and replaces the programs in the pinned links without a packet in between.
 
 mod attach;
+pub mod detach;
 mod digest;
 pub mod held_back;
 mod occupant;
@@ -149,6 +150,16 @@ impl Datapath {
     /// [`Error::OwnBootClock`], [`Error::NotBpffs`], [`Error::PinDirectory`], or what the kernel
     /// refuses.
     pub fn open(pin_dir: &Path) -> Result<(Self, SessionFence), Error> {
+        Self::open_with(pin_dir, DRAIN)
+    }
+
+    /// As [`Datapath::open`]; a slot whose backend changes, and one that an earlier process left so,
+    /// remembers its flows for `drain`.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn open_with(pin_dir: &Path, drain: Duration) -> Result<(Self, SessionFence), Error> {
         fence::check_boot_clock()?;
         let pins = pins::directory(pin_dir)?;
         let mut ebpf = EbpfLoader::new()
@@ -176,13 +187,13 @@ impl Datapath {
             sources: take(&mut ebpf, "SOURCES", LpmTrie::try_from)?,
             reasons: take(&mut ebpf, "REASONS", PerCpuArray::try_from)?,
             held_back: take(&mut ebpf, "HELD_BACK", PerCpuHashMap::try_from)?,
-            tables: Tables::new(DRAIN),
+            tables: Tables::new(drain),
             neighbourhood: None,
             listed: None,
             fallback: take(&mut ebpf, "FALLBACK", HashMap::try_from)?,
             names: Fallback::default(),
             has_names: false,
-            drain: DRAIN,
+            drain,
             samples: Some(Samples::open(&mut ebpf)?),
             programs: Programs::load(ebpf, &maps, &pins)?,
             pins,
@@ -195,12 +206,6 @@ impl Datapath {
     /// attached: until then, the links among it carry traffic.
     pub fn forget_other_formats(&self) {
         pins::forget_others(&self.pins);
-    }
-
-    /// How long a slot whose backend changed remembers its flows, from the next change on.
-    pub fn set_drain(&mut self, drain: Duration) {
-        self.drain = drain;
-        self.tables.set_drain(drain);
     }
 
     /// When [`Datapath::apply`] should be called again with the same picture, on the boot clock:

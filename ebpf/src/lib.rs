@@ -20,9 +20,10 @@ pub mod sample;
 pub mod slots;
 pub mod tables;
 
+pub use datapath::detach::{Detached, Removed, detach};
 pub use datapath::held_back::HeldBack;
 pub use datapath::samples::{Samples, Taken};
-pub use datapath::{Attached, Counter, Datapath, Mode, Occupant, Wanted};
+pub use datapath::{Attached, Counter, DRAIN, Datapath, Mode, Occupant, Wanted};
 pub use error::Error;
 pub use fence::SessionFence;
 pub use herald_ebpf_common as common;

@@ -38,6 +38,34 @@ pub(crate) fn link(directory: &Path, kind: &str, interface: &str) -> PathBuf {
     directory.join(format!("{kind}-{}", interface.replace('.', "%")))
 }
 
+/// A pinned link, as its name tells.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LinkPin {
+    /// Which of [`KINDS`] it is.
+    pub kind: &'static str,
+    pub interface: String,
+    pub path: PathBuf,
+}
+
+/// What links are, in the order in which they are taken off an interface: the fence, which the egress
+/// program has, is there for as long as anything answers for a VIP.
+pub(crate) const KINDS: [&str; 3] = ["xdp-native", "xdp-generic", "egress"];
+
+/// The pinned links of one format, in the order of [`KINDS`].
+pub(crate) fn links(directory: &Path) -> Vec<LinkPin> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut links: Vec<_> = entries.flatten().filter_map(|entry| link_of(entry.path())).collect();
+    links.sort_by_key(|link| KINDS.iter().position(|kind| *kind == link.kind));
+    links
+}
+
+fn link_of(path: PathBuf) -> Option<LinkPin> {
+    let name = path.file_name()?.to_str()?.to_owned();
+    let of = |kind: &'static str| Some((kind, name.strip_prefix(kind)?.strip_prefix('-')?));
+    let (kind, interface) = KINDS.into_iter().find_map(of)?;
+    Some(LinkPin { kind, interface: interface.replace('%', "."), path })
+}
+
 /// The pin of a program: its name says which one, of which version.
 pub(crate) fn program(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{PROGRAM}{name}"))
@@ -66,13 +94,29 @@ pub(crate) fn of_all_formats(pin: &Path) -> Vec<PathBuf> {
 
 /// The directories of other formats beside this format's.
 fn others(directory: &Path) -> Vec<PathBuf> {
-    let entries = directory.parent().and_then(|parent| fs::read_dir(parent).ok());
+    let mut formats = directory.parent().map(formats).unwrap_or_default();
+    formats.retain(|path| path != directory);
+    formats
+}
+
+/// The directories of all formats under a pin directory.
+pub(crate) fn formats(pin_dir: &Path) -> Vec<PathBuf> {
     let is_format = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str());
         let number = name.and_then(|name| name.strip_prefix('v'));
-        number.is_some_and(|number| number.parse::<u32>().is_ok()) && path != directory
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
     };
-    entries.into_iter().flatten().flatten().map(|entry| entry.path()).filter(is_format).collect()
+    let entries = fs::read_dir(pin_dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(is_format).collect()
+}
+
+/// Whether a directory is on a BPF filesystem.
+///
+/// # Errors
+///
+/// If it is none, or cannot be looked at.
+pub(crate) fn is_on_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(filesystem(path)? == BPF_FS_MAGIC)
 }
 
 /// Removes what is pinned under other formats: the maps of programs that are no more.
@@ -96,5 +140,23 @@ fn filesystem(path: &Path) -> io::Result<u32> {
         // The type of the field differs between C libraries; every magic number has 32 bits.
         0 => Ok(u32::try_from(stat.f_type).unwrap_or_default()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_links_pin_tells_what_it_is() {
+        for kind in KINDS {
+            for interface in ["eth0", "bond0.17", "wl-egress-p1"] {
+                let path = link(Path::new("pins/v1"), kind, interface);
+                let told = link_of(path.clone());
+                assert_eq!(told, Some(LinkPin { kind, interface: interface.into(), path }));
+            }
+        }
+        assert_eq!(link_of(Path::new("pins/v1/VIPS").into()), None);
+        assert_eq!(link_of(program(Path::new("pins/v1"), "herald_egress-12ab")), None);
     }
 }

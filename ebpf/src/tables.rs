@@ -98,11 +98,6 @@ impl Tables {
         }
     }
 
-    /// How long a changed slot is dirty, from the next change on.
-    pub const fn set_drain(&mut self, drain: Duration) {
-        self.drain = drain;
-    }
-
     /// What an earlier process left in the maps. Its dirty slots stay so for one more drain time.
     pub fn adopt(
         drain: Duration,

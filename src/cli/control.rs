@@ -35,6 +35,11 @@ pub fn ask(run_dir: &Path, ask: &Ask) -> anyhow::Result<String> {
     Ok(answer)
 }
 
+/// Whether a speaker listens in a run directory.
+pub fn is_heard(run_dir: &Path) -> bool {
+    UnixStream::connect(socket::path(run_dir)).is_ok()
+}
+
 /// Asks for a report.
 ///
 /// # Errors

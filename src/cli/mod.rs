@@ -2,6 +2,7 @@
 
 pub mod check;
 mod control;
+pub mod detach;
 pub mod flows;
 pub mod speaker;
 pub mod status;
@@ -34,6 +35,7 @@ enum Command {
     Drain(steer::DrainArgs),
     Undrain(steer::UndrainArgs),
     Check(check::CheckArgs),
+    Detach(detach::DetachArgs),
 }
 
 /// How a command prints what it found.
@@ -85,6 +87,7 @@ impl Cli {
             Command::Drain(args) => steer::drain(&args),
             Command::Undrain(args) => steer::undrain(&args),
             Command::Check(args) => Ok(check::run(&args, &mut std::io::stdout())),
+            Command::Detach(args) => detach::run(&args, &mut std::io::stdout()),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! `herald speaker`: the process that runs on every node.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 mod election;
 
@@ -67,6 +69,12 @@ pub struct SpeakerArgs {
     /// How traffic is carried.
     #[arg(long, value_enum, default_value_t = Choice::Auto)]
     datapath: Choice,
+    /// How long after a Service's backends changed the connections that were open before stay with
+    /// their old one, where a new one has taken its place for new connections: from 1s to 7d. Those
+    /// open for longer are cut off when it is over, and need to connect anew. Until then the changed
+    /// part of the table keeps an entry for each of its connections, 32768 on a node.
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = drain_time)]
+    drain_time: Duration,
     /// Sample one packet of so many for `herald flows`, `herald status` and metrics, at random; at
     /// most 32 a second and CPU. 0 samples none, 1 all up to that; the others get no slower.
     #[arg(long, value_name = "PACKETS", default_value_t = EVERY, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_EVERY)))]
@@ -119,6 +127,7 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         pin_dir: args.pin_dir,
         interfaces: args.interface,
         datapath: args.datapath,
+        drain: args.drain_time,
         flow_samples: args.flow_samples,
         allocator: allocator::Config {
             class: args.load_balancer_class,
@@ -141,6 +150,19 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(speaker::run(config))?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// A drain time that does some good and ends some day.
+fn drain_time(text: &str) -> Result<Duration, String> {
+    let time = super::duration(text)?;
+    match DRAIN_TIMES.contains(&time) {
+        true => Ok(time),
+        false => Err("it may be from 1s to 7d".to_owned()),
+    }
+}
+
+/// What `--drain-time` may be.
+const DRAIN_TIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -181,5 +203,19 @@ mod tests {
         }
         assert!(parse("--default-lb-service-ipam none --lb-class x").is_err());
         assert!(parse("--default-lb-service-ipam nodeipam").is_err(), "not what Herald does");
+    }
+
+    fn drain_of(flags: &[&str]) -> Option<Duration> {
+        let line = [&["speaker", "--node-name", "n1"], flags].concat();
+        Line::try_parse_from(line).ok().map(|line| line.speaker.drain_time)
+    }
+
+    #[test]
+    fn drains_for_a_quarter_of_an_hour_unless_told_otherwise() {
+        assert_eq!(drain_of(&[]), Some(herald_ebpf::DRAIN));
+        assert_eq!(drain_of(&["--drain-time", "90s"]), Some(Duration::from_secs(90)));
+        for refused in ["0s", "999ms", "8d", "10", "soon"] {
+            assert_eq!(drain_of(&["--drain-time", refused]), None, "{refused}");
+        }
     }
 }

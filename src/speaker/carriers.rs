@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use herald_announcer::{Link, Links};
-use herald_ebpf::{Attached, Datapath, Error, HeldBack, Mode, SessionFence, Wanted};
+use herald_ebpf::{Attached, Datapath, Detached, Error, HeldBack, Mode, SessionFence, Wanted};
 
 use crate::observed::Exclusions;
 use crate::speaker::decide::Carrier;
@@ -57,7 +58,8 @@ impl Served {
 }
 
 impl Carriers {
-    /// Loads the data plane and attaches it to every interface.
+    /// Loads the data plane and attaches it to every interface. For `drain` after its backend
+    /// changed, a slot remembers its flows.
     ///
     /// # Errors
     ///
@@ -65,12 +67,16 @@ impl Carriers {
     pub fn open(
         choice: Choice,
         pin_dir: &Path,
+        drain: Duration,
         interfaces: &[String],
         links: &Links,
     ) -> anyhow::Result<(Self, Option<SessionFence>)> {
         let (datapath, fence, off_reason) = match choice {
-            Choice::Off => (None, None, Some("asked for by --datapath off".to_owned())),
-            _ => match Datapath::open(pin_dir) {
+            Choice::Off => {
+                give_up(pin_dir);
+                (None, None, Some("asked for by --datapath off".to_owned()))
+            }
+            _ => match Datapath::open_with(pin_dir, drain) {
                 Ok((datapath, fence)) => (Some(datapath), Some(fence), None),
                 Err(error) if choice == Choice::Auto => {
                     (None, None, Some(format!("{:#}", anyhow::Error::new(error))))
@@ -90,6 +96,7 @@ impl Carriers {
             carriers.set(name, served);
         }
         if let Some(datapath) = &carriers.datapath {
+            tell(&datapath.detach_others(interfaces));
             datapath.forget_other_formats();
         }
         Ok((carriers, fence))
@@ -194,6 +201,24 @@ impl Carriers {
             (_, None, Some(_)) => self.attach(link),
             _ => Served { mtu: link.mtu, ..before },
         }
+    }
+}
+
+/// Takes off what an earlier speaker attached, which forwards by what it knew then.
+fn give_up(pin_dir: &Path) {
+    match herald_ebpf::detach(pin_dir) {
+        Ok(removed) => tell(&removed.programs),
+        Err(Error::NotBpffs(_)) => {}
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(error, "cannot detach what an earlier speaker attached");
+        }
+    }
+}
+
+fn tell(detached: &[Detached]) {
+    for Detached { interface, program } in detached {
+        tracing::info!(interface, program, "detached from an interface that is not served");
     }
 }
 

@@ -26,6 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use anyhow::Context;
 use herald_announcer::{Announcer, Answering, Links};
@@ -69,6 +70,8 @@ pub struct Config {
     pub interfaces: Vec<String>,
     /// The data plane's mode.
     pub datapath: Choice,
+    /// How long flows that are open are remembered where a Service's backends changed.
+    pub drain: Duration,
     /// One packet of so many is sampled; none with zero.
     pub flow_samples: u32,
     /// Which Services are ours.
@@ -130,7 +133,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let first_links: Arc<Links> = links.borrow().clone();
     let interfaces = carriers::choose(&config.interfaces, &config.node, &addresses, &first_links)?;
     let (mut carriers, kernel) =
-        Carriers::open(config.datapath, &config.pin_dir, &interfaces, &first_links)?;
+        Carriers::open(config.datapath, &config.pin_dir, config.drain, &interfaces, &first_links)?;
     let userspace = Arc::new(AtomicU64::new(0));
     let (announcer, announcer_task) =
         Announcer::start(links.clone(), Answering::Userspace, Arc::clone(&userspace));

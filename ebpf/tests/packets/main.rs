@@ -6,6 +6,7 @@
 mod affinity;
 mod answers;
 mod build;
+mod detach;
 mod errors;
 mod fence;
 mod fence_model;
