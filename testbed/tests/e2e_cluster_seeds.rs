@@ -447,8 +447,12 @@ fn served(cluster: &mut Cluster, vip: &str, client: &str, nodes: &[&str]) -> any
     });
     result.with_context(|| format!("answered by pods on {seen:?}"))?;
     for node in nodes {
-        let modes = cluster.status(node)?.datapath;
-        ensure!(modes.iter().any(|it| it.interface == "eth0" && it.mode == "native"), "{modes:?}");
+        // One that has just been started may have loaded nothing yet.
+        cluster.wait(&format!("{node} carries traffic through XDP"), LIMIT, |cluster| {
+            let modes = cluster.status(node).map(|status| status.datapath).unwrap_or_default();
+            let is_native = modes.iter().any(|it| it.interface == "eth0" && it.mode == "native");
+            Ok(is_native.then_some(()))
+        })?;
     }
     Ok(())
 }
