@@ -5,6 +5,8 @@
 //! `lease` elects by Leases, or mirrors what raft elected. `crds` generates the CustomResourceDefinitions from the types. Reading is `source::kubernetes`.
 
 pub mod crds;
+#[cfg(test)]
+mod daemonset;
 pub mod lease;
 pub mod report;
 pub mod write;

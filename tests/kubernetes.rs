@@ -27,6 +27,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+mod closing;
+
 const NAMESPACE: &str = "herald-test";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,6 +107,8 @@ async fn serves_pools_of_both_kinds_on_a_real_api_server() {
                 .any(|it| it["type"] == "cilium.io/IPsAvailable" && it["message"] == "1")
         })
         .await;
+
+    let allocator = cluster.pools_of_cilium_that_close(allocator, &clients.1).await;
 
     // A type that changes gives the address back, with everything that was written down about it.
     let ours = ["metallb.io/ip-allocated-from-pool", "herald.io/assigned-addresses"];
@@ -359,7 +363,12 @@ impl Cluster {
         for name in ["test-a", "test-b"] {
             self.delete_pool("ipaddresspools", "metallb.io/v1beta1", name).await;
         }
-        self.delete_pool("ciliumloadbalancerippools", "cilium.io/v2", "test-c").await;
+        for name in ["test-c", "test-e", "test-g"] {
+            self.delete_pool("ciliumloadbalancerippools", "cilium.io/v2", name).await;
+        }
+        for namespace in ["herald-system", "default"] {
+            self.delete_test_f(namespace).await;
+        }
         self.delete_pool("ciliuml2announcementpolicies", "cilium.io/v2alpha1", "test-d").await;
         // What an earlier run was told must not be taken for an answer to this one.
         for (kind, plural) in [
@@ -369,7 +378,7 @@ impl Cluster {
             let api = self.api("metallb.io/v1beta1", kind, plural, Some("herald-system"));
             api.delete_collection(&Default::default(), &Default::default()).await.unwrap();
         }
-        for name in ["web", "later", "after", "two"] {
+        for name in ["web", "later", "after", "two", "asks", "nowhere", "seen"] {
             let _ = self.services().delete(name, &Default::default()).await;
         }
     }

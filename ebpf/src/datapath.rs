@@ -27,7 +27,7 @@ use herald_ebpf_common::sample::Counted;
 use herald_ebpf_common::{Reason, WHILE_SESSION};
 
 use self::digest::Digest;
-use self::programs::Programs;
+use self::programs::{PinnedMaps, Programs};
 use self::samples::Samples;
 use self::services::Services;
 use crate::fallback::Fallback;
@@ -155,6 +155,7 @@ impl Datapath {
             .default_map_pin_directory(&pins)
             .load(OBJECT)
             .map_err(|source| Error::Load(Box::new(source)))?;
+        let maps = PinnedMaps::of(&ebpf, &pins);
         let session = take(&mut ebpf, "SESSION", Array::try_from)?;
         let services = Services::new(
             take(&mut ebpf, "SERVICES", HashMap::try_from)?,
@@ -183,7 +184,7 @@ impl Datapath {
             has_names: false,
             drain: DRAIN,
             samples: Some(Samples::open(&mut ebpf)?),
-            programs: Programs::load(ebpf, &pins)?,
+            programs: Programs::load(ebpf, &maps, &pins)?,
             pins,
         };
         datapath.adopt(boot_now())?;

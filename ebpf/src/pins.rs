@@ -11,7 +11,7 @@ use herald_ebpf_common::PIN_FORMAT;
 use crate::Error;
 
 /// `BPF_FS_MAGIC`, linux/magic.h.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
 
 /// What the names of programs' pins begin with.
 const PROGRAM: &str = "program-";
@@ -87,13 +87,14 @@ pub(crate) fn forget_others(directory: &Path) {
     }
 }
 
-fn filesystem(path: &Path) -> io::Result<i64> {
+fn filesystem(path: &Path) -> io::Result<u32> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: an all-zero statfs is a valid value to be filled in.
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: a terminated path and a statfs that outlive the call.
     match unsafe { libc::statfs(path.as_ptr(), &raw mut stat) } {
-        0 => Ok(stat.f_type),
+        // The type of the field differs between C libraries; every magic number has 32 bits.
+        0 => Ok(u32::try_from(stat.f_type).unwrap_or_default()),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -21,6 +21,8 @@ const MOST: Duration = Duration::from_secs(1);
 pub struct Pace {
     spent: Duration,
     at: BootTime,
+    /// What the last work took.
+    took: Duration,
 }
 
 impl Pace {
@@ -29,6 +31,15 @@ impl Pace {
         // More would only mean a longer wait than is ever asked for.
         self.spent = (self.left(now) + took).min(BURST + MOST / SHARE);
         self.at = now;
+        self.took = took;
+    }
+
+    /// The same for work that clients wait for, as in a failover: whatever was spent before, it waits
+    /// for no longer than the last work took, and so may have half of a processor.
+    #[must_use]
+    pub fn wait_urgent(&self, now: BootTime) -> Duration {
+        let rest = self.took.saturating_sub(now.since(self.at));
+        self.wait(now).min(rest)
     }
 
     /// How long the next work should wait; zero when it may begin.
@@ -62,6 +73,20 @@ mod tests {
             count += 1;
         }
         count
+    }
+
+    #[test]
+    fn what_clients_wait_for_does_not_wait_for_what_was_spent_before() {
+        let mut pace = Pace::default();
+        let now = BootTime(ms(1000));
+        assert_eq!(pace.wait_urgent(now), Duration::ZERO);
+        for _ in 0..20 {
+            pace.spend(ms(10), now);
+        }
+        assert_eq!(pace.wait(now), MOST);
+        assert_eq!(pace.wait_urgent(now), ms(10));
+        assert_eq!(pace.wait_urgent(BootTime(ms(1004))), ms(6));
+        assert_eq!(pace.wait_urgent(BootTime(ms(1010))), Duration::ZERO);
     }
 
     #[test]

@@ -42,6 +42,18 @@ use space::{Holder, Space};
 pub struct Config {
     /// The loadBalancerClass that is served; none means Services without a class.
     pub class: Option<String>,
+    /// What becomes of Services without a class where no class is named above.
+    pub classless: Classless,
+}
+
+/// What becomes of Services without a loadBalancerClass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Classless {
+    /// They are given addresses.
+    #[default]
+    Served,
+    /// They are left to others (Cilium's `default-lb-service-ipam: none`).
+    Ignored,
 }
 
 impl Config {
@@ -50,7 +62,8 @@ impl Config {
     pub fn serves(&self, service: &Service) -> bool {
         let is_ours = match (&self.class, service.class.as_deref()) {
             (Some(ours), class) => class == Some(ours),
-            (None, class) => matches!(class, None | Some(HERALD | L2_ANNOUNCER | BGP)),
+            (None, None) => self.classless == Classless::Served,
+            (None, Some(class)) => matches!(class, HERALD | L2_ANNOUNCER | BGP),
         };
         service.load_balancer && is_ours
     }

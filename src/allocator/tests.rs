@@ -363,7 +363,7 @@ fn serves_only_its_class() {
     let classy = Service { class: Some("example.com/lb".into()), ..service("classy") };
     let picture = observed(&pools, &[classy, service("plain")]);
     let names = |class: Option<&str>| {
-        let config = Config { class: class.map(str::to_owned) };
+        let config = Config { class: class.map(str::to_owned), ..Config::default() };
         let plan = allocate(&picture, &NOBODY, &config);
         plan.assignments.into_keys().map(|name| name.name.clone()).collect::<Vec<_>>()
     };

@@ -16,7 +16,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::allocator::{self, Assignment, Change, Config, Refusal};
-use crate::cli::Output;
+use crate::cli::{DefaultIpam, Output};
 use crate::observed::ServiceName;
 use crate::problem::{Level, Problem};
 use crate::source::directory::{read_file, scan};
@@ -58,9 +58,13 @@ pub struct CheckArgs {
         default_value = "metallb-system,herald-system"
     )]
     pub pool_namespaces: Vec<String>,
-    /// The loadBalancerClass to serve; without it, Services that have no class.
+    /// The only loadBalancerClass to serve; without it, Services that have no class, and the classes
+    /// herald.io/herald, io.cilium/l2-announcer and io.cilium/bgp-control-plane.
     #[arg(long, value_name = "CLASS", visible_alias = "lb-class")]
     pub load_balancer_class: Option<String>,
+    /// Who gives addresses to Services without a class, as Cilium's option of this name.
+    #[arg(long, value_enum, default_value_t, conflicts_with = "load_balancer_class")]
+    pub default_lb_service_ipam: DefaultIpam,
 }
 
 /// Checks the manifests and prints what is found.
@@ -108,10 +112,15 @@ fn check(args: &CheckArgs) -> anyhow::Result<Report> {
         files.extend(read(path)?);
     }
     let mut snapshot = Assembler::default().update(files);
-    let config = Config { class: args.load_balancer_class.clone() };
+    let config = Config {
+        class: args.load_balancer_class.clone(),
+        classless: args.default_lb_service_ipam.into(),
+    };
     let mut renumbered = None;
     if args.against_cluster {
         let cluster = cluster::read(&args.pool_namespaces)?;
+        let ignored = cluster::leave_out(&mut snapshot.observed, &args.pool_namespaces);
+        snapshot.problems.extend(ignored);
         let (changes, problems) = cluster::compare(&cluster, &snapshot.observed, &config);
         renumbered = Some(changes);
         snapshot.problems.extend(problems);

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::allocator::Classless;
+
 /// Load balancing for bare-metal Kubernetes on a local network.
 ///
 /// Gives Services of type LoadBalancer an address from a pool, makes exactly one node answer for
@@ -42,6 +44,25 @@ pub enum Output {
     Table,
     /// For programs; fields are added, never renamed.
     Json,
+}
+
+/// Who gives addresses to Services without a loadBalancerClass, by the values of Cilium's option.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DefaultIpam {
+    /// Herald.
+    #[default]
+    Lbipam,
+    /// Somebody else, or nobody.
+    None,
+}
+
+impl From<DefaultIpam> for Classless {
+    fn from(chosen: DefaultIpam) -> Self {
+        match chosen {
+            DefaultIpam::Lbipam => Self::Served,
+            DefaultIpam::None => Self::Ignored,
+        }
+    }
 }
 
 /// A duration as people write it.

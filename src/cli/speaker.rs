@@ -11,6 +11,7 @@ use clap::Args;
 use herald_ebpf::common::sample::{EVERY, MAX_EVERY};
 
 use crate::allocator;
+use crate::cli::DefaultIpam;
 use crate::source;
 use crate::speaker::carriers::Choice;
 use crate::speaker::{self, Config, Origin};
@@ -74,6 +75,9 @@ pub struct SpeakerArgs {
     /// herald.io/herald, io.cilium/l2-announcer and io.cilium/bgp-control-plane (addresses only).
     #[arg(long, value_name = "CLASS", visible_alias = "lb-class")]
     load_balancer_class: Option<String>,
+    /// Who gives addresses to Services without a class, as Cilium's option of this name.
+    #[arg(long, value_enum, default_value_t, conflicts_with = "load_balancer_class")]
+    default_lb_service_ipam: DefaultIpam,
     /// Namespace whose IPAddressPools and L2Advertisements count; repeat for more.
     #[arg(
         long,
@@ -116,7 +120,10 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         interfaces: args.interface,
         datapath: args.datapath,
         flow_samples: args.flow_samples,
-        allocator: allocator::Config { class: args.load_balancer_class },
+        allocator: allocator::Config {
+            class: args.load_balancer_class,
+            classless: args.default_lb_service_ipam.into(),
+        },
         timing: election.timing,
         key_file: election.key_file,
         raft_port: args.raft_port,
@@ -133,4 +140,46 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         .context("cannot start the runtime")?;
     runtime.block_on(speaker::run(config))?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        speaker: SpeakerArgs,
+    }
+
+    fn parse(line: &str) -> Result<SpeakerArgs, clap::Error> {
+        let words = ["herald", "--node-name=n1"].into_iter().chain(line.split_whitespace());
+        Ok(Line::try_parse_from(words)?.speaker)
+    }
+
+    #[test]
+    fn pools_count_in_metallbs_namespace_and_heralds_own_unless_told_otherwise() {
+        for (line, wanted) in [
+            ("", &["metallb-system", "herald-system"][..]),
+            ("--pool-namespace a", &["a"]),
+            ("--pool-namespace a,b --pool-namespace c", &["a", "b", "c"]),
+        ] {
+            assert_eq!(parse(line).unwrap().pool_namespace, wanted, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn says_who_serves_services_without_a_class() {
+        for (line, wanted) in [
+            ("", DefaultIpam::Lbipam),
+            ("--default-lb-service-ipam lbipam", DefaultIpam::Lbipam),
+            ("--default-lb-service-ipam none", DefaultIpam::None),
+        ] {
+            assert_eq!(parse(line).unwrap().default_lb_service_ipam, wanted, "{line:?}");
+        }
+        assert!(parse("--default-lb-service-ipam none --lb-class x").is_err());
+        assert!(parse("--default-lb-service-ipam nodeipam").is_err(), "not what Herald does");
+    }
 }

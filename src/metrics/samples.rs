@@ -1,7 +1,7 @@
 //! From a report to metrics (pure). Labels come from closed sets: nodes, VIPs, Services, pools,
 //! interfaces and named reasons.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -194,8 +194,8 @@ fn pools(pools: &[Value]) -> Vec<Metric> {
     vec![gauge("herald_pool_addresses", "Addresses of a pool.", samples)]
 }
 
-/// What MetalLB 0.16 exports under these names (reference, section 1a). Its counters of frames by
-/// VIP are not among them: the answers are given in the kernel, which does not count by VIP.
+/// What MetalLB 0.16 exports under these names (reference, section 1a). Its counters of questions and
+/// answers by VIP are not among them: the answers are given in the kernel, which does not count by VIP.
 fn metallb(report: &Value) -> Vec<Metric> {
     let announced = list(&report["vips"]).iter().filter(|vip| vip["announcing"] == true);
     let announced = announced.map(|vip| {
@@ -207,8 +207,18 @@ fn metallb(report: &Value) -> Vec<Metric> {
         ];
         sample(labels, 1.0)
     });
-    let is_stale = !list(&report["problems"]).is_empty();
+    let gratuitous = list(&report["vips"]).iter().filter_map(|vip| {
+        let sent = vip["frames"]["announcements"].as_u64()?;
+        Some(sample(vec![("ip", text(&vip["address"]))], float(sent)))
+    });
+    let [is_loaded, is_stale] = configuration(list(&report["problems"]));
     let mut metrics = vec![
+        // It only grows, but the format would append `_total` to the name of a counter.
+        gauge(
+            "metallb_layer2_gratuitous_sent",
+            "Frames of announcements sent for a VIP.",
+            gratuitous.collect(),
+        ),
         gauge(
             "metallb_speaker_announced",
             "Services announced from this node.",
@@ -216,8 +226,8 @@ fn metallb(report: &Value) -> Vec<Metric> {
         ),
         gauge(
             "metallb_k8s_client_config_loaded_bool",
-            "1 if the configuration was loaded.",
-            vec![sample(vec![], 1.0)],
+            "1 if all of the configuration is in force, be it an earlier version of it.",
+            vec![sample(vec![], f64::from(u8::from(is_loaded)))],
         ),
         gauge(
             "metallb_k8s_client_config_stale_bool",
@@ -258,6 +268,24 @@ fn metallb(report: &Value) -> Vec<Metric> {
     ]);
     metrics
 }
+
+/// Whether each part of the configuration is in force in some version; and whether some part is in
+/// force in an earlier one, because its newest has an error.
+fn configuration(problems: &[Value]) -> [bool; 2] {
+    let place = |problem: &&Value| text(&problem["location"]["file"]);
+    let is_configuration = |problem: &&Value| {
+        let kind = problem["object"].as_str();
+        kind.is_none_or(|object| KINDS.iter().any(|kind| object.starts_with(kind)))
+    };
+    let wrong = problems.iter().filter(|problem| problem["level"] == "error");
+    let wrong: BTreeSet<String> = wrong.filter(is_configuration).map(|it| place(&it)).collect();
+    let kept = problems.iter().filter(|problem| problem["reason"] == "last_good_kept");
+    let kept: BTreeSet<String> = kept.map(|it| place(&it)).collect();
+    [wrong.is_subset(&kept), !wrong.is_disjoint(&kept)]
+}
+
+/// What objects of the configuration are called in problems.
+const KINDS: [&str; 4] = ["IPAddressPool", "L2Advertisement", "Cilium", "ConfigMap"];
 
 /// What Cilium's operator exports under these names (reference, section 2a).
 fn cilium(report: &Value) -> Vec<Metric> {
@@ -337,132 +365,4 @@ const fn float(number: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::super::render;
-    use super::*;
-
-    fn report() -> Value {
-        json!({
-            "node": "n1", "version": "0.1.0",
-            "datapath": [{"interface": "eth0", "mode": "native", "reason": null}],
-            "election": {
-                "backend": "raft", "leader": "n2", "term": 3, "deadline_ms": 250,
-                "sessions": [{"node": "n1", "state": "open"}, {"node": "n2", "state": "revoked"}],
-            },
-            "vips": [{
-                "address": "192.168.1.240", "service": "default/web", "holder": "n1", "term": 7,
-                "announcing": true, "conflict": null,
-                "frames": {"requests": 5, "replies": 4, "announcements": 12},
-                "backends": [{"used": true}, {"used": true}, {"used": false}],
-            }],
-            "services": [
-                {"name": "default/web", "reason": null},
-                {"name": "default/late", "reason": "pools_exhausted"},
-            ],
-            "counters": {"xdp_forwarded": 12, "announcer_probes": 3, "peer_refused_wrong_key": 1},
-            "problems": [],
-            "flows": {
-                "every": 1024, "reason": null, "read": 12, "lost": {"rate_limited": 3},
-                "sums": [
-                    {"vip": "192.168.1.240", "port": 80, "protocol": "TCP",
-                     "service": "default/web", "verdict": "forwarded", "node": "n2",
-                     "samples": 12, "packets": 12000},
-                    {"vip": null, "port": null, "protocol": "UDP", "service": null,
-                     "verdict": "delivered", "node": "n1", "samples": 1, "packets": 9},
-                ],
-            },
-            "pools": [
-                {
-                    "name": "lan", "kind": "metallb", "services": 1, "conflict": null,
-                    "ipv4": {"total": 11, "used": 1}, "ipv6": {"total": 0, "used": 0},
-                },
-                {
-                    "name": "cilium.io/blue", "kind": "cilium", "services": 0,
-                    "conflict": "lan",
-                    "ipv4": {"total": 4, "used": 0}, "ipv6": {"total": 0, "used": 0},
-                },
-            ],
-        })
-    }
-
-    /// The lines that are no comments, for one metric.
-    fn lines(text: &str, name: &str) -> Vec<String> {
-        let of_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
-        text.lines().filter(of_it).map(ToOwned::to_owned).collect()
-    }
-
-    #[test]
-    fn says_what_status_says() {
-        let text = render(&report()).unwrap();
-        let expected = [
-            ("herald_session_left_seconds", vec![r#"{backend="raft"} 0.25"#]),
-            ("herald_session_open", vec![r#"{node="n1"} 1.0"#, r#"{node="n2"} 0.0"#]),
-            ("herald_vip_holder", vec![r#"{vip="192.168.1.240",node="n1"} 1.0"#]),
-            ("herald_claim_term", vec![r#"{vip="192.168.1.240"} 7.0"#]),
-            ("herald_vip_conflict", vec![]),
-            (
-                "herald_backends",
-                vec![
-                    r#"{vip="192.168.1.240",state="used"} 2.0"#,
-                    r#"{vip="192.168.1.240",state="unused"} 1.0"#,
-                ],
-            ),
-            (
-                "herald_vip_frames_total",
-                vec![
-                    r#"{vip="192.168.1.240",event="requests"} 5.0"#,
-                    r#"{vip="192.168.1.240",event="replies"} 4.0"#,
-                    r#"{vip="192.168.1.240",event="announcements"} 12.0"#,
-                ],
-            ),
-            (
-                "herald_services",
-                vec![r#"{reason="none"} 1.0"#, r#"{reason="pools_exhausted"} 1.0"#],
-            ),
-            ("herald_packets_total", vec![r#"{reason="forwarded"} 12.0"#]),
-            ("herald_announcer_total", vec![r#"{event="probes"} 3.0"#]),
-            ("herald_peer_refused_total", vec![r#"{reason="wrong_key"} 1.0"#]),
-            ("herald_events_total", vec![]),
-            ("herald_flow_sampling", vec![" 1024.0"]),
-            (
-                "herald_flow_packets_total",
-                vec![
-                    r#"{service="default/web",vip="192.168.1.240",port="80",protocol="TCP",node="n2",verdict="forwarded"} 12000.0"#,
-                    r#"{service="",vip="",port="",protocol="UDP",node="n1",verdict="delivered"} 9.0"#,
-                ],
-            ),
-            ("herald_flow_samples_lost_total", vec![r#"{reason="rate_limited"} 3.0"#]),
-        ];
-        for (name, samples) in expected {
-            let wanted: Vec<_> = samples.iter().map(|rest| format!("{name}{rest}")).collect();
-            assert_eq!(lines(&text, name), wanted, "{name}");
-        }
-        assert!(text.ends_with("# EOF\n"));
-    }
-
-    #[test]
-    fn keeps_the_names_dashboards_know() {
-        let text = render(&report()).unwrap();
-        for line in [
-            r#"metallb_speaker_announced{service="default/web",protocol="layer2",node="n1",ip="192.168.1.240"} 1.0"#,
-            r#"metallb_allocator_addresses_total{pool="lan"} 11.0"#,
-            r#"metallb_allocator_ipv4_addresses_in_use_total{pool="lan"} 1.0"#,
-            r#"metallb_allocator_services_allocated_total{pool="lan"} 1.0"#,
-            "metallb_k8s_client_config_stale_bool 0.0",
-            "cilium_operator_lbipam_conflicting_pools_total 1.0",
-            r#"cilium_operator_lbipam_ips_available_total{pool="blue"} 4.0"#,
-            "cilium_operator_lbipam_services_unsatisfied_total 1.0",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
-        }
-    }
-
-    #[test]
-    fn is_calm_about_a_report_of_another_version() {
-        for report in [Value::Null, json!({"vips": 3, "counters": [], "pools": [{}]})] {
-            assert!(render(&report).unwrap().ends_with("# EOF\n"));
-        }
-    }
-}
+mod tests;

@@ -26,7 +26,7 @@ mod soft;
 mod steady;
 mod tree;
 mod weights;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use assemble::{Assembler, FileState, Options, Served, Snapshot};
 pub use directory::{WatchError, watch, watch_with};

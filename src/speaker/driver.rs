@@ -31,6 +31,7 @@ use crate::speaker::ended::{open, why};
 use crate::speaker::fence::Fences;
 use crate::speaker::flows::Flows;
 use crate::speaker::members;
+use crate::speaker::moving::Moving;
 use crate::speaker::slack::{self, Slack};
 use crate::speaker::socket::Request;
 
@@ -81,6 +82,8 @@ pub(crate) struct Parts {
 pub(crate) struct Driver {
     parts: Parts,
     view: watch::Receiver<Arc<View>>,
+    /// The same, looked at while a round has to wait: a takeover has not.
+    ahead: watch::Receiver<Arc<View>>,
     deadline: watch::Receiver<Option<BootTime>>,
     standings: watch::Receiver<Arc<BTreeMap<IpAddr, Standing>>>,
     presences: watch::Receiver<Presences>,
@@ -98,6 +101,10 @@ pub(crate) struct Driver {
     is_drained: bool,
     pace: Pace,
     slack: Slack,
+    /// What was held, and what was to be handed over, in the view of the last round.
+    moving: Moving,
+    /// Clients wait for the next round.
+    is_urgent: bool,
     rounds: Rounds,
     /// When interfaces that others have were looked at last.
     looked: BootTime,
@@ -114,6 +121,7 @@ impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
             view: parts.election.view(),
+            ahead: parts.election.view(),
             deadline: parts.election.deadline(),
             standings: parts.announcer.standings(),
             presences: parts.roll_call.presences(),
@@ -128,6 +136,8 @@ impl Driver {
             is_drained: false,
             pace: Pace::default(),
             slack: Slack::default(),
+            moving: Moving::default(),
+            is_urgent: false,
             rounds: Rounds::default(),
             looked: clock::boot_now(),
         }
@@ -160,7 +170,9 @@ impl Driver {
             let slack = self.slack.wait(clock::boot_now());
             // In a burst of changes the next round takes in all that come until it begins. What must
             // be silent by then is so in the kernel, by its deadline.
-            let rest = self.pace.wait(clock::boot_now());
+            let now = clock::boot_now();
+            let rest =
+                if self.is_urgent { self.pace.wait_urgent(now) } else { self.pace.wait(now) };
             let (is_rested, wait) = match rest.is_zero() {
                 true => (true, wait),
                 false => (false, Some(rest)),
@@ -168,6 +180,13 @@ impl Driver {
             tokio::select! {
                 changed = self.view.changed(), if is_rested => {
                     open("election", changed, &mut tasks.election_task).await?;
+                }
+                changed = self.ahead.changed(), if !is_rested => {
+                    open("election", changed, &mut tasks.election_task).await?;
+                    let moving = Moving::of(&self.parts.me, &self.ahead.borrow_and_update());
+                    self.is_urgent |= moving.is_more_than(&self.moving);
+                    // The view itself is still to be taken in.
+                    changed_something = false;
                 }
                 changed = self.standings.changed(), if is_rested => {
                     open("announcer", changed, &mut tasks.announcer_task).await?;
@@ -249,6 +268,8 @@ impl Driver {
     /// Decides and performs.
     fn round(&mut self) {
         let view = self.view.borrow_and_update().clone();
+        self.is_urgent = false;
+        self.moving = Moving::of(&self.parts.me, &view);
         let snapshot = self.parts.snapshots.borrow_and_update().clone();
         let nodes = members::reachable(&snapshot.observed, self.parts.raft_port);
         self.parts.election.set_nodes(nodes);

@@ -16,6 +16,7 @@ mod ended;
 mod fence;
 mod flows;
 mod members;
+mod moving;
 pub mod records;
 mod report;
 mod slack;

@@ -91,6 +91,15 @@ fn a_pool_of_metallb_gives_a_service_addresses_that_are_announced() -> anyhow::R
         let is_ours = first["serviceName"] == "echo" && first["node"].is_string();
         Ok(is_ours.then_some(()))
     })?;
+    for (change, running) in [("stop", 0), ("start", 3), ("restart", 3)] {
+        let output = cluster.lab(&["speakers", change])?;
+        assert!(output.status.success(), "{change}: {output:?}");
+        let processes = processes(&cluster.runtime)?;
+        let speakers = processes.iter().filter(|command| command.contains(" speaker --node-name "));
+        assert_eq!(speakers.count(), running, "{change}: {processes:#?}");
+    }
+    let wrong = cluster.lab(&["speakers", "pause"])?;
+    assert!(!wrong.status.success());
     cluster.down()
 }
 
@@ -137,7 +146,9 @@ impl Cluster {
         let output = cluster.lab(&[&["up", "--kubeconfig", kubeconfig], flags].concat())?;
         let (said, failed) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "{failed}");
-        println!("{}", String::from_utf8_lossy(said));
+        let said = String::from_utf8_lossy(said);
+        ensure!(said.contains(" nodes, up in "), "{said}");
+        println!("{said}");
         Ok(cluster)
     }
 

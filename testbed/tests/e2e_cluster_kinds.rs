@@ -44,6 +44,10 @@ fn the_products_own_definitions_are_left_alone_and_take_what_herald_writes() -> 
         cluster.change(Change::Start)?;
         assert_eq!(installed(cluster)?, before, "Herald's manifests changed MetalLB's definitions");
         metallb(cluster)?;
+        for addresses in ["192.0.2.1", "192.0.2.0/33", "192.0.2.1-2001:db8::1", "a-b-c"] {
+            refused(cluster, &pool_of_metallb(addresses), "expected CIDRs such as")?;
+        }
+        refused(cluster, &pool_of_metallb("' 192.0.2.0/28'"), "must not begin with a blank")?;
 
         // Cilium's kinds are not installed yet.
         cluster.apply(OF_CILIUM)?;
@@ -51,6 +55,17 @@ fn the_products_own_definitions_are_left_alone_and_take_what_herald_writes() -> 
         install(cluster, &theirs("cilium"))?;
         let both = installed(cluster)?;
         cilium(cluster)?;
+        for block in [
+            "stop: 192.0.2.9",
+            "start: 192.0.2.1, cidr: 192.0.2.0/28",
+            "stop: 192.0.2.1, cidr: 192.0.2.0/28",
+            "start: 192.0.2.1, stop: '2001:db8::1'",
+            "start: here",
+        ] {
+            for version in ["v2", "v2alpha1"] {
+                refused(cluster, &pool_of_cilium(version, block), "expected blocks with either")?;
+            }
+        }
         address(cluster, "web", "192.168.1.240")?;
         assert_eq!(installed(cluster)?, both, "a definition was changed");
         Ok(())
@@ -143,6 +158,34 @@ fn cilium(cluster: &mut Cluster) -> anyhow::Result<()> {
             found.len() == wanted.len() && pairs.clone().all(|(it, start)| it.starts_with(start))
         })?;
     }
+    Ok(())
+}
+
+fn pool_of_metallb(addresses: &str) -> String {
+    format!(
+        "{{apiVersion: metallb.io/v1beta1, kind: IPAddressPool, metadata: {{name: bad, namespace: \
+         metallb-system}}, spec: {{addresses: [{addresses}]}}}}"
+    )
+}
+
+fn pool_of_cilium(version: &str, block: &str) -> String {
+    format!(
+        "{{apiVersion: cilium.io/{version}, kind: CiliumLoadBalancerIPPool, metadata: {{name: bad}}, \
+         spec: {{blocks: [{{{block}}}]}}}}"
+    )
+}
+
+/// Applied for trial, the manifest is refused with these words. The product's own definition lets it
+/// pass, so that only Herald's admission policy can refuse it; that fails open, and silently.
+fn refused(cluster: &mut Cluster, manifest: &str, why: &str) -> anyhow::Result<()> {
+    // A policy is in force some time after it was applied.
+    let what = format!("{manifest} is refused");
+    let said = cluster.wait(&what, LIMIT, |cluster| {
+        let apply = ["apply", "--dry-run=server", "-f", "-"];
+        Ok(cluster.plane.kubectl(&apply, Some(manifest)).err())
+    })?;
+    let said = format!("{said:#}");
+    anyhow::ensure!(said.contains("ValidatingAdmissionPolicy") && said.contains(why), "{said}");
     Ok(())
 }
 

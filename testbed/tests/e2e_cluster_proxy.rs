@@ -12,7 +12,6 @@ use anyhow::{Context, ensure};
 use herald_testbed::beside::proxy::{self, Mode};
 use herald_testbed::beside::rules;
 use herald_testbed::client::{self, Transport};
-use herald_testbed::cluster::Change;
 use herald_testbed::cluster::objects::{ECHO, POOL};
 use herald_testbed::cluster::whole::Cluster;
 use herald_testbed::flows::{self, Flows};
@@ -33,7 +32,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn the_lan_is_served_through_herald_beside_kube_proxy_in_both_modes() -> anyhow::Result<()> {
     let kubernetes = e2e::kubernetes()?;
     e2e::in_cluster("manifests", |cluster| {
-        cluster.change(Change::Start)?;
+        cluster.start(&["--voters", "n1,n2,n3"])?;
         cluster.wait("pools can be made", LIMIT, |cluster| Ok(cluster.apply(POOL).ok()))?;
         let _servers = flows::servers(&cluster.lab, FLOWS_PORT..=FLOWS_PORT)?;
         cluster.apply(ECHO)?;

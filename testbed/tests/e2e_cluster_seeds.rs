@@ -3,15 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use herald_testbed::client::{self, Transport};
 use herald_testbed::cluster::Change;
 use herald_testbed::cluster::audit::Rights;
+use herald_testbed::cluster::speakers::{Container, herald, kubeconfig};
 use herald_testbed::cluster::whole::Cluster;
 use herald_testbed::judge::Judge;
 use herald_testbed::lab::addresses::host;
+use herald_testbed::sandbox::SCRATCH;
 use herald_testbed::watch::PACE;
 use herald_testbed::{clock, e2e};
 
@@ -69,6 +73,53 @@ metadata: {name: first-pool, namespace: metallb-system}
 spec: {addresses: [192.168.1.0-nonsense]}
 ";
 
+/// What Herald's own definitions refuse, and its admission policy about what these let pass.
+const REFUSED: [(&str, &str); 4] = [
+    (
+        "{apiVersion: cilium.io/v2, kind: CiliumLoadBalancerIPPool, metadata: {name: bad}, \
+         spec: {blocks: [{stop: 192.0.2.9}]}}",
+        "each of blocks is either cidr, or start with or without stop",
+    ),
+    (
+        "{apiVersion: cilium.io/v2alpha1, kind: CiliumLoadBalancerIPPool, metadata: {name: bad}, \
+         spec: {cidrs: [{cidr: nonsense}]}}",
+        "expected cidrs with either",
+    ),
+    (
+        "{apiVersion: cilium.io/v2, kind: CiliumLoadBalancerIPPool, metadata: {name: bad}, \
+         spec: {blocks: [{start: 192.0.2.1, stop: '2001:db8::1'}]}}",
+        "expected blocks with either",
+    ),
+    (
+        "{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {name: bad, namespace: \
+         metallb-system}, spec: {preferredNodeSelectors: [{weight: 101, preference: {}}]}}",
+        "weight",
+    ),
+];
+
+/// Two Services of one address: one port each, and not of one protocol.
+const SHARED: &str = "
+apiVersion: v1
+kind: Service
+metadata:
+  name: shared-tcp
+  annotations: {metallb.io/allow-shared-ip: key, metallb.io/loadBalancerIPs: 192.168.1.245}
+spec:
+  type: LoadBalancer
+  selector: {app: echo}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: shared-udp
+  annotations: {metallb.universe.tf/allow-shared-ip: key, metallb.io/loadBalancerIPs: 192.168.1.245}
+spec:
+  type: LoadBalancer
+  selector: {app: echo}
+  ports: [{port: 53, protocol: UDP, targetPort: 8080}]
+";
+
 #[test]
 fn a_user_of_metallb_is_served_and_keeps_the_addresses() -> anyhow::Result<()> {
     e2e::in_cluster("manifests", |cluster| {
@@ -77,6 +128,7 @@ fn a_user_of_metallb_is_served_and_keeps_the_addresses() -> anyhow::Result<()> {
             cluster.lab.netns(node)?.ip(&address)?;
         }
         cluster.change(Change::Start)?;
+        confined(cluster)?;
         cluster.apply(METALLB)?;
         cluster.apply(ECHO)?;
         shown(cluster, "echo", "192.168.1.240")?;
@@ -122,7 +174,7 @@ fn a_user_of_metallb_is_served_and_keeps_the_addresses() -> anyhow::Result<()> {
         assert_eq!(kept, wanted.map(|(name, ip)| (name.to_owned(), ip.to_owned())).into());
         served(cluster, "192.168.1.240", "192.168.1.100", &["n1", "n2", "n3"])?;
 
-        // All speakers start again.
+        // All speakers start again, as the DaemonSet says.
         cluster.apply(EDITED)?;
         cluster.change(Change::Restart)?;
         let held = cluster.wait("a node announces again", LIMIT, |cluster| {
@@ -130,15 +182,45 @@ fn a_user_of_metallb_is_served_and_keeps_the_addresses() -> anyhow::Result<()> {
         })?;
         served(cluster, "192.168.1.240", "192.168.1.100", &["n1", "n2", "n3"])?;
         assert_eq!(addresses(cluster)?, kept, "held by {held}");
+        took_over(cluster)?;
+        assert_eq!(cluster.status(&held)?.election.backend, "lease");
+        shared(cluster)?;
+        local(cluster)?;
 
         // Another user's pool of the same name does not contain the addresses any more.
+        let before = addresses(cluster)?;
+        assert_eq!(check(cluster, EDITED)?, (BTreeMap::new(), Some(0)), "nothing would change");
+        let (told, code) = check(cluster, METALLB_KIND)?;
+        assert_eq!(code, Some(1));
         cluster.apply(METALLB_KIND)?;
-        let vip = cluster.wait("echo has an address of the other pool", LIMIT, |cluster| {
-            let address = addresses(cluster)?.remove("echo");
-            Ok(address.filter(|address| address.starts_with("172.18.255.2")))
+        let mut wanted = before;
+        for (service, address) in &told {
+            match address {
+                Some(address) => wanted.insert(service.clone(), address.clone()),
+                None => wanted.remove(service),
+            };
+        }
+        let mut found = BTreeMap::new();
+        let result = cluster.wait("what `herald check` said comes true", LIMIT, |cluster| {
+            found = addresses(cluster)?;
+            Ok((found == wanted).then_some(()))
+        });
+        result.with_context(|| format!("wanted {wanted:?}, last seen {found:?}"))?;
+        let vip = told["echo"].as_ref().context("echo would get none")?;
+        assert!(vip.starts_with("172.18.255.2"), "{told:?}");
+        shown(cluster, "echo", vip)?;
+        served(cluster, vip, "172.18.0.100", &["n1", "n2", "n3"])?;
+
+        // The holder's node dies, its pods with it: by Leases too another one speaks soon.
+        let dead = holder(cluster, vip).context("nobody holds the VIP")?;
+        cluster.lab.cut(&dead)?;
+        cluster.wait("another node announces", LIMIT, |cluster| {
+            let mut others = cluster.nodes.iter().filter(|node| **node != dead);
+            Ok(others.any(|node| announces(cluster, node, vip)).then_some(()))
         })?;
-        shown(cluster, "echo", &vip)?;
-        served(cluster, &vip, "172.18.0.100", &["n1", "n2", "n3"])?;
+        let alive: Vec<&str> =
+            ["n1", "n2", "n3"].into_iter().filter(|node| *node != dead).collect();
+        served(cluster, vip, "172.18.0.100", &alive)?;
         nothing_was_forbidden(cluster)
     })
 }
@@ -151,11 +233,18 @@ fn a_user_of_cilium_is_served_also_when_the_holder_or_the_api_server_dies() -> a
             cluster.lab.netns(node)?.ip(&address)?;
         }
         let (vip, client) = ("192.168.68.150", "192.168.68.100");
-        cluster.change(Change::Start)?;
+        // Raft, so that Herald goes on where the API server does not.
+        cluster.start(&["--voters", "n1,n2,n3"])?;
         cluster.apply(CILIUM)?;
         cluster.apply(ECHO)?;
         shown(cluster, "echo", vip)?;
         served(cluster, vip, client, &["n1", "n2", "n3"])?;
+
+        for (manifest, why) in REFUSED {
+            let refused = cluster.apply(manifest).err().context("was not refused")?;
+            let refused = format!("{refused:#}");
+            assert!(refused.contains(why), "{manifest}: {refused}");
+        }
 
         // Without API server and etcd nothing moves, and everything is answered.
         let judge = Judge::begin(&cluster.lab, &[vip.parse()?], PACE)?;
@@ -195,6 +284,106 @@ fn a_user_of_cilium_is_served_also_when_the_holder_or_the_api_server_dies() -> a
         judge.end(|| cluster.status(&next))?;
         nothing_was_forbidden(cluster)
     })
+}
+
+/// Each speaker has the capabilities that the DaemonSet lists, and no others.
+fn confined(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let mask = Container::of(&cluster.plane)?.confinement.mask();
+    for node in cluster.nodes.clone() {
+        let id = cluster.speakers.on(&node)?.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            let line = format!("{set}:\t{mask:016x}");
+            ensure!(status.lines().any(|it| it == line), "{node}: no {line} in\n{status}");
+        }
+        ensure!(status.contains("NoNewPrivs:\t1\n"), "{node}: {status}");
+    }
+    Ok(())
+}
+
+/// Each speaker found the programs of the one before, and did not have them verified again.
+fn took_over(cluster: &mut Cluster) -> anyhow::Result<()> {
+    for node in cluster.nodes.clone() {
+        let what = format!("{node} takes over the programs of the process before");
+        cluster.wait(&what, LIMIT, |cluster| {
+            let log = cluster.speakers.log(&node);
+            Ok(log.contains("taking over the programs of the process before").then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Two Services with one key answer at one address.
+fn shared(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let vip = "192.168.1.245";
+    cluster.apply(SHARED)?;
+    for service in ["shared-tcp", "shared-udp"] {
+        shown(cluster, service, vip)?;
+    }
+    for (transport, port) in [(Transport::Tcp, 80), (Transport::Udp, 53)] {
+        let server = SocketAddr::new(vip.parse()?, port);
+        let reply = cluster.wait("the shared address answers", LIMIT, |cluster| {
+            Ok(cluster.lab.netns("c1")?.inside(|| client::who(transport, server)).ok())
+        });
+        let client = reply.with_context(|| format!("{transport}"))?.answer.client;
+        assert_eq!(client.to_string(), "192.168.1.100", "{transport}");
+    }
+    Ok(())
+}
+
+/// With externalTrafficPolicy Local a node with a ready pod holds the VIP, and its pods alone answer.
+fn local(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let vip = "192.168.1.246";
+    let spec = "spec:\n  loadBalancerIP: 192.168.1.246\n  externalTrafficPolicy: Local\n";
+    let manifest = ECHO.replace("name: echo", "name: local").replace("spec:\n", spec);
+    cluster.apply(&manifest)?;
+    shown(cluster, "local", vip)?;
+    let old = cluster.wait("a node announces it", LIMIT, |cluster| Ok(holder(cluster, vip)))?;
+    served(cluster, vip, "192.168.1.100", &[old.as_str()])?;
+    let pods = [format!("{old}-p1"), format!("{old}-p2")];
+    let annotate = |cluster: &Cluster, annotation: &str| {
+        cluster.kubectl(&["annotate", "pod", &pods[0], &pods[1], annotation])
+    };
+    annotate(cluster, "testbed.herald/ready=false")?;
+    let new = cluster.wait("a node with a ready pod announces it", LIMIT, |cluster| {
+        Ok(holder(cluster, vip).filter(|new| *new != old))
+    })?;
+    served(cluster, vip, "192.168.1.100", &[new.as_str()])?;
+    annotate(cluster, "testbed.herald/ready-")?;
+    Ok(())
+}
+
+/// Services and the addresses that they would get, or none.
+type Changes = BTreeMap<String, Option<String>>;
+
+/// What `herald check --against-cluster` says about Services: those that would get another address
+/// and which, or none; and its exit code. It reads with no more rights than the speakers have.
+fn check(cluster: &Cluster, manifest: &str) -> anyhow::Result<(Changes, Option<i32>)> {
+    let path = Path::new(SCRATCH).join("edit.yaml");
+    std::fs::write(&path, manifest)?;
+    let mut command = Command::new(herald()?);
+    command.args(["check", "--against-cluster"]).arg(path).env("KUBECONFIG", kubeconfig());
+    command.env("RUST_LOG", "warn");
+    let output = cluster.plane.netns.inside(|| Ok(command.output()?))?;
+    let (said, wrong) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    ensure!(wrong.is_empty(), "{wrong}");
+    // default/echo: 192.0.2.1 from pool a became 192.0.2.2 from pool b, because ...
+    // default/echo: 192.0.2.1 from pool a released, because ...
+    let change = |line: &str| {
+        let (service, rest) = line.strip_prefix("default/")?.split_once(": ")?;
+        let after = match rest.split_once(" became ") {
+            Some((_, after)) => Some(after.split_once(" from pool ")?.0.to_owned()),
+            None => rest.contains(" released, ").then_some(None)?,
+        };
+        Some((service.to_owned(), after))
+    };
+    let changes: BTreeMap<_, _> = said.lines().filter_map(change).collect();
+    let is_understood = match changes.len() {
+        0 => said == "No Service in the cluster would get another address.\n",
+        number => number == said.lines().count(),
+    };
+    ensure!(is_understood, "{said}");
+    Ok((changes, output.status.code()))
 }
 
 /// `kubectl get service` shows this as the external address.

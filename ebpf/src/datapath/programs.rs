@@ -5,14 +5,18 @@
 //! machine with two CPUs and twenty runnable tasks (measured with `strace -T -e bpf`). A speaker
 //! that is started again after a crash has less than a ttl until its node falls silent, so it
 //! must not pay that again: programs made of the same object, working on the very maps that are
-//! pinned here, are the same programs. It must never take over any others.
+//! pinned here, are the same programs. It must never take over any others. So the name of a
+//! program's pin says of which object it is made and on which maps it works: to ask the kernel for a
+//! program's maps takes CAP_SYS_ADMIN (kernel/bpf/syscall.c, `bpf_map_get_fd_by_id`), which the
+//! DaemonSet does not have.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::MapInfo;
-use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, Xdp};
+use aya::programs::{SchedClassifier, Xdp};
 use aya_obj::programs::XdpAttachType;
 
 use super::attach::unpin;
@@ -27,10 +31,10 @@ pub(super) struct Programs {
 
 impl Programs {
     /// Takes over the pinned programs if they are these ones; loads and pins them otherwise.
-    pub(super) fn load(mut ebpf: Ebpf, pins: &Path) -> Result<Self, Error> {
-        let [xdp_pin, egress_pin] = [XDP, EGRESS].map(|name| pin(pins, name, OBJECT));
+    pub(super) fn load(mut ebpf: Ebpf, maps: &PinnedMaps, pins: &Path) -> Result<Self, Error> {
+        let [xdp_pin, egress_pin] = [XDP, EGRESS].map(|name| pin(pins, name, OBJECT, maps));
         forget_all_but(pins, &[&xdp_pin, &egress_pin]);
-        if let Some(kept) = kept(&xdp_pin, &egress_pin, pins) {
+        if let Some(kept) = kept(&xdp_pin, &egress_pin) {
             tracing::info!("taking over the programs of the process before");
             return Ok(Self { ebpf, kept: Some(kept) });
         }
@@ -64,36 +68,35 @@ impl Programs {
     }
 }
 
-/// Both pinned programs, if both are there and work on the pinned maps.
-fn kept(xdp: &Path, egress: &Path, pins: &Path) -> Option<(Xdp, SchedClassifier)> {
+/// The kernel's numbers of the pinned maps, which are never used twice between two boots; a pin does
+/// not survive one. Somebody may have removed a map's pin: there is a new map then, with a new number,
+/// and a program that works on the old one is of no use any more.
+pub(super) struct PinnedMaps(BTreeMap<String, u32>);
+
+impl PinnedMaps {
+    /// Those of a loaded object. The compiler's constants are a map without a pin, part of the object.
+    pub(super) fn of(ebpf: &Ebpf, pins: &Path) -> Self {
+        let numbered =
+            |name: &str| Some((name.to_owned(), MapInfo::from_pin(pins.join(name)).ok()?.id()));
+        Self(ebpf.maps().filter_map(|(name, _)| numbered(name)).collect())
+    }
+}
+
+/// Both pinned programs, if both are there.
+fn kept(xdp: &Path, egress: &Path) -> Option<(Xdp, SchedClassifier)> {
     let xdp = Xdp::from_pin(xdp, XdpAttachType::Interface).ok()?;
     let egress = SchedClassifier::from_pin(egress).ok()?;
-    let both = works_on_pinned_maps(xdp.info(), pins) && works_on_pinned_maps(egress.info(), pins);
-    both.then_some((xdp, egress))
+    Some((xdp, egress))
 }
 
-/// Whether every map that the program uses and that is pinned by name is the pinned one. Somebody
-/// may have removed a map's pin: the program then works on one that nobody can reach any more.
-fn works_on_pinned_maps(program: Result<ProgramInfo, ProgramError>, pins: &Path) -> bool {
-    let Ok(Some(ids)) = program.and_then(|program| program.map_ids()) else { return false };
-    let is_pinned = |id: &u32| {
-        let Ok(map) = MapInfo::from_id(*id) else { return false };
-        let Some(name) = map.name_as_str() else { return false };
-        // The compiler's constants are a map without a pin, part of the object that we compare.
-        name.starts_with(".rodata")
-            || MapInfo::from_pin(pins.join(name)).is_ok_and(|pinned| pinned.id() == *id)
-    };
-    !ids.is_empty() && ids.iter().all(is_pinned)
-}
-
-/// Where a program made of this object is pinned.
-fn pin(pins: &Path, name: &str, object: &[u8]) -> PathBuf {
+/// Where a program made of this object for these maps is pinned.
+fn pin(pins: &Path, name: &str, object: &[u8], maps: &PinnedMaps) -> PathBuf {
     let mut digest = DefaultHasher::new();
-    object.hash(&mut digest);
+    (object, &maps.0).hash(&mut digest);
     pins::program(pins, &format!("{name}-{:016x}", digest.finish()))
 }
 
-/// Removes the pins of other versions' programs. Where one is still attached, it stays until it is
+/// Removes the pins of all other programs. Where one is still attached, it stays until it is
 /// replaced.
 fn forget_all_but(pins: &Path, ours: &[&Path]) {
     for path in pins::programs(pins) {
@@ -118,10 +121,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_object_and_each_program_has_a_pin_of_its_own() {
-        let of = |name, object: &[u8]| pin(Path::new("pins"), name, object);
-        assert_eq!(of(XDP, b"one"), of(XDP, b"one"));
-        assert_ne!(of(XDP, b"one"), of(XDP, b"two"));
-        assert_ne!(of(XDP, b"one"), of(EGRESS, b"one"));
+    fn each_object_each_program_and_each_set_of_maps_has_a_pin_of_its_own() {
+        let maps = |id| PinnedMaps([("VIPS".to_owned(), id), ("NODE".to_owned(), 9)].into());
+        let of = |name, object: &[u8], id| pin(Path::new("pins"), name, object, &maps(id));
+        assert_eq!(of(XDP, b"one", 7), of(XDP, b"one", 7));
+        assert_ne!(of(XDP, b"one", 7), of(XDP, b"two", 7));
+        assert_ne!(of(XDP, b"one", 7), of(EGRESS, b"one", 7));
+        assert_ne!(of(XDP, b"one", 7), of(XDP, b"one", 8));
     }
 }

@@ -189,12 +189,15 @@ proptest! {
         held in 0..=FRAME as u32,
         ether_type in prop_oneof![Just([8, 0]), Just([0x86, 0xdd]), Just([0x81, 0])],
         first in prop_oneof![Just(0x45), Just(0x4f), Just(0x60)],
+        next in prop_oneof![Just(6), Just(17), Just(132), any::<u8>()],
     ) {
         octets[16..20].copy_from_slice(&reason.to_ne_bytes());
         octets[24..28].copy_from_slice(&1500_u32.to_ne_bytes());
         octets[28..32].copy_from_slice(&held.to_ne_bytes());
         octets[44..46].copy_from_slice(&ether_type);
         octets[46] = first;
+        // Of IPv6 and of IPv4: few random octets are a protocol that is carried.
+        (octets[52], octets[55]) = (next, next);
         let read = FlowSample::decode(&octets);
         octets[32 + held as usize..].fill(0);
         prop_assert_eq!(FlowSample::decode(&octets), read);

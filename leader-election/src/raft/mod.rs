@@ -57,6 +57,17 @@
 //!    silent before it asks, like with any release. A claim may stand right behind the revocation
 //!    that makes it possible: should that not apply, nor does the claim.
 //!
+//! 12. *A leader that is started again* asks for its voters' votes at once, in spite of their promises,
+//!     and its kernel speaks on meanwhile by the lease of the process before (`core::resuming`). It does
+//!     so only if its disk says that it led in the last term it knew, `t`, and only for `t + 1`. Then
+//!     its process promised nobody anything since it was elected: whoever led later would have had its
+//!     term on this disk first. Leaders before `t` had no voice left when it was elected. If there is a
+//!     leader of a later term, a quorum voted in `t + 1` or beyond, and this node loses. What is left
+//!     are promises to this very node, which its new leadership keeps: whoever is elected after it
+//!     waits for them as ever. They vote for nobody else; that the rest of them vote for it breaks
+//!     nothing that (2) to (4) rest on: grants of the process before were given before it was
+//!     elected anew, and it waits for those as any new leader.
+//!
 //! Terms of claims grow by one with each holder; a released claim stays as a tombstone. The points
 //! above are searched exhaustively in `tests/model_raft`, whose head says which parts of them were left
 //! out and caught, and what three nodes cannot show.

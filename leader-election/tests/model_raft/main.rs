@@ -11,7 +11,7 @@
 //! Left out once, and caught: the promise over a restart (1), the grant dropped by a new leader and the
 //! silence of one that hands on (2), the decided `Lead` before a grant, the wait before a revocation and
 //! the margin (3), that only a predecessor which has not renewed is revoked at once (4), the silence
-//! before a handover (7), the term of a claim, the revocation itself and the fence. Three nodes cannot show
+//! before a handover (7), the proof of having led (12), the term of a claim, the revocation itself and the fence. Three nodes cannot show
 //! that a grant needs a valid lease (3): with one node deposed, the other one is the new leader's
 //! quorum, and takes nothing from the old one any more. Nor (5) and (6), since raft's log and sessions are
 //! taken for granted here; the bad days of the real cores, from `one_voice` on, go through both.
@@ -41,6 +41,7 @@ fn sound(crashes: u8, freezes: u8) -> Protocol {
     Protocol {
         flaw: Flaw::Nothing,
         crashes,
+        only_leaders_crash: false,
         freezes,
         most_raft_term: 2,
         most_claim_term: 2,
@@ -72,6 +73,11 @@ fn one_voice_and_a_holder_in_the_end_with_losses_only() {
 #[test]
 fn one_voice_and_a_holder_in_the_end_with_a_crash() {
     holds(sound(1, 0));
+}
+
+#[test]
+fn one_voice_with_a_leader_that_resumes_and_another_after_it() {
+    holds(Protocol { most_raft_term: 3, only_leaders_crash: true, ..sound(1, 0) });
 }
 
 #[test]
@@ -117,6 +123,11 @@ fn clocks_beyond_the_margin_are_caught() {
 #[test]
 fn a_promise_forgotten_by_a_restart_is_caught() {
     is_caught(sound(1, 0), Flaw::ForgetsPromise);
+}
+
+#[test]
+fn leading_on_without_having_led_is_caught() {
+    is_caught(sound(1, 0), Flaw::ResumesWithoutProof);
 }
 
 #[test]

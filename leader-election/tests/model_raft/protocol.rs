@@ -28,6 +28,8 @@ pub enum Flaw {
     KeepsGrantAsLeader,
     /// A restarted process does not know what it promised (1).
     ForgetsPromise,
+    /// A process that did not lead in the last term it knows stands at once as if it had (12).
+    ResumesWithoutProof,
     /// Leadership is handed on by a leader that goes on speaking (2).
     HandsOnAloud,
     /// A leader grants before its `Lead` is decided (3).
@@ -46,6 +48,8 @@ pub enum Flaw {
 pub struct Protocol {
     pub flaw: Flaw,
     pub crashes: u8,
+    /// Nobody else crashes, and what becomes of it once all is well is another search's matter.
+    pub only_leaders_crash: bool,
     pub freezes: u8,
     pub most_raft_term: u8,
     pub most_claim_term: u8,
@@ -70,7 +74,10 @@ impl Protocol {
     fn can(&self, s: &State, step: Step) -> bool {
         match step {
             Step::Time => true,
-            Step::Crash(n) => s.nodes[n].up && s.crashes < self.crashes,
+            Step::Crash(n) => {
+                let may = !self.only_leaders_crash || s.nodes[n].leading.is_some();
+                may && s.nodes[n].up && s.crashes < self.crashes
+            }
             Step::Restart(n) => !s.nodes[n].up,
             Step::Freeze(n) => s.nodes[n].acts() && s.freezes < self.freezes,
             Step::Thaw(n) => s.nodes[n].frozen,
@@ -84,6 +91,15 @@ impl Protocol {
                     && s.nodes[n].leading.is_none()
                     && votes(n)
                     && votes(voter)
+            }
+            Step::Resume(n, voter) => {
+                let node = &s.nodes[n];
+                n != voter
+                    && node.acts()
+                    && node.resumes
+                    && node.raft_term == s.newest_term()
+                    && s.newest_term() < self.most_raft_term
+                    && s.nodes[voter].acts()
             }
             Step::DecideLead(n) => {
                 s.leader(n).is_some_and(|leading| !leading.lead_decided) && s.decides(n)
@@ -170,9 +186,11 @@ impl Protocol {
                 (node.up, node.frozen, node.leading) = (false, false, None);
                 // What it asked for was asked by a session that the next process ends.
                 (node.renewal, node.gives, node.asked) = (0, false, false);
+                node.resumes = false;
             }
             Step::Restart(n) => {
                 s.nodes[n].up = true;
+                s.nodes[n].resumes = s.nodes[n].led || self.flaw == Flaw::ResumesWithoutProof;
                 if self.flaw != Flaw::ForgetsPromise {
                     s.nodes[n].promise = PROMISE;
                 } else {
@@ -184,12 +202,15 @@ impl Protocol {
                 s.nodes[n].frozen = true;
             }
             Step::Thaw(n) => s.nodes[n].frozen = false,
-            Step::Elect(n, voter) | Step::TakeOver(n, voter) => {
+            Step::Elect(n, voter) | Step::TakeOver(n, voter) | Step::Resume(n, voter) => {
                 let term = s.newest_term() + 1;
                 for m in [n, voter] {
                     follow(&mut s.nodes[m], term);
                 }
-                if self.flaw != Flaw::KeepsGrantAsLeader {
+                s.nodes[n].led = true;
+                // What a resumed leader's kernel speaks by is its own quorum lease.
+                let speaks_on = matches!(step, Step::Resume(..));
+                if self.flaw != Flaw::KeepsGrantAsLeader && !speaks_on {
                     s.nodes[n].deadline = 0;
                 }
                 s.nodes[n].leading =
@@ -285,6 +306,7 @@ impl Protocol {
             steps.extend([Step::Reopen(n), Step::Learn(n), Step::Give(n)]);
             for m in 0..NODES {
                 steps.extend([Step::Elect(n, m), Step::Ask(n, m), Step::Renew(n, m)]);
+                steps.push(Step::Resume(n, m));
                 steps.extend([Step::Revoke(n, m), Step::Claim(n, m)]);
                 steps.extend([Step::HandOn(n, m), Step::TakeOver(n, m)]);
                 steps.extend((0..NODES).map(|to| Step::HandOver(n, m, to)));
@@ -323,7 +345,8 @@ impl Protocol {
                 .any(|node| node.leading.is_some_and(leads) && node.raft_term == newest);
             for step in well.steps() {
                 let goes_wrong = matches!(step, Step::Time | Step::Crash(_) | Step::Freeze(_));
-                let elects = matches!(step, Step::Elect(..) | Step::TakeOver(..));
+                let elects =
+                    matches!(step, Step::Elect(..) | Step::TakeOver(..) | Step::Resume(..));
                 let usurps = elects && led;
                 // Nobody that renews is revoked.
                 if !goes_wrong && !usurps && well.can(&s, step) {
@@ -367,6 +390,7 @@ impl Model for Protocol {
                 hands: 0,
             };
             s.nodes[usize::from(holder)].holds = true;
+            s.nodes[0].led = true;
             s.nodes[0].leading =
                 Some(Leading { lead_decided: true, patience: TTL, ..Leading::default() });
             s
@@ -400,7 +424,7 @@ impl Model for Protocol {
                 s.claim_term > 1 && s.nodes.iter().any(|node| protocol.speaks(node))
             }),
             Property::<Self>::always("a holder is found once all is well", |protocol, s| {
-                !sampled(s) || protocol.heals(s)
+                protocol.only_leaders_crash || !sampled(s) || protocol.heals(s)
             }),
         ]
     }

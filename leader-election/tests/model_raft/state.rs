@@ -7,6 +7,10 @@ pub struct Node {
     pub up: bool,
     pub frozen: bool,
     pub raft_term: u8,
+    /// Its log says that it was elected in this term (12).
+    pub led: bool,
+    /// It was started with such a log and did not stand yet.
+    pub resumes: bool,
     /// Until it votes for somebody.
     pub promise: u8,
     /// What the kernel goes by: that it holds the VIP, and how long it may still speak.
@@ -59,6 +63,8 @@ pub enum Step {
     Thaw(usize),
     /// The first is elected with the vote of the second.
     Elect(usize, usize),
+    /// The same for a process that led when it ended, in spite of the second's promise (12).
+    Resume(usize, usize),
     DecideLead(usize),
     /// The leader asks a voter, which answers. A later answer is worth less and proves no more.
     Ask(usize, usize),
@@ -143,6 +149,7 @@ pub fn follow(node: &mut Node, term: u8) {
             node.deadline = 0;
         }
         node.raft_term = term;
+        (node.led, node.resumes) = (false, false);
         (node.renewal, node.asked) = (0, false);
     }
 }

@@ -36,13 +36,19 @@ fn each_flag_serves_its_classes() {
     let none: [Option<&str>; 5] =
         [None, Some(HERALD), Some(L2_ANNOUNCER), Some(BGP), Some("example.com/lb")];
     let served = |flag: Option<&str>| {
-        let config = Config { class: flag.map(str::to_owned) };
+        let config = Config { class: flag.map(str::to_owned), ..Config::default() };
         none.map(|class| {
             let class = class.map(str::to_owned);
             config.serves(&Service { class, ..service("a") })
         })
     };
     assert_eq!(served(None), [true, true, true, true, false]);
+    let ignored = Config { classless: Classless::Ignored, ..Config::default() };
+    let served_then = none.map(|class| {
+        let class = class.map(str::to_owned);
+        ignored.serves(&Service { class, ..service("a") })
+    });
+    assert_eq!(served_then, [false, true, true, true, false], "Cilium's default-lb-service-ipam");
     assert_eq!(served(Some("example.com/lb")), [false, false, false, false, true]);
     assert_eq!(served(Some(HERALD)), [false, true, false, false, false]);
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::allocator::{self, Change, Config};
-use crate::observed::Observed;
-use crate::problem::Problem;
+use crate::observed::{Observed, Pool, PoolKind};
+use crate::problem::{Level, Problem, Reason};
 use crate::source::{kubernetes, overlay::overlay};
 
 /// How long a cluster may take to answer.
@@ -37,6 +37,33 @@ pub fn read(pool_namespaces: &[String]) -> anyhow::Result<Observed> {
     })
 }
 
+/// Takes pools out of the manifests whose namespace no speaker reads, and says so: applied to the
+/// cluster, they would do nothing. Without a namespace, kubectl means `default`.
+pub fn leave_out(manifests: &mut Observed, pool_namespaces: &[String]) -> Vec<Problem> {
+    let namespace = |pool: &Pool| match pool.namespace.as_str() {
+        "" => "default".to_owned(),
+        namespace => namespace.to_owned(),
+    };
+    let counts =
+        |pool: &Pool| pool.kind == PoolKind::Cilium || pool_namespaces.contains(&namespace(pool));
+    let ignored = manifests.pools.values().filter(|pool| !counts(pool)).map(|pool| Problem {
+        level: Level::Warning,
+        object: Some(format!("IPAddressPool {}/{}", namespace(pool), pool.name)),
+        location: None,
+        reason: Reason::UnknownReference,
+        message: format!(
+            "IPAddressPool {} has no effect: pools count in the namespaces {} \
+             (--pool-namespaces), and not in {}",
+            pool.name,
+            pool_namespaces.join(", "),
+            namespace(pool),
+        ),
+    });
+    let ignored = ignored.collect();
+    manifests.pools.retain(|_, pool| counts(pool));
+    ignored
+}
+
 /// What applying the manifests would change for Services that have addresses now, and what is
 /// wrong with doing so.
 pub fn compare(
@@ -60,7 +87,7 @@ mod tests {
 
     use super::*;
     use crate::fixture;
-    use crate::observed::{AddressRange, Pool};
+    use crate::observed::AddressRange;
 
     fn cluster() -> Observed {
         let mut cluster = fixture::observed();
@@ -92,6 +119,26 @@ mod tests {
         let expected = "default/echo: 192.168.1.240 from pool first became 192.168.1.241 from pool \
                         first, because no pool holds the address any more";
         assert_eq!(changes(&pool("first", 241, 250)), (vec![expected.to_owned()], 0));
+    }
+
+    #[test]
+    fn a_pool_that_no_speaker_reads_is_told_and_changes_nothing() {
+        let namespaces = ["metallb-system".to_owned(), "herald-system".to_owned()];
+        let moved = pool("first", 10, 20);
+        for (namespace, kind, is_read) in [
+            ("metallb-system", PoolKind::MetalLb, true),
+            ("herald-system", PoolKind::MetalLb, true),
+            ("default", PoolKind::MetalLb, false),
+            ("", PoolKind::MetalLb, false),
+            ("", PoolKind::Cilium, true),
+        ] {
+            let mut manifests = moved.clone();
+            let pool = manifests.pools.get_mut("first").unwrap();
+            (pool.namespace, pool.kind) = (namespace.to_owned(), kind);
+            let told = leave_out(&mut manifests, &namespaces);
+            assert_eq!(told.is_empty(), is_read, "{namespace:?} {kind:?}: {told:?}");
+            assert_eq!(changes(&manifests).0.is_empty(), !is_read, "{namespace:?} {kind:?}");
+        }
     }
 
     #[test]

@@ -83,6 +83,7 @@ fn wanted(observed: &Observed, plan: &Plan, service: &Service, now: &str) -> Opt
     Some(condition(SATISFIED, status, reason, message, now))
 }
 
+/// The nearest of the reasons that Cilium's tools know (reference, section 2c).
 const fn reason(reason: RefusalReason) -> &'static str {
     match reason {
         RefusalReason::NoPool
@@ -92,16 +93,17 @@ const fn reason(reason: RefusalReason) -> &'static str {
         | RefusalReason::AddressOutsidePools
         | RefusalReason::UnknownPool
         | RefusalReason::PoolClosed
-        | RefusalReason::InputIncomplete => "no_pool",
+        | RefusalReason::InputIncomplete
+        // Cilium has no name for a request that cannot be granted whatever the pools are.
+        | RefusalReason::AddressesInDifferentPools
+        | RefusalReason::RequestedWrongFamily
+        | RefusalReason::NotEnoughClusterIps
+        | RefusalReason::ClusterIpsOfOneFamily
+        | RefusalReason::RequestContradictory => "no_pool",
         RefusalReason::PoolNotForService => "pool_selector_mismatch",
         RefusalReason::AddressTaken | RefusalReason::AddressAvoided => "already_allocated",
         RefusalReason::AddressNotShared => INCOMPATIBLE,
         RefusalReason::PoolsExhausted => "out_of_ips",
-        RefusalReason::AddressesInDifferentPools
-        | RefusalReason::RequestedWrongFamily
-        | RefusalReason::NotEnoughClusterIps
-        | RefusalReason::ClusterIpsOfOneFamily
-        | RefusalReason::RequestContradictory => "invalid_request",
     }
 }
 
@@ -159,4 +161,23 @@ pub(super) fn keep_time(mut condition: Value, before: Option<&Value>) -> Value {
         condition = before.clone();
     }
     condition
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_reason_of_ciliums() {
+        let known = [
+            "no_pool",
+            "pool_selector_mismatch",
+            "already_allocated",
+            "already_allocated_incompatible_service",
+            "out_of_ips",
+        ];
+        for refusal in RefusalReason::ALL {
+            assert!(known.contains(&reason(*refusal)), "{refusal:?}");
+        }
+    }
 }

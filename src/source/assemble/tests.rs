@@ -1,5 +1,6 @@
 //! What stays in force through bad edits, conflicts and deletions.
 
+mod fields;
 mod served;
 
 use std::collections::BTreeMap;

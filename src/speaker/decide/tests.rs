@@ -45,7 +45,8 @@ fn knowledge<'a>(
     standings: &'a BTreeMap<IpAddr, Standing>,
 ) -> Knowledge<'a> {
     static NOBODY: BTreeMap<IpAddr, Presence> = BTreeMap::new();
-    static ALLOCATOR: allocator::Config = allocator::Config { class: None };
+    static ALLOCATOR: allocator::Config =
+        allocator::Config { class: None, classless: allocator::Classless::Served };
     Knowledge {
         me,
         observed,

@@ -8,11 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Change;
 use super::control_plane::{ControlPlane, HOST, PORT, keys, tail};
 use crate::lab::Lab;
+use crate::lab::confinement::Confinement;
 use crate::lab::process::{Process, built};
 use crate::sandbox::{self, SCRATCH};
 use crate::status::Status;
@@ -21,6 +22,8 @@ use crate::status::Status;
 const NAMESPACE: &str = "herald-system";
 /// The ServiceAccount in it.
 const SERVICE_ACCOUNT: &str = "herald";
+/// The DaemonSet in it.
+const DAEMON_SET: &str = "herald";
 
 /// The speakers that run.
 #[derive(Debug)]
@@ -38,7 +41,7 @@ impl Speakers {
         Self { manifests, logs, nodes: nodes.to_owned(), running: BTreeMap::new() }
     }
 
-    /// Does as told.
+    /// Does as told; speakers are started with the DaemonSet's own arguments.
     ///
     /// # Errors
     ///
@@ -53,9 +56,10 @@ impl Speakers {
             self.stop()?;
         }
         if change != Change::Stop {
-            // Raft, so that Herald goes on where the API server does not.
-            let voters = self.nodes.join(",");
-            self.start(&["--voters", &voters], lab, cluster)?;
+            let kubeconfig = self.install(cluster)?;
+            let container = Container::of(cluster)?;
+            let flags: Vec<&str> = container.flags.iter().map(String::as_str).collect();
+            self.start_on_all(&flags, &kubeconfig, &container, lab)?;
         }
         Ok(())
     }
@@ -81,16 +85,40 @@ impl Speakers {
         cluster: &ControlPlane,
     ) -> anyhow::Result<()> {
         let kubeconfig = self.install(cluster)?;
+        self.start_on_all(flags, &kubeconfig, &Container::of(cluster)?, lab)
+    }
+
+    fn start_on_all(
+        &mut self,
+        flags: &[&str],
+        kubeconfig: &Path,
+        container: &Container,
+        lab: &Lab,
+    ) -> anyhow::Result<()> {
         for node in self.nodes.clone() {
             if let Some(speaker) = self.running.get_mut(&node)
                 && speaker.status()?.is_none()
             {
                 continue;
             }
-            let speaker = speaker(&node, &node, flags, &kubeconfig, lab, &self.log_file(&node))?;
+            let command = command(&node, &node, flags, kubeconfig)?;
+            let speaker = self.spawn(&node, command, container, lab)?;
             self.running.insert(node, speaker);
         }
         Ok(())
+    }
+
+    /// A speaker in its node's namespace, with no more capabilities than the DaemonSet gives it.
+    fn spawn(
+        &self,
+        node: &str,
+        command: Command,
+        container: &Container,
+        lab: &Lab,
+    ) -> anyhow::Result<Process> {
+        let (name, log) = (format!("herald on {node}"), self.log_file(node));
+        let confinement = Some(container.confinement.clone());
+        Process::start_confined(&name, command, lab.netns(node)?, &log, confinement)
     }
 
     /// Starts a speaker on a node that has none; it calls itself `name`.
@@ -107,7 +135,8 @@ impl Speakers {
         cluster: &ControlPlane,
     ) -> anyhow::Result<()> {
         let kubeconfig = self.install(cluster)?;
-        let speaker = speaker(name, node, flags, &kubeconfig, lab, &self.log_file(node))?;
+        let command = command(name, node, flags, &kubeconfig)?;
+        let speaker = self.spawn(node, command, &Container::of(cluster)?, lab)?;
         self.running.insert(node.to_owned(), speaker);
         Ok(())
     }
@@ -234,22 +263,52 @@ pub fn kustomization(manifests: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn herald() -> anyhow::Result<PathBuf> {
+/// The program itself.
+///
+/// # Errors
+///
+/// If it is not built.
+pub fn herald() -> anyhow::Result<PathBuf> {
     match std::env::var_os("HERALD_BIN") {
         Some(path) => Ok(path.into()),
         None => built("herald"),
     }
 }
 
+/// What the installed DaemonSet says about the speaker's process.
+#[derive(Debug)]
+pub struct Container {
+    /// The speaker's flags.
+    pub flags: Vec<String>,
+    /// The capabilities that it has.
+    pub confinement: Confinement,
+}
+
+impl Container {
+    /// As the API server has it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no DaemonSet, or it is none of Herald's.
+    pub fn of(cluster: &ControlPlane) -> anyhow::Result<Self> {
+        let what = ["get", "daemonset", DAEMON_SET, "-n", NAMESPACE, "-o", "json"];
+        let daemon_set: Value = serde_json::from_str(&cluster.kubectl(&what, None)?)?;
+        let container = &daemon_set["spec"]["template"]["spec"]["containers"][0];
+        let texts = |list: &Value| -> Option<Vec<String>> {
+            list.as_array()?.iter().map(|it| it.as_str().map(str::to_owned)).collect()
+        };
+        let mut flags = texts(&container["args"]).context("the DaemonSet gives no arguments")?;
+        ensure!(flags.first().is_some_and(|it| it == "speaker"), "it runs no speaker: {flags:?}");
+        flags.remove(0);
+        let added = &container["securityContext"]["capabilities"]["add"];
+        let added = texts(added).context("the DaemonSet lists no capabilities")?;
+        let confinement = Confinement::to(added.iter().map(String::as_str))?;
+        Ok(Self { flags, confinement })
+    }
+}
+
 /// A speaker on the machine of `node` that calls itself `name`.
-fn speaker(
-    name: &str,
-    node: &str,
-    flags: &[&str],
-    kubeconfig: &Path,
-    lab: &Lab,
-    log: &Path,
-) -> anyhow::Result<Process> {
+fn command(name: &str, node: &str, flags: &[&str], kubeconfig: &Path) -> anyhow::Result<Command> {
     let directory = Path::new(SCRATCH).join(node);
     let pins = directory.join("bpf");
     if !pins.is_dir() {
@@ -261,7 +320,7 @@ fn speaker(
     command.arg("--state-dir").arg(directory.join("state"));
     command.arg("--run-dir").arg(run_dir(node));
     command.arg("--pin-dir").arg(pins).args(flags);
-    Process::start(&format!("herald on {node}"), command, lab.netns(node)?, log)
+    Ok(command)
 }
 
 fn run_dir(node: &str) -> PathBuf {

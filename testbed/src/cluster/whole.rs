@@ -101,7 +101,7 @@ impl Cluster {
         Ok(Self { lab, plane, speakers, nodes })
     }
 
-    /// Starts, stops or restarts all speakers.
+    /// Starts, stops or restarts all speakers, with the DaemonSet's own arguments.
     ///
     /// # Errors
     ///

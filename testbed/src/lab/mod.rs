@@ -14,6 +14,7 @@ pub mod addresses;
 pub mod backbone;
 pub(crate) mod bpf;
 pub mod cable;
+pub mod confinement;
 pub mod fault;
 pub mod netns;
 pub mod pass;

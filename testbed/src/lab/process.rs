@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::confinement::Confinement;
 use super::netns::{self, Netns};
 use crate::{clock, sandbox};
 
@@ -26,11 +27,21 @@ impl Process {
     /// # Errors
     ///
     /// If the program or the log file cannot be opened.
-    pub fn start(
+    pub fn start(name: &str, command: Command, netns: &Netns, log: &Path) -> anyhow::Result<Self> {
+        Self::start_confined(name, command, netns, log, None)
+    }
+
+    /// The same with few capabilities.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`]; or the kernel's refusal.
+    pub fn start_confined(
         name: &str,
         mut command: Command,
         netns: &Netns,
         log: &Path,
+        confinement: Option<Confinement>,
     ) -> anyhow::Result<Self> {
         let open = || -> anyhow::Result<File> {
             let mut options = OpenOptions::new();
@@ -39,11 +50,15 @@ impl Process {
         };
         command.stdin(Stdio::null()).stdout(open()?).stderr(open()?);
         let descriptor = netns.raw();
-        // SAFETY: setns and prctl are plain system calls, allowed between fork and exec; the
+        // SAFETY: setns, capset and prctl are plain system calls, allowed between fork and exec; the
         // descriptor is open, for `netns` outlives the call to spawn.
         unsafe {
             command.pre_exec(move || {
                 netns::set(descriptor)?;
+                if let Some(confinement) = &confinement {
+                    confinement.apply()?;
+                }
+                // Last: a change of capabilities may forget it.
                 sandbox::die_with_parent()
             });
         }

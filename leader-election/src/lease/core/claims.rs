@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Known, LeaseCore};
 use crate::lease::object::{ClaimObject, Object, ObjectKey, SessionObject, Write};
-use crate::model::{Claim, ClaimKey, NodeName, Wanted};
+use crate::model::{Claim, ClaimKey, NodeName, SessionState, Wanted};
 use crate::placement;
 
 impl LeaseCore {
@@ -108,13 +108,15 @@ impl LeaseCore {
         let mut claims = self.as_claims();
         claims.retain(|key, _| !given.contains_key(key));
         let mut orphans = Wanted::default();
+        let mut next: BTreeMap<ClaimKey, NodeName> = BTreeMap::new();
         for (key, known) in &given {
-            let asked = known.object.move_to.clone().filter(|to| others.contains(to));
-            let eligible = asked.map(|to| [to].into()).or_else(|| wanted.claims.get(key).cloned());
-            orphans.claims.extend(eligible.map(|nodes| (*key, nodes)));
+            if let Some(to) = known.object.move_to.clone().filter(|to| self.may_be_given(to)) {
+                next.insert(*key, to);
+            } else if let Some(eligible) = wanted.claims.get(key) {
+                orphans.claims.insert(*key, eligible.clone());
+            }
         }
-        let next: BTreeMap<ClaimKey, NodeName> =
-            placement::place(&orphans, &claims, living, &others).into_iter().collect();
+        next.extend(placement::place(&orphans, &claims, living, &others));
         for (key, known) in &given {
             let holder = next.get(key).and_then(|node| Some((node.clone(), *living.get(node)?)));
             let term = known.object.term + u64::from(holder.is_some());
@@ -130,6 +132,20 @@ impl LeaseCore {
                 self.write(ObjectKey::Claim(key), Some(known.version), object, writes);
             }
         }
+    }
+
+    /// Whether another node can have what it was asked to take. Its session may stand still for longer
+    /// than for [`Self::takes`]: while the API server is away, everybody's does, and a move in the
+    /// middle would go elsewhere. If it is dead after all, its session ends like any other.
+    fn may_be_given(&self, node: &NodeName) -> bool {
+        *node != self.me
+            && self.sessions.get(node).is_some_and(|known| {
+                let session = &known.object;
+                session.state == SessionState::Open
+                    && !session.draining
+                    && !session.drained
+                    && self.now < known.since + self.timing.patience()
+            })
     }
 
     /// Writes down what somebody here asks of other nodes.
@@ -221,7 +237,7 @@ impl LeaseCore {
         }
         for key in mine {
             let asked = asked_for(&key);
-            handovers.extend(asked.filter(|to| others.contains(to)).map(|to| (key, to)));
+            handovers.extend(asked.filter(|to| self.may_be_given(to)).map(|to| (key, to)));
         }
         handovers
     }

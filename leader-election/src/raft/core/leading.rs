@@ -55,6 +55,8 @@ pub(super) struct Leading {
     pub(super) claiming: BTreeMap<ClaimKey, Claim>,
     /// Moves this leader knows of.
     pub(super) moving: BTreeMap<ClaimKey, Moving>,
+    /// When something was decided last.
+    changed: BootTime,
     read_due: bool,
     /// What should be held, or is, has changed.
     pub(super) place_due: bool,
@@ -97,6 +99,7 @@ impl Leading {
         now: BootTime,
     ) {
         self.place_due = true;
+        self.changed = now;
         match command {
             Command::Lead { node } if node == me && raft_term == self.term => {
                 self.lead_applied = true;
@@ -134,6 +137,14 @@ impl Leading {
         self.elected
     }
 
+    pub(super) fn forfeited(&self) -> bool {
+        self.forfeited
+    }
+
+    pub(super) fn last_change(&self) -> BootTime {
+        self.changed
+    }
+
     pub(super) fn confirmed(&self, now: BootTime) -> bool {
         self.lead_applied && !self.forfeited && self.lease.is_some_and(|until| now < until)
     }
@@ -159,6 +170,7 @@ impl Core {
             revoking: BTreeSet::new(),
             claiming: BTreeMap::new(),
             moving: BTreeMap::new(),
+            changed: self.now,
             read_due: false,
             place_due: true,
             look_due: true,
@@ -213,6 +225,9 @@ impl Core {
             if beat {
                 self.tend(out);
             }
+        }
+        if beat {
+            self.lead_where_vips_are(out);
         }
     }
 
@@ -353,12 +368,18 @@ impl Core {
         let matched =
             voters.filter_map(|id| self.raft.raft.prs().get(id).map(|pr| (pr.matched, id)));
         let Some((_, next)) = matched.max() else { return false };
-        // Silent before the request leaves, and for the rest of the term: the next leader is elected
-        // against the promises this leader's voice rests on.
-        leading.forfeited = true;
+        self.ask_to_lead(next, out);
+        false
+    }
+
+    /// Asks a voter to take over. Silent before the request leaves, and for the rest of the term: the
+    /// next leader is elected against the promises this leader's voice rests on.
+    pub(super) fn ask_to_lead(&mut self, next: u64, out: &mut Out) {
+        if let Some(leading) = &mut self.leading {
+            leading.forfeited = true;
+        }
         self.silence(out);
         self.raft.transfer_leader(next);
-        false
     }
 }
 

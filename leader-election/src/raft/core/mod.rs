@@ -10,6 +10,7 @@
 
 mod action;
 mod config;
+mod following;
 mod handing;
 mod joining;
 #[cfg(test)]
@@ -19,6 +20,9 @@ mod member;
 #[cfg(test)]
 mod placing_tests;
 mod ready;
+mod resuming;
+#[cfg(test)]
+mod resuming_tests;
 #[cfg(test)]
 mod rubbish;
 mod standing;
@@ -93,6 +97,10 @@ pub struct Core {
     led_by: (u64, u64),
     /// What the fence was last set to.
     deadline: Option<BootTime>,
+    /// The term this node led in when its process ended, until it stands for the next one at once.
+    resumes: Option<u64>,
+    /// That next term, once it stood for it.
+    resumed: Option<u64>,
     stopped: bool,
 }
 
@@ -126,6 +134,7 @@ impl Core {
             image.id = fresh_id(seed);
         }
         let raft = raft_node(&image, machine.applied, &timing).map_err(Error::Raft)?;
+        let resumes = resuming::led_last(&image, &me);
         let mut core = Self {
             member: Member::new(image.epoch, facts, now),
             me,
@@ -152,6 +161,8 @@ impl Core {
             standing: Standing::new(seed),
             led_by: (0, 0),
             deadline: None,
+            resumes,
+            resumed: None,
             stopped: false,
         };
         core.heard_leader();
@@ -215,6 +226,7 @@ impl Core {
         }
         self.settle(out);
         self.stand_alone();
+        self.resume_leading();
     }
 
     /// Catches up with raft's ticks, before anything else of this call is looked at.

@@ -40,7 +40,9 @@ impl Core {
             // Either way silent at once. A new leader's grant as a follower must end before anybody
             // can learn of its leadership; a former leader is about to help elect another.
             self.leading = None;
-            self.silence(out);
+            if !self.speaks_on(leads) {
+                self.silence(out);
+            }
             if let Some(term) = leads {
                 self.begin_leading(term);
             }
@@ -193,5 +195,6 @@ impl Core {
         self.compact_due = false;
         self.raft.mut_store().compact(&self.machine);
         out.durable.push(Action::Rewrite(self.raft.store().image(self.member.epoch)));
+        self.say_lead();
     }
 }

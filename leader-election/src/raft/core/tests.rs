@@ -57,7 +57,7 @@ fn open(node: &str, epoch: u64) -> Command {
     Command::OpenSession { node: node.into(), epoch, facts: Arc::from(&b"mac"[..]) }
 }
 
-fn message(kind: RaftKind, term: u64) -> RaftMessage {
+pub(super) fn message(kind: RaftKind, term: u64) -> RaftMessage {
     RaftMessage {
         from: 0,
         to: id("a"),

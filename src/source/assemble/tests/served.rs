@@ -17,10 +17,10 @@ fn served(object: &Value) -> FileState {
 
 /// A cluster that a test edits.
 #[derive(Default)]
-struct Cluster(Assembler);
+pub(super) struct Cluster(Assembler);
 
 impl Cluster {
-    fn apply(&mut self, objects: &[Value]) -> Snapshot {
+    pub(super) fn apply(&mut self, objects: &[Value]) -> Snapshot {
         let name = |it: &Value| format!("{} {}", it["kind"], it["metadata"]["name"]);
         self.0.change(objects.iter().map(|it| (name(it), Some(served(it)))).collect())
     }
@@ -118,7 +118,7 @@ fn metallb(name: &str, created: &str) -> Value {
     })
 }
 
-fn balancer(annotations: Value, spec: Value, address: &str) -> Value {
+pub(super) fn balancer(annotations: Value, spec: Value, address: &str) -> Value {
     let mut object = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "web", "namespace": "default", "annotations": annotations},
