@@ -404,7 +404,7 @@ impl Model for Protocol {
 }
 
 const SOUND: Protocol = Protocol { flaw: Flaw::Nothing, faults: 2, gives: false, most_term: 4 };
-const GIVES: Protocol = Protocol { faults: 1, gives: true, ..SOUND };
+const GIVES: Protocol = Protocol { faults: 1, gives: true, most_term: 3, ..SOUND };
 
 fn holds(protocol: Protocol) {
     let checker = protocol.checker().threads(2).spawn_bfs().join();
