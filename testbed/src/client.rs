@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use crate::pod::{self, Answer, Checksum};
 
@@ -14,6 +14,8 @@ use crate::pod::{self, Answer, Checksum};
 const LIMIT: Duration = Duration::from_secs(1);
 /// A bulk transfer that stands still for so long has failed.
 const STALLED: Duration = Duration::from_secs(5);
+/// Flows that are tried until one reaches a pod that is wanted.
+const FLOWS: usize = 200;
 
 /// TCP or UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,7 +83,7 @@ pub fn udp(server: SocketAddr, port: u16) -> anyhow::Result<UdpSocket> {
 pub fn who_udp(socket: &UdpSocket, id: &str) -> anyhow::Result<Reply> {
     socket.set_read_timeout(Some(LIMIT))?;
     socket.send(id.as_bytes())?;
-    let mut buffer = [0; 2048];
+    let mut buffer = [0; 9000];
     let length = socket.recv(&mut buffer)?;
     let answer: Answer = serde_json::from_slice(&buffer[..length])?;
     ensure!(answer.id == id, "asked {id:?}, was answered {:?}", answer.id);
@@ -102,8 +104,21 @@ fn who_tcp(server: SocketAddr) -> anyhow::Result<Reply> {
 ///
 /// If the transfer stalls for five seconds or the sums differ.
 pub fn upload(server: SocketAddr, bytes: usize) -> anyhow::Result<()> {
+    upload_to(server, bytes, |_| true)
+}
+
+/// As [`upload`], to a pod that is wanted.
+///
+/// # Errors
+///
+/// As [`upload`], and if no flow reaches such a pod.
+pub fn upload_to(
+    server: SocketAddr,
+    bytes: usize,
+    is_wanted: impl Fn(&Answer) -> bool,
+) -> anyhow::Result<()> {
     let data = pod::data(bytes);
-    let stream = connect(server, STALLED)?;
+    let stream = connect_to(server, is_wanted)?;
     let send = || -> anyhow::Result<Checksum> {
         (&stream).write_all(format!("UP {bytes}\n").as_bytes())?;
         (&stream).write_all(&data)?;
@@ -120,7 +135,20 @@ pub fn upload(server: SocketAddr, bytes: usize) -> anyhow::Result<()> {
 ///
 /// If the transfer stalls for five seconds or the sums differ.
 pub fn download(server: SocketAddr, bytes: usize) -> anyhow::Result<()> {
-    let stream = connect(server, STALLED)?;
+    download_from(server, bytes, |_| true)
+}
+
+/// As [`download`], from a pod that is wanted.
+///
+/// # Errors
+///
+/// As [`download`], and if no flow reaches such a pod.
+pub fn download_from(
+    server: SocketAddr,
+    bytes: usize,
+    is_wanted: impl Fn(&Answer) -> bool,
+) -> anyhow::Result<()> {
+    let stream = connect_to(server, is_wanted)?;
     let receive = || -> anyhow::Result<(Checksum, Checksum)> {
         (&stream).write_all(format!("DOWN {bytes}\n").as_bytes())?;
         let mut reader = BufReader::with_capacity(1 << 16, &stream);
@@ -131,6 +159,21 @@ pub fn download(server: SocketAddr, bytes: usize) -> anyhow::Result<()> {
         receive().with_context(|| format!("the download from {server} stalled"))?;
     ensure!(arrived == promised, "the download from {server} arrived changed: {arrived:?}");
     Ok(())
+}
+
+/// A connection to a pod that is wanted: each new one is another flow.
+fn connect_to(
+    server: SocketAddr,
+    is_wanted: impl Fn(&Answer) -> bool,
+) -> anyhow::Result<TcpStream> {
+    for _ in 0..FLOWS {
+        let stream = connect(server, STALLED)?;
+        (&stream).write_all(b"WHO\n")?;
+        if is_wanted(&read_line(&mut BufReader::new(&stream))?) {
+            return Ok(stream);
+        }
+    }
+    bail!("no flow to {server} reaches a pod that is wanted")
 }
 
 fn connect(server: SocketAddr, limit: Duration) -> anyhow::Result<TcpStream> {

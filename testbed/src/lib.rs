@@ -21,6 +21,7 @@ pub mod history;
 pub mod judge;
 pub mod lab;
 pub mod neighbour;
+pub mod ping;
 pub mod pod;
 pub mod probe;
 pub mod resolve;

@@ -74,7 +74,7 @@ pub fn serve(args: PodArgs) -> anyhow::Result<()> {
 }
 
 fn answer_datagrams(args: &PodArgs, socket: &UdpSocket) {
-    let mut buffer = [0; 2048];
+    let mut buffer = [0; 9000];
     loop {
         // Errors here are ICMP errors about earlier answers.
         let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };

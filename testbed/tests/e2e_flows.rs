@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
+use herald_testbed::beside::rules;
 use herald_testbed::client::{self, Transport};
 use herald_testbed::e2e::in_lab;
 use herald_testbed::flows::{self, Flows, manifests, on_all_pods};
 use herald_testbed::lab::addresses::{NODES, nodes};
 use herald_testbed::lab::process::Process;
+use herald_testbed::pod::Answer;
 use herald_testbed::scenario::{MANIFESTS, Scenario, service};
 use herald_testbed::status::Backend;
 
@@ -79,9 +81,24 @@ fn weigh(scenario: &mut Scenario, weights: &[(&str, u32)]) -> anyhow::Result<()>
 }
 
 fn start(scenario: &mut Scenario) -> anyhow::Result<()> {
+    drop_invalid(scenario)?;
     scenario.start_all(&[])?;
     for (name, text) in &MANIFESTS[1..3] {
         scenario.put_manifest(name, text)?;
+    }
+    Ok(())
+}
+
+/// Every node drops what its conntrack does not understand, as kube-proxy makes it.
+fn drop_invalid(scenario: &Scenario) -> anyhow::Result<()> {
+    nodes().try_for_each(|node| rules::load(scenario.lab.netns(&node)?, rules::NOTHING_INVALID))
+}
+
+/// Nothing of it all was dropped for being invalid, on any node.
+fn nothing_was_invalid(scenario: &Scenario) -> anyhow::Result<()> {
+    for node in nodes() {
+        let dropped = rules::counted(scenario.lab.netns(&node)?, "strict", "invalid")?;
+        assert_eq!(dropped, 0, "packets dropped as invalid on {node}");
     }
     Ok(())
 }
@@ -132,7 +149,7 @@ fn ten_thousand_flows_keep_their_backends_while_others_come_and_go() -> anyhow::
         let [first, second, third] = ["n1-", "n2-", "n3-"].map(of);
         // Three quarters are expected on the first; half is 25 standard deviations away.
         assert!(second == 0 && third > 0 && first > 1_000, "{first} {second} {third}");
-        Ok(())
+        nothing_was_invalid(scenario)
     })
 }
 
@@ -203,6 +220,50 @@ fn a_thousand_flows_do_not_notice_that_the_holder_leaves() -> anyhow::Result<()>
             })?;
             assert_eq!(flows.ask(), [], "after {holder} returned");
         }
+        nothing_was_invalid(scenario)
+    })
+}
+
+/// Flows opened before a change, and as many after it.
+const EACH: usize = 200;
+
+/// A new holder knows nothing of the flows that were opened after a slot had changed: they go to the
+/// slot's former backend until they connect anew. Those that were there before the change do not
+/// notice; and the change is forgotten when the drain time is over.
+#[test]
+fn flows_older_than_a_change_outlive_the_holder_and_not_the_drain_time() -> anyhow::Result<()> {
+    in_lab(|scenario| {
+        start(scenario)?;
+        let (many, _servers) = hundred(scenario)?;
+        let few = BTreeMap::from([(9001, many[&9001].clone())]);
+        let address = serve(scenario, &few)?;
+        let vip = SocketAddr::new(address, 80);
+        let mut before = Flows::open(scenario.lab.netns("c1")?, vip, EACH)?;
+        serve(scenario, &many)?;
+        let mut since = Flows::open(scenario.lab.netns("c1")?, vip, EACH)?;
+        assert_eq!((before.ask(), since.ask()), (vec![], vec![]));
+
+        let holder = scenario.status("n1")?.holders()[&address].clone();
+        scenario.speaker(&holder)?.terminate(Duration::from_secs(20))?;
+        scenario.forget(&holder);
+        assert_eq!(before.ask(), [], "opened before the change, after {holder} left");
+        let broken = since.ask();
+        println!("{} of {EACH} flows opened since the change are broken", broken.len());
+        let strange: Vec<_> = broken.iter().filter(|(_, how)| how.contains("answered")).collect();
+        assert_eq!(strange, Vec::<&(String, String)>::new(), "a flow in another's hands");
+
+        // The next speakers remember what was changed for a second more.
+        for node in nodes().filter(|node| *node != holder) {
+            scenario.speaker(&node)?.kill()?;
+            scenario.forget(&node);
+        }
+        scenario.start_all(&["--drain-time", "1s"])?;
+        let broken = scenario.wait("what has moved is let go", 60, |_| {
+            let broken = before.ask();
+            Ok((!broken.is_empty()).then_some(broken))
+        })?;
+        let stayed = before.backends().values().sum::<usize>();
+        assert_eq!(broken.len() + stayed, EACH);
         Ok(())
     })
 }
@@ -210,15 +271,20 @@ fn a_thousand_flows_do_not_notice_that_the_holder_leaves() -> anyhow::Result<()>
 #[test]
 fn two_hundred_megabytes_each_way_arrive_intact() -> anyhow::Result<()> {
     in_lab(|scenario| {
+        drop_invalid(scenario)?;
         scenario.start_all(&[])?;
         scenario.put_all_manifests()?;
-        let served = scenario.served()?;
-        for (vip, _) in &served {
-            scenario.lab.netns("c1")?.inside(|| {
-                client::upload(service(*vip, Transport::Tcp), 200_000_000)?;
-                client::download(service(*vip, Transport::Tcp), 200_000_000)
-            })?;
+        for (vip, holder) in scenario.served()? {
+            let server = service(vip, Transport::Tcp);
+            // Through one node, and through two.
+            for is_here in [true, false] {
+                let is_wanted = |answer: &Answer| (answer.node == holder) == is_here;
+                scenario.lab.netns("c1")?.inside(|| {
+                    client::upload_to(server, 200_000_000, is_wanted)?;
+                    client::download_from(server, 200_000_000, is_wanted)
+                })?;
+            }
         }
-        Ok(())
+        nothing_was_invalid(scenario)
     })
 }

@@ -58,6 +58,23 @@ fn every_node_reaches_every_pod() -> anyhow::Result<()> {
     })
 }
 
+/// Strict reverse path filtering (RFC 3704 2.2): what a node with it lets through, any node does.
+#[test]
+fn every_node_filters_by_the_strict_reverse_path() -> anyhow::Result<()> {
+    let lab = lab()?;
+    for node in 1..=NODES {
+        // The greater of the two is in force.
+        for of in ["all", "eth0"] {
+            let path = format!("/proc/sys/net/ipv4/conf/{of}/rp_filter");
+            let netns = lab.netns(&format!("n{node}"))?;
+            let filter = netns.inside(|| Ok(fs::read_to_string(&path)?))?;
+            let expected: &[&str] = if of == "eth0" { &["1"] } else { &["0", "1"] };
+            assert!(expected.contains(&filter.trim()), "n{node}, {of}: {filter}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_cut_is_silent_and_measured_and_heals() -> anyhow::Result<()> {
     let lab = lab()?;

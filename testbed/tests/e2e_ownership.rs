@@ -1,9 +1,14 @@
 //! VIPs change hands on request, and speakers end in every way, without a lost packet and with one
 //! voice at a time; while nodes are drained, at every bridge port.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
+use herald_ebpf::common::PIN_FORMAT;
 use herald_testbed::client::Transport;
 use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
@@ -11,7 +16,7 @@ use herald_testbed::judge::Judge;
 use herald_testbed::lab::addresses::host;
 use herald_testbed::probe::Probe;
 use herald_testbed::resolve::who_has;
-use herald_testbed::scenario::{Scenario, service};
+use herald_testbed::scenario::{Scenario, directory, service};
 use herald_testbed::tap::Tap;
 use herald_testbed::tap::turns::speakers;
 use herald_testbed::trial::{other, rejoined};
@@ -49,6 +54,30 @@ fn without_loss(
         assert_eq!(outcome.nodes().len(), 1, "to a pod {place} {node}: {:?}", outcome.nodes());
     }
     Ok(())
+}
+
+/// The pins of a node's programs.
+fn programs(node: &str) -> anyhow::Result<BTreeSet<PathBuf>> {
+    let mut programs = BTreeSet::new();
+    for entry in fs::read_dir(directory(node).join("bpf").join(PIN_FORMAT))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("program-") {
+            programs.insert(entry.path());
+        }
+    }
+    Ok(programs)
+}
+
+/// Makes a node's pinned programs those of another version; returns what they were called.
+fn outdate(node: &str) -> anyhow::Result<BTreeSet<PathBuf>> {
+    let ours = programs(node)?;
+    assert_eq!(ours.len(), 2, "{ours:?}");
+    for pin in &ours {
+        let text = pin.to_string_lossy();
+        let (program, _version) = text.rsplit_once('-').context("a version is in the name")?;
+        fs::rename(pin, format!("{program}-0123456789abcdef"))?;
+    }
+    Ok(ours)
 }
 
 #[test]
@@ -124,11 +153,14 @@ fn a_killed_speaker_loses_nothing_and_its_node_goes_on_delivering() -> anyhow::R
             })?;
             // Longer than it takes to call the node gone, were it gone.
             clock::pause(Duration::from_secs(2));
+            // The next one is of another version: it loads programs of its own and swaps them in.
+            let ours = outdate(&old)?;
+            scenario.start(&old, &[])?;
+            rejoined(scenario, &witness, &old)?;
+            assert_eq!(programs(&old)?, ours, "neither taken over nor left behind");
             Ok(())
         })?;
         assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
-        scenario.start(&old, &[])?;
-        rejoined(scenario, &witness, &old)?;
 
         // A speaker that holds nothing.
         let idle = if new == bystander { old.clone() } else { bystander };

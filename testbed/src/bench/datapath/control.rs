@@ -1,9 +1,12 @@
-//! How long a change takes to be in the maps, and what the maps weigh.
+//! How long a change takes to be in the maps, and what the maps weigh. What is timed begins with
+//! the data plane's wanted state and ends with the last map written (`Datapath::apply`); that the
+//! speaker sees an object change and decides on it comes before.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::Context;
+use herald_ebpf::{Picture, Policy};
 
 use super::hot::Loaded;
 use super::pictures::{Pods, picture, replace, vip4};
@@ -13,6 +16,8 @@ use crate::clock;
 
 const ENDPOINTS: u32 = 3;
 const CHANGES: u32 = 200;
+/// The most endpoints a Service can have.
+const MANY: u32 = 4_096;
 /// Any interface: nothing is attached.
 const IFINDEX: u32 = 1;
 
@@ -25,7 +30,43 @@ pub(super) fn measure(scope: &Scope, rows: &mut Vec<Row>) -> anyhow::Result<()> 
     for services in [100, 1_000, 10_000] {
         sized(scope, services, rows).with_context(|| format!("{services} services"))?;
     }
+    for (suffix, is_weighted) in [("", false), ("_weighted", true)] {
+        many(scope, suffix, is_weighted, rows).with_context(|| format!("{MANY} endpoints"))?;
+    }
     Ok(())
+}
+
+/// One Service with as many endpoints as one can have: the time of all of them at once, and of
+/// one that is replaced. With weights, every third endpoint gets twice as much as the others.
+fn many(scope: &Scope, suffix: &str, is_weighted: bool, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let load = format!("cold_load_{MANY}{suffix}");
+    let change = format!("endpoint_change_{MANY}{suffix}");
+    if !scope.wants(&load) && !scope.wants(&change) {
+        return Ok(());
+    }
+    let mut wanted = picture(IFINDEX, 1, MANY, Pods::Here);
+    if is_weighted {
+        let heavy = wanted.services.values().flatten().step_by(3).map(|it| (it.address, 2));
+        let policy = Policy { weights: heavy.collect(), ..Policy::default() };
+        wanted.policies = wanted.services.keys().map(|port| (*port, policy.clone())).collect();
+    }
+    let (mut loads, mut changes) = (Vec::new(), Vec::new());
+    for run in 0..scope.samples() as u32 {
+        let mut loaded = Loaded::new(&load)?;
+        loads.push(timed(&mut loaded, &wanted)?);
+        replace(&mut wanted, vip4(0).into(), run, Pods::Here);
+        changes.push(timed(&mut loaded, &wanted)?);
+    }
+    keep(rows, Row::of(&load, Program::Herald, MS, loads));
+    keep(rows, Row::of(&change, Program::Herald, MS, changes));
+    Ok(())
+}
+
+/// Milliseconds until the maps are as a picture has them; deciding on it is not counted.
+fn timed(loaded: &mut Loaded, wanted: &Picture) -> anyhow::Result<f64> {
+    let begin = clock::now();
+    loaded.datapath.apply(wanted)?;
+    Ok(begin.elapsed().as_secs_f64() * 1e3)
 }
 
 fn sized(scope: &Scope, services: u32, rows: &mut Vec<Row>) -> anyhow::Result<()> {
@@ -47,9 +88,7 @@ fn sized(scope: &Scope, services: u32, rows: &mut Vec<Row>) -> anyhow::Result<()
         // The one before goes first: two sets of maps would be weighed together.
         drop(last.take());
         let mut loaded = Loaded::new(&load)?;
-        let begin = clock::now();
-        loaded.datapath.apply(&wanted)?;
-        times.push(begin.elapsed().as_secs_f64() * 1e3);
+        times.push(timed(&mut loaded, &wanted)?);
         last = Some(loaded);
     }
     if is_large {
@@ -63,9 +102,7 @@ fn sized(scope: &Scope, services: u32, rows: &mut Vec<Row>) -> anyhow::Result<()
         for number in 0..CHANGES {
             let service = (run * CHANGES + number) * 7 % services;
             replace(&mut wanted, vip4(service).into(), run * CHANGES + number, Pods::Here);
-            let begin = clock::now();
-            loaded.datapath.apply(&wanted)?;
-            times.push(begin.elapsed().as_secs_f64() * 1e3);
+            times.push(timed(&mut loaded, &wanted)?);
         }
         times.sort_by(f64::total_cmp);
         runs.push(times[times.len() * 99 / 100]);

@@ -23,124 +23,167 @@ const ENDPOINTS: u32 = 3;
 const FLOWS: u32 = 4_096;
 /// Packets in a sample of established flows.
 const REPEAT: u32 = 1_024_000;
-/// New flows in a sample of a rival's: fewer than the connection table holds by default (262,144).
+/// New flows in a sample: fewer than the connection table holds by default (262,144).
 const NEW: u32 = 192_000;
 
 struct Case {
     name: String,
-    program: Program,
+    /// The first one is [`Program::XdpTx`].
+    programs: Vec<Program>,
     services: u32,
     /// Flows; 0: all different.
     flows: u32,
     hops: u32,
 }
 
-/// Measures the cases that are wanted.
+/// Measures the cases that are wanted. The programs of a case take turns, so that a machine that
+/// grows slower does so for all of them.
 ///
 /// # Errors
 ///
 /// What the kernel or a tool refused.
 pub(super) fn measure(scope: &Scope, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     for case in cases().into_iter().filter(|case| scope.wants(&case.name)) {
-        let row = run(scope, &case)
-            .with_context(|| format!("{} of {}", case.name, case.program.label()))?;
-        keep(rows, row);
+        let mut rigs = Vec::new();
+        for program in &case.programs {
+            let what = || format!("{} of {}", case.name, program.label());
+            rigs.push(Rig::lay(&case, *program).with_context(what)?);
+        }
+        let measured = turns(scope, &case, &mut rigs).with_context(|| case.name.clone());
+        for rig in &rigs {
+            rig.remove()?;
+        }
+        measured?.into_iter().for_each(|row| keep(rows, row));
     }
     Ok(())
 }
 
 fn cases() -> Vec<Case> {
     use Program::{Herald, Iptables, Nft, XdpTx};
-    let case = |name: &str, program, services, flows, hops| Case {
+    let case = |name: &str, programs: &[Program], services, flows, hops| Case {
         name: name.to_owned(),
-        program,
+        programs: programs.to_vec(),
         services,
         flows,
         hops,
     };
     let mut cases = vec![
-        case("live_holder", XdpTx, 0, FLOWS, 1),
-        case("live_holder", Herald, 1, FLOWS, 1),
-        case("live_holder", Nft, 1, FLOWS, 1),
-        case("live_both_hops", Herald, 1, FLOWS, 2),
-        case("live_both_hops", Nft, 1, FLOWS, 2),
+        case("live_holder", &[XdpTx, Herald, Nft], 1, FLOWS, 1),
+        case("live_both_hops", &[XdpTx, Herald, Nft], 1, FLOWS, 2),
     ];
     for (label, services) in [("1", 1), ("1k", 1_000), ("10k", 10_000)] {
-        cases.push(case(&format!("live_new_flows_{label}"), Herald, services, 0, 1));
-        if services < 10_000 {
-            cases.push(case(&format!("live_new_flows_{label}"), Nft, services, 0, 1));
-            cases.push(case(&format!("live_new_flows_{label}"), Iptables, services, 0, 1));
-        }
+        let programs = &[XdpTx, Herald, Nft, Iptables];
+        // The rivals' rules of 10,000 Services take minutes to load.
+        let programs = if services < 10_000 { &programs[..] } else { &programs[..2] };
+        cases.push(case(&format!("live_new_flows_{label}"), programs, services, 0, 1));
     }
     cases
 }
 
-fn run(scope: &Scope, case: &Case) -> anyhow::Result<Row> {
-    let wire = Wire::lay("")?;
-    let result = on(scope, case, &wire);
-    for netns in [&wire.source, &wire.holder, &wire.node, &wire.pod] {
-        // By name: the namespace goes with its last handle, a moment later.
-        crate::lab::netns::ip(&format!("netns del {}\n", netns.name()))?;
-    }
-    result
+/// One program on wires of its own.
+struct Rig {
+    program: Program,
+    wire: Wire,
+    harness: Harness,
+    /// The interface that frames are sent from.
+    generator: u32,
+    _loaded: Vec<Loaded>,
 }
 
-fn on(scope: &Scope, case: &Case, wire: &Wire) -> anyhow::Result<Row> {
-    let mut harness = Harness::load()?;
-    let mut loaded = Vec::new();
-    match case.program {
-        Program::XdpTx => {
-            wire.holder.inside(|| harness.attach(End::Back, "eth0"))?;
+/// Samples of one program, in the same order as the other programs'.
+#[derive(Default)]
+struct Samples {
+    rates: Vec<f64>,
+    lost: Vec<f64>,
+}
+
+fn turns(scope: &Scope, case: &Case, rigs: &mut [Rig]) -> anyhow::Result<Vec<Row>> {
+    // Multiples of ten batches, the same for all programs.
+    let count = scope.repeat(if case.flows == 0 { NEW } else { REPEAT });
+    for rig in &mut *rigs {
+        rig.sample(case, count)?;
+    }
+    let mut samples: Vec<Samples> = rigs.iter().map(|_| Samples::default()).collect();
+    for _ in 0..scope.samples() {
+        for (rig, samples) in rigs.iter_mut().zip(&mut samples) {
+            let label = rig.program.label();
+            let (rate, share) = rig.sample(case, count).context(label)?;
+            samples.rates.push(rate);
+            samples.lost.push(share);
         }
-        Program::Herald => {
-            loaded.push(serve(case, wire, Pods::Elsewhere)?);
-            if case.hops == 2 {
-                loaded.push(serve(case, wire, Pods::Here)?);
+    }
+    // The first one does nothing but send back.
+    let base = samples[0].rates.clone();
+    let row = |(rig, Samples { rates, lost }): (&Rig, Samples)| {
+        let ratios = base.iter().zip(&rates).map(|(base, rate)| base / rate).collect();
+        let ratio_to_xdp_tx = (rig.program != Program::XdpTx).then(|| median(ratios));
+        let lost = Some(median(lost));
+        Row { lost, ratio_to_xdp_tx, ..Row::of(&case.name, rig.program, PER_SECOND, rates) }
+    };
+    Ok(rigs.iter().zip(samples).map(row).collect())
+}
+
+impl Rig {
+    fn lay(case: &Case, program: Program) -> anyhow::Result<Self> {
+        let wire = Wire::lay(&format!("{}-", program.label()))?;
+        let mut harness = Harness::load()?;
+        let mut loaded = Vec::new();
+        match program {
+            Program::XdpTx => {
+                wire.holder.inside(|| harness.attach(End::Back, "eth0"))?;
+            }
+            Program::Herald => {
+                loaded.push(serve(case, &wire, Pods::Elsewhere)?);
+                if case.hops == 2 {
+                    loaded.push(serve(case, &wire, Pods::Here)?);
+                }
+            }
+            Program::Nft => {
+                let text = rules::nftables(case.services, ENDPOINTS);
+                wire.holder.inside(|| feed("nft", &["-f", "-"], &text))?;
+            }
+            Program::Iptables => {
+                let text = rules::iptables(case.services, ENDPOINTS);
+                wire.holder.inside(|| feed("iptables-legacy-restore", &["-w"], &text))?;
             }
         }
-        Program::Nft => {
+        // What only sends back does so at the first hop.
+        let is_whole = case.hops == 2 && program != Program::XdpTx;
+        if is_whole {
+            // The pod's node has kube-proxy's rules whoever carries the Service.
             let text = rules::nftables(case.services, ENDPOINTS);
-            wire.holder.inside(|| feed("nft", &["-f", "-"], &text))?;
+            wire.node.inside(|| feed("nft", &["-f", "-"], &text))?;
+            wire.pod.inside(|| harness.attach(End::Sink, "eth0"))?;
         }
-        Program::Iptables => {
-            let text = rules::iptables(case.services, ENDPOINTS);
-            wire.holder.inside(|| feed("iptables-legacy-restore", &["-w"], &text))?;
-        }
+        let end = if is_whole { End::Switch } else { End::Sink };
+        let generator = wire.source.inside(|| {
+            harness.attach(end, "h0")?;
+            harness.attach(End::Switch, "w0")?;
+            harness.connect(PEER[5], index("w0")?)?;
+            index("h0")
+        })?;
+        Ok(Self { program, wire, harness, generator, _loaded: loaded })
     }
-    if case.hops == 2 {
-        // The pod's node has kube-proxy's rules whoever carries the Service.
-        let text = rules::nftables(case.services, ENDPOINTS);
-        wire.node.inside(|| feed("nft", &["-f", "-"], &text))?;
-        wire.pod.inside(|| harness.attach(End::Sink, "eth0"))?;
-    }
-    let end = if case.hops == 2 { End::Switch } else { End::Sink };
-    let generator = wire.source.inside(|| {
-        harness.attach(end, "h0")?;
-        harness.attach(End::Switch, "w0")?;
-        harness.connect(PEER[5], index("w0")?)?;
-        index("h0")
-    })?;
-    let vip = vip4(case.services / 2);
-    let macs = (OURS, CLIENT);
-    let load = Template { macs, other: (vip, PORT).into(), is_request: true }.load(case.flows);
-    // Multiples of ten batches.
-    let fills_a_table = case.flows == 0 && case.program != Program::Herald;
-    let count = scope.repeat(if fills_a_table { NEW } else { REPEAT });
-    let mut sample = || -> anyhow::Result<(f64, f64)> {
+
+    /// Frames a second that arrived, and the share that did not.
+    fn sample(&mut self, case: &Case, count: u32) -> anyhow::Result<(f64, f64)> {
+        let other = (vip4(case.services / 2), PORT).into();
+        let load = Template { macs: (OURS, CLIENT), other, is_request: true }.load(case.flows);
         if case.flows == 0 {
-            wire.holder.inside(conntrack::flush)?;
+            self.wire.holder.inside(conntrack::flush)?;
         }
-        wire.source.inside(|| rate(&mut harness, generator, &load, count))
-    };
-    sample()?;
-    let (mut rates, mut lost) = (Vec::new(), Vec::new());
-    for _ in 0..scope.samples() {
-        let (rate, share) = sample()?;
-        rates.push(rate);
-        lost.push(share);
+        let (harness, generator) = (&mut self.harness, self.generator);
+        self.wire.source.inside(|| rate(harness, generator, &load, count))
     }
-    let lost = Some(median(lost));
-    Ok(Row { lost, ..Row::of(&case.name, case.program, PER_SECOND, rates) })
+
+    fn remove(&self) -> anyhow::Result<()> {
+        let Wire { source, holder, node, pod } = &self.wire;
+        for netns in [source, holder, node, pod] {
+            // By name: the namespace goes with its last handle, a moment later.
+            crate::lab::netns::ip(&format!("netns del {}\n", netns.name()))?;
+        }
+        Ok(())
+    }
 }
 
 /// Puts the data plane on the holder, or on the pods' node.

@@ -65,6 +65,8 @@ pub const PER_SECOND: &str = "1/s";
 pub const MS: &str = "ms";
 /// Millions of octets.
 pub const MB: &str = "MB";
+/// Entries of maps.
+pub const ENTRIES: &str = "entries";
 
 impl Row {
     /// A row of samples, of which there is at least one.
