@@ -273,6 +273,7 @@ fn what_raft_decides_is_shown_as_leases() -> anyhow::Result<()> {
         assert_eq!(cluster.status("n1")?.election.backend, "raft");
         mirrored(cluster, &holders)?;
         println!("{}", cluster.kubectl(&["get", "leases", "-n", "herald-system"])?);
+        the_overlay_gives_each_speaker_the_key(cluster)?;
 
         let (vip, old) = holders.iter().next().context("no VIP")?;
         cluster.speakers.stop_on(old, LIMIT)?;
@@ -289,6 +290,21 @@ fn what_raft_decides_is_shown_as_leases() -> anyhow::Result<()> {
         mirrored(cluster, &BTreeMap::new())?;
         a_speaker_that_elects_in_another_way_waits(cluster, *vip, old)
     })
+}
+
+/// `manifests/raft`, as far as it can be seen without running its Pods.
+fn the_overlay_gives_each_speaker_the_key(cluster: &Cluster) -> anyhow::Result<()> {
+    let overlay = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/raft");
+    let rendered = cluster.kubectl(&["kustomize", overlay])?;
+    for part in [
+        "--election=raft",
+        "--key-file=/etc/herald/key",
+        "mountPath: /etc/herald",
+        "secretName: herald-key",
+    ] {
+        ensure!(rendered.contains(part), "{part} is not in manifests/raft:\n{rendered}");
+    }
+    Ok(())
 }
 
 /// While `--election` is being changed: `one`, which is stopped, comes back by Leases.

@@ -2,7 +2,8 @@
 //! reported, and every form of the question "who has it?" gets exactly one answer.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,17 +24,27 @@ use herald_testbed::status::Conflict;
 /// The addresses that the pool gives to the first Service.
 const VIPS: [&str; 2] = ["192.168.1.240", "fd00:1::f0"];
 
+/// Where each node's speaker tells its metrics.
+const METRICS: &str = "127.0.0.1:7947";
+
 #[test]
 fn an_address_in_use_is_reported_and_not_announced() -> anyhow::Result<()> {
     in_lab(|scenario| {
         let router = of_lab("r1")?;
         scenario.lab.netns("r1")?.ip("addr add 192.168.1.240/32 dev eth0\n\
              addr add fd00:1::f0/128 dev eth0 nodad\n")?;
-        scenario.start_all(&[])?;
+        scenario.start_all(&["--metrics-listen", METRICS])?;
         scenario.put_all_manifests()?;
         for vip in VIPS {
             let vip: IpAddr = vip.parse()?;
             let holder = reported(scenario, vip, router, "blocked")?;
+            let sample = format!("herald_vip_conflict{{vip=\"{vip}\",state=\"blocked\"}} 1");
+            scenario.wait("the metric says so too", 15, |scenario| {
+                let Ok(text) = scenario.lab.netns(&holder)?.inside(metrics) else {
+                    return Ok(None);
+                };
+                Ok(text.contains(&sample).then_some(()))
+            })?;
             // Held, so that no other node tries its luck, but not spoken for.
             scenario.wait("the holder is silent", 15, |scenario| {
                 let status = scenario.status(&holder)?;
@@ -65,6 +76,15 @@ fn an_address_in_use_is_reported_and_not_announced() -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+fn metrics() -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(METRICS).context("cannot ask for metrics")?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: herald\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).context("cannot read metrics")?;
+    Ok(text)
 }
 
 /// For so long after its first announcement a VIP is given up again when somebody else has it: the

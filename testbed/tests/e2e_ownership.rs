@@ -85,10 +85,18 @@ fn vips_move_and_nodes_are_drained_without_loss() -> anyhow::Result<()> {
     in_lab(|scenario| {
         scenario.start_all(&[])?;
         scenario.put_all_manifests()?;
-        let (vip, old) = scenario.served()?.remove(0);
+        let served = scenario.served()?;
+        let vips: Vec<_> = served.iter().map(|(vip, _)| *vip).collect();
+        let (vip, old) = served[0].clone();
         let new = other(&[&old])?;
         let third = other(&[&old, &new])?;
-        let judge = Judge::begin(&scenario.lab, &[vip], PACE)?;
+        // Both families: what is drained holds either.
+        let judge = Judge::begin(&scenario.lab, &vips, PACE)?;
+        let (v6, at) = &served[1];
+        let to = other(&[at])?;
+        let (ok, said) = scenario.command(&third, &["move", &v6.to_string(), &to])?;
+        assert!(ok && said == format!("{v6} moved from {at} to {to}\n"), "{said}");
+        assert_eq!(who_has(&scenario.lab, *v6)?, [host(&to).unwrap().mac()]);
 
         // Asked on a third node, which has to pass it on.
         without_loss(scenario, vip, &old, |scenario| {
