@@ -1,6 +1,6 @@
 //! What Services ask for, each in one lab beside the others: traffic that stays local, clients that
 //! may not ask, pods that terminate, two protocols or two Services on one port, a pod in its node's
-//! own network, no pod at all; and what is no request: echoes, and datagrams in pieces.
+//! own network, a port without any; and what is no request: echoes, and datagrams in pieces.
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
@@ -20,6 +20,8 @@ use herald_testbed::scenario::{PATIENCE, Scenario, directory, service};
 
 /// The Services' port.
 const PORT: u16 = 80;
+/// Another port of theirs, which no endpoint serves.
+const UNSERVED: u16 = 81;
 
 const READY: &str = "ready: true, serving: true";
 const TERMINATING: &str = "ready: false, serving: true, terminating: true";
@@ -55,7 +57,6 @@ fn kinds() -> Vec<Kind> {
         Kind { target: 9090, ..kind("host", HOST, vec![("n3", "192.168.1.13", READY)]) },
         kind("one", ONE, vec![POD]),
         kind("two", TWO, vec![POD]),
-        kind("none", NONE, vec![("n1", "10.244.1.2", "ready: false, serving: false")]),
         Kind { target: 9000, ..kind("ending", ENDING, everywhere) },
     ]
 }
@@ -66,8 +67,7 @@ const RANGES: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 243);
 const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 244);
 const ONE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 245);
 const TWO: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 246);
-const NONE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 247);
-const ENDING: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 248);
+const ENDING: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 247);
 
 impl Kind {
     fn manifest(&self) -> String {
@@ -76,7 +76,9 @@ impl Kind {
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\n\
              spec:\n  type: LoadBalancer\n  loadBalancerIP: {vip}\n{spec}  ports:\n  \
              - {{name: tcp, protocol: TCP, port: {PORT}, targetPort: {target}}}\n  \
-             - {{name: udp, protocol: UDP, port: {PORT}, targetPort: {target}}}\n\
+             - {{name: udp, protocol: UDP, port: {PORT}, targetPort: {target}}}\n  \
+             - {{name: no-tcp, protocol: TCP, port: {UNSERVED}, targetPort: {UNSERVED}}}\n  \
+             - {{name: no-udp, protocol: UDP, port: {UNSERVED}, targetPort: {UNSERVED}}}\n\
              ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
              metadata:\n  name: {name}\n  namespace: default\n  \
              labels: {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\nports:\n\
@@ -130,7 +132,8 @@ fn announced(scenario: &mut Scenario) -> anyhow::Result<()> {
                 let Some(holder) = &vip.holder else { return Ok(None) };
                 let holder = scenario.status(holder)?;
                 let is_announced = holder.vip(kind.vip.into()).is_some_and(|it| it.announcing);
-                if !is_announced || vip.backends.len() != kind.endpoints.len() {
+                // Each endpoint is one over TCP and one over UDP.
+                if !is_announced || vip.backends.len() != 2 * kind.endpoints.len() {
                     return Ok(None);
                 }
             }
@@ -185,7 +188,7 @@ fn refuses_other_clients(scenario: &Scenario) -> anyhow::Result<()> {
     let refused = || -> anyhow::Result<u64> {
         let counters = nodes().map(|node| {
             let counters = scenario.status(&node)?.counters;
-            Ok(counters.get("drop_source_not_allowed").copied().unwrap_or(0))
+            Ok(counters.get("xdp_drop_source_not_allowed").copied().unwrap_or(0))
         });
         counters.sum()
     };
@@ -217,13 +220,14 @@ fn shares_a_pod_and_port(scenario: &Scenario) -> anyhow::Result<()> {
     })
 }
 
-/// Without a ready backend: an error instead of silence, over both protocols.
+/// Where nothing serves a port: an error instead of silence, over both protocols.
 fn turns_away_at_once(scenario: &Scenario) -> anyhow::Result<()> {
     scenario.lab.netns("c1")?.inside(|| {
+        let unserved = (BOTH, UNSERVED).into();
         // A silent drop would end in a timeout, which is another kind of error.
-        let tcp = TcpStream::connect_timeout(&server(NONE), Duration::from_secs(10));
+        let tcp = TcpStream::connect_timeout(&unserved, Duration::from_secs(10));
         assert_eq!(tcp.err().map(|error| error.kind()), Some(ErrorKind::ConnectionRefused));
-        let udp = client::udp(server(NONE), 0)?;
+        let udp = client::udp(unserved, 0)?;
         udp.set_read_timeout(Some(Duration::from_secs(10)))?;
         udp.send(b"who")?;
         let error = udp.recv(&mut [0; 16]).err().map(|error| error.kind());
@@ -245,7 +249,7 @@ fn lets_flows_end(scenario: &mut Scenario) -> anyhow::Result<()> {
         for node in nodes() {
             let Ok(status) = scenario.status(&node) else { return Ok(None) };
             let Some(vip) = status.vip(ENDING.into()) else { return Ok(None) };
-            if vip.backends.iter().filter(|it| it.used).count() != 2 {
+            if vip.backends.iter().filter(|it| it.used).count() != 2 * 2 {
                 return Ok(None);
             }
         }
