@@ -160,7 +160,12 @@ impl Model {
     fn behind_options(&mut self, frame: &[u8]) -> Option<Expected> {
         let next = *frame.get(54)?;
         let length = 8 * (1 + usize::from(*frame.get(55)?));
-        self.inserted(frame, 54, length, |bare| bare[20] = next)
+        // The header counts in the packet's length.
+        let payload = half(frame, 18)?.saturating_sub(u16::try_from(length).ok()?);
+        self.inserted(frame, 54, length, |bare| {
+            bare[20] = next;
+            bare[18..20].copy_from_slice(&payload.to_be_bytes());
+        })
     }
 
     /// What becomes of the frame without some of its octets, with them in their place again.
@@ -188,7 +193,7 @@ impl Model {
         }
         expected.frame.splice(at..at, frame[at..at + length].iter().copied());
         if at == 54 {
-            expected.frame[20] = frame[20];
+            expected.frame[18..21].copy_from_slice(&frame[18..21]);
         }
         Some(expected)
     }
