@@ -274,7 +274,16 @@ fn one_may_be_lost(world: &World) -> bool {
         node.view.as_ref().map_or(0, |view| view.applied)
     };
     let leads = world.nodes[leader].view.as_ref().unwrap().applied;
-    voters.len() >= 3 && voters.is_subset(&present) && voters.iter().all(|id| end(id) == leads)
+    // The position does not show a change of members: who has not applied the promotion of a new voter
+    // needs the votes of the other two.
+    let members = world.members(leader);
+    let has_all = |node: usize| {
+        !voters.contains(&world.nodes[node].disk.id) || world.members(node) == members
+    };
+    voters.len() >= 3
+        && voters.is_subset(&present)
+        && voters.iter().all(|id| end(id) == leads)
+        && (0..world.nodes.len()).all(has_all)
 }
 
 fn misfortune(world: &mut World) {
@@ -352,9 +361,7 @@ fn bad_day(seed: u64) {
     assert!(world.speaker(&ClaimKey::Allocator).is_some());
 }
 
-/// Known and not mended: about one day in a thousand does not heal, the first of them that of seed 809.
-/// It is silent then, and has never two voices.
 #[test]
 fn one_voice_while_members_come_and_go() {
-    each_seed(0..800, bad_day);
+    each_seed(0..1000, bad_day);
 }
