@@ -31,11 +31,14 @@ fn an_undeclared_file_is_found() {
     let directory = std::env::temp_dir().join(format!("herald-orphans-{}", std::process::id()));
     fs::create_dir_all(directory.join("seen")).unwrap();
     fs::write(directory.join("lib.rs"), "pub mod seen;\n// mod orphan;\n").unwrap();
+    fs::write(directory.join("path.rs"), "#[path = \"seen/../named.rs\"]\nmod other;\n").unwrap();
+    fs::write(directory.join("named.rs"), "mod seen;\n").unwrap();
     fs::write(directory.join("seen.rs"), "#[cfg(test)]\nmod deep;\n").unwrap();
     fs::write(directory.join("seen/deep.rs"), "").unwrap();
     fs::write(directory.join("orphan.rs"), "").unwrap();
     let (mut reached, mut files) = (BTreeSet::new(), BTreeSet::new());
     follow(&directory.join("lib.rs"), &directory, &mut reached);
+    follow(&directory.join("path.rs"), &directory, &mut reached);
     collect(&directory, &mut files);
     let orphans: Vec<_> = files.difference(&reached).cloned().collect();
     fs::remove_dir_all(&directory).unwrap();
@@ -61,16 +64,33 @@ fn directory_of_root(root: &Path) -> PathBuf {
     root.parent().unwrap().to_owned()
 }
 
-/// Follows the `mod name;` lines of a file whose modules lie in a directory.
+/// Follows the `mod name;` lines of a file whose modules lie in a directory, or where a `path` says.
 fn follow(file: &Path, directory: &Path, reached: &mut BTreeSet<PathBuf>) {
     reached.insert(file.to_owned());
-    for name in fs::read_to_string(file).unwrap().lines().filter_map(declared) {
+    let text = fs::read_to_string(file).unwrap();
+    let mut elsewhere = None;
+    for line in text.lines() {
+        let path = elsewhere.take();
+        let Some(name) = declared(line) else {
+            elsewhere = at_path(line).map(|path| file.parent().unwrap().join(path));
+            continue;
+        };
+        if let Some(module) = path {
+            let module = module.canonicalize().unwrap();
+            follow(&module, module.parent().unwrap(), reached);
+            continue;
+        }
         let flat = directory.join(format!("{name}.rs"));
         let nested = directory.join(name).join("mod.rs");
         if let Some(module) = [flat, nested].iter().find(|path| path.is_file()) {
             follow(module, &directory.join(name), reached);
         }
     }
+}
+
+/// The path in `#[path = "..."]`.
+fn at_path(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("#[path = \"")?.strip_suffix("\"]")
 }
 
 /// The name in `mod name;`, whatever its visibility.
