@@ -43,6 +43,8 @@ pub struct Knowledge<'a> {
     pub allocator: &'a allocator::Config,
     /// Where assignments are kept.
     pub database: Database,
+    /// The API server will be told of this decision. Else the allocator makes no plan for it.
+    pub is_reported: bool,
     /// The speaker is about to end: it gives everything away.
     pub leaving: bool,
 }
@@ -89,8 +91,10 @@ pub struct Decision {
     pub vips: BTreeMap<IpAddr, Vip>,
     /// For status: the assignments in force.
     pub current: BTreeMap<ServiceName, Assignment>,
-    /// The plan to be carried out, if this node is the allocator. The others make none: it takes as
-    /// long as all the rest.
+    /// This node is the allocator.
+    pub allocates: bool,
+    /// The plan to be carried out, if this node is the allocator and there is somebody to be told of
+    /// it: it takes as long as all the rest.
     pub plan: Option<Plan>,
 }
 
@@ -113,7 +117,10 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         Database::ServiceStatus => allocator::reported(known.observed, known.allocator),
     };
     let guard = allocating(known);
-    let plan = guard.map(|_| allocator::allocate(known.observed, &current, known.allocator));
+    let is_planned = known.is_reported || known.database == Database::Records;
+    let plan = guard
+        .filter(|_| is_planned)
+        .map(|_| allocator::allocate(known.observed, &current, known.allocator));
     // Of its own interfaces this node knows before the others do: what just went down is not used
     // until they have heard.
     let ours = Facts::of(known.links, known.interfaces.keys());
@@ -161,6 +168,7 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         facts: ours,
         vips,
         current,
+        allocates: guard.is_some(),
         plan,
     }
 }

@@ -57,6 +57,7 @@ fn knowledge<'a>(
         presences: &NOBODY,
         allocator: &ALLOCATOR,
         database: Database::Records,
+        is_reported: true,
         leaving: false,
     }
 }
@@ -173,11 +174,29 @@ fn silences_what_it_is_asked_to_hand_over_and_then_gives_it_away() {
     assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
     assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
     assert_eq!(decided.picture.services.len(), 2, "it forwards on");
-    assert!(decided.plan.is_some());
+    assert!(decided.allocates && decided.plan.is_some());
 
     let decided = decision(&asked(ClaimKey::Allocator), 1, false);
-    assert_eq!(decided.plan, None);
+    assert!(!decided.allocates && decided.plan.is_none());
     assert_eq!(decided.releases, BTreeSet::from([ClaimKey::Allocator]));
+}
+
+#[test]
+fn plans_only_what_somebody_is_told_of() {
+    let (observed, view) = (observed(), claimed(view(1), ClaimKey::Allocator, 1));
+    let (me, links) = (node(1), links(1));
+    let interfaces = BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]);
+    let standings = BTreeMap::new();
+    for (database, is_reported, is_planned) in [
+        (Database::ServiceStatus, true, true),
+        (Database::ServiceStatus, false, false),
+        (Database::Records, false, true),
+    ] {
+        let known = knowledge(&me, &observed, &view, &links, &interfaces, &standings);
+        let decided = decide(&Knowledge { database, is_reported, ..known });
+        assert!(decided.allocates);
+        assert_eq!(decided.plan.is_some(), is_planned, "{database:?} {is_reported}");
+    }
 }
 
 #[test]
@@ -262,6 +281,7 @@ fn a_link_that_goes_down_gives_its_vips_back_before_anybody_heard() {
             presences: &BTreeMap::new(),
             allocator: &allocator::Config::default(),
             database: Database::Records,
+            is_reported: true,
             leaving: false,
         })
     };

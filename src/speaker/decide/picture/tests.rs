@@ -36,6 +36,7 @@ fn pictured(observed: &Observed) -> Picture {
         presences: &BTreeMap::new(),
         allocator: &crate::allocator::Config::default(),
         database: Database::Records,
+        is_reported: true,
         leaving: false,
     };
     picture(&known, &facts, &vips, &ByVip::new())
