@@ -17,7 +17,7 @@ use herald_leader_election::{ClaimKey, Eligible, Guard, NodeName, View, Wanted};
 
 pub(crate) use self::picture::carried;
 use crate::allocator::{self, Assignment, Plan};
-use crate::desired::{self, Vip};
+use crate::desired::{self, Memory, Seen, Vip};
 use crate::facts::Facts;
 use crate::observed::{Observed, ServiceName};
 use crate::speaker::records;
@@ -88,7 +88,7 @@ pub struct Decision {
     /// What this node publishes about itself.
     pub facts: Facts,
     /// For status: the wanted VIPs.
-    pub vips: BTreeMap<IpAddr, Vip>,
+    pub vips: BTreeMap<IpAddr, Arc<Vip>>,
     /// For status: the assignments in force.
     pub current: BTreeMap<ServiceName, Assignment>,
     /// This node is the allocator.
@@ -110,8 +110,8 @@ pub struct Put {
 /// VIPs with the interfaces of this node they are for.
 type ByVip = BTreeMap<IpAddr, BTreeSet<String>>;
 
-/// Decides.
-pub fn decide(known: &Knowledge<'_>) -> Decision {
+/// Decides. What is remembered of the last decision makes this one faster and nothing else.
+pub fn decide(known: &Knowledge<'_>, memory: &mut Memory) -> Decision {
     let current = match known.database {
         Database::Records => records::assignments(&known.view.records),
         Database::ServiceStatus => allocator::reported(known.observed, known.allocator),
@@ -129,8 +129,16 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
     let silent = attendance::silent(known, &facts, &assigned(known, &current));
     let gone = attendance::gone(known, &silent);
     let told = records::announced(&known.view.records);
-    let vips =
-        desired::desired(known.me, known.observed, &current, known.view, &facts, &gone, &told);
+    let seen = Seen {
+        me: known.me,
+        observed: known.observed,
+        assignments: &current,
+        view: known.view,
+        facts: &facts,
+        gone: &gone,
+        announced: &told,
+    };
+    let vips = desired::desired(&seen, memory);
     // What somebody asked this node to hand over is silenced first, like what it may not hold.
     let is_asked_for = |key: &ClaimKey| known.view.handovers.contains_key(key);
     let held: ByVip = vips
@@ -161,7 +169,7 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         wanted: wanted(known.view, &vips),
         releases,
         puts,
-        picture: picture::picture(known, &facts, &vips, &spoken),
+        picture: picture::picture(known, &facts, &vips, &spoken, memory.places()),
         announced: announced(known, &spoken),
         neighbourhood: Neighbourhood { probed, peers: peers(known, &facts) },
         silent: silent.into_values().flatten().collect(),
@@ -213,7 +221,7 @@ fn allocating(known: &Knowledge<'_>) -> Option<Guard> {
 fn assignments(
     known: &Knowledge<'_>,
     plan: &Plan,
-    vips: &BTreeMap<IpAddr, Vip>,
+    vips: &BTreeMap<IpAddr, Arc<Vip>>,
     guard: Guard,
 ) -> BTreeMap<String, Put> {
     let records = &known.view.records;
@@ -251,7 +259,7 @@ fn peers(known: &Knowledge<'_>, facts: &BTreeMap<NodeName, Facts>) -> BTreeSet<M
 }
 
 /// All VIPs, and the allocator, which any living speaker may be.
-fn wanted(view: &View, vips: &BTreeMap<IpAddr, Vip>) -> Wanted {
+fn wanted(view: &View, vips: &BTreeMap<IpAddr, Arc<Vip>>) -> Wanted {
     let speakers = view.sessions.keys().filter(|node| view.is_alive(node)).cloned().collect();
     let mut claims = BTreeMap::from([(ClaimKey::Allocator, speakers)]);
     // Most VIPs are alike, and share what is said of them.

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::allocator::Config;
+use crate::desired::Memory;
 use crate::facts::Facts;
 use crate::kubernetes::lease::gate::Gate;
 use crate::source::Snapshot;
@@ -93,6 +94,7 @@ pub(crate) struct Driver {
     last: Option<Decision>,
     wanted: Option<Wanted>,
     facts: Option<Facts>,
+    memory: Memory,
     /// Writes on their way through the log, with the time they were sent.
     in_flight: BTreeMap<String, (Put, BootTime)>,
     must_retry: bool,
@@ -132,6 +134,7 @@ impl Driver {
             last: None,
             wanted: None,
             facts: None,
+            memory: Memory::default(),
             in_flight: BTreeMap::new(),
             must_retry: false,
             is_untold: false,
@@ -331,13 +334,13 @@ impl Driver {
     }
 
     fn decide(
-        &self,
+        &mut self,
         view: &View,
         snapshot: &Snapshot,
         links: &Links,
         is_reported: bool,
     ) -> Decision {
-        decide(&Knowledge {
+        let known = Knowledge {
             me: &self.parts.me,
             observed: &snapshot.observed,
             view,
@@ -352,7 +355,8 @@ impl Driver {
             },
             is_reported,
             leaving: self.leaving_since.is_some(),
-        })
+        };
+        decide(&known, &mut self.memory)
     }
 
     /// What the election and the other nodes should know.

@@ -6,6 +6,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use herald_ebpf::{
     Affinity, Backend, Locality, Network, Picture, Policy, Protocol as Carried, ServicePort,
@@ -23,8 +24,9 @@ use crate::observed::{Protocol, Service, SessionAffinity, TrafficPolicy};
 pub(super) fn picture(
     known: &Knowledge<'_>,
     facts: &BTreeMap<NodeName, Facts>,
-    vips: &BTreeMap<IpAddr, Vip>,
+    vips: &BTreeMap<IpAddr, Arc<Vip>>,
     spoken: &ByVip,
+    places: &Places,
 ) -> Picture {
     let is_vip = |ip: IpAddr| vips.get(&ip).is_some_and(|vip| !vip.is_address_of_a_node());
     let index = |name: &String| {
@@ -53,7 +55,7 @@ pub(super) fn picture(
             ports(known, *vip, wanted, service, &mut picture);
         }
     }
-    let direct = Places::of(known.observed).networks();
+    let direct = places.networks();
     picture.direct = direct.map(|it| it.into_iter().map(network).collect());
     picture
 }

@@ -36,6 +36,11 @@ fn decide_standing(
     decide(&Knowledge { leaving, ..knowledge(&me, observed, view, &links, &interfaces, standings) })
 }
 
+/// Without anything remembered.
+fn decide(known: &Knowledge<'_>) -> Decision {
+    super::decide(known, &mut Memory::default())
+}
+
 fn knowledge<'a>(
     me: &'a NodeName,
     observed: &'a Observed,

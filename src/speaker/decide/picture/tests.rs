@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::desired;
+use crate::desired::{Memory, Seen};
 use crate::fixture::{
     VIP, assignments, endpoint, links, mac, node, not_ready, observed, service_name, terminating,
     view,
@@ -17,15 +18,17 @@ const WEB: ServicePort =
 fn pictured(observed: &Observed) -> Picture {
     let (me, view) = (node(1), view(1));
     let facts = desired::facts(&view);
-    let vips = desired::desired(
-        &me,
+    let seen = Seen {
+        me: &me,
         observed,
-        &assignments(),
-        &view,
-        &facts,
-        &BTreeSet::new(),
-        &BTreeSet::new(),
-    );
+        assignments: &assignments(),
+        view: &view,
+        facts: &facts,
+        gone: &BTreeSet::new(),
+        announced: &BTreeSet::new(),
+    };
+    let mut memory = Memory::default();
+    let vips = desired::desired(&seen, &mut memory);
     let known = Knowledge {
         me: &me,
         observed,
@@ -39,7 +42,7 @@ fn pictured(observed: &Observed) -> Picture {
         is_reported: true,
         leaving: false,
     };
-    picture(&known, &facts, &vips, &ByVip::new())
+    picture(&known, &facts, &vips, &ByVip::new(), memory.places())
 }
 
 fn with(endpoints: Vec<Endpoint>) -> Observed {
