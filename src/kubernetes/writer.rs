@@ -23,11 +23,12 @@ use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch,
     PatchParams, PostParams,
 };
+use kube::core::Request;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::write::{Target, Write};
+use super::write::{Json, Target, Write};
 use crate::trouble::Troubles;
 use queue::{AGAIN, Key, Lane, Outcome, Queue};
 
@@ -37,8 +38,9 @@ const ADDRESSES_AT_ONCE: usize = 32;
 /// the same share of its time, so few requests at once are a small share; an idle one takes hundreds
 /// a second even so.
 const REPORTS_AT_ONCE: usize = 1;
-/// While Services wait for addresses, reports of one node are at least this far apart.
-const REPORTS_APART: Duration = Duration::from_millis(50);
+/// While Services wait for addresses, reports of one node are at least this far apart. A status of our
+/// own takes two requests, and each of three nodes has some to write.
+const REPORTS_APART: Duration = Duration::from_millis(250);
 /// For so long after one waited, more are expected.
 const BUSY: Duration = Duration::from_secs(1);
 /// Who reports, in Events.
@@ -198,9 +200,7 @@ impl Writer {
 pub async fn perform(client: Client, write: Write) -> Result<(), kube::Error> {
     match write {
         Write::Status { target, patch } => {
-            let api = api(client, &target);
-            api.patch_status(&target.name, &PatchParams::default(), &Patch::Merge(patch.value()))
-                .await?;
+            patch_status(&client, &target, &patch).await?;
         }
         Write::Own { target, labels, status } => {
             own::write(client, &target, labels.value(), status.value()).await?
@@ -216,6 +216,17 @@ pub async fn perform(client: Client, write: Write) -> Result<(), kube::Error> {
         }
     }
     Ok(())
+}
+
+/// Patches a status. What the API server answers is the whole object, which the watch shows anyway:
+/// it is not read.
+async fn patch_status(client: &Client, target: &Target, patch: &Json) -> Result<(), kube::Error> {
+    let request = Request::new(api(client.clone(), target).resource_url());
+    let patch = Patch::Merge(patch.value());
+    let request = request
+        .patch_subresource("status", &target.name, &PatchParams::default(), &patch)
+        .map_err(kube::Error::BuildRequest)?;
+    client.request_text(request).await.map(drop)
 }
 
 async fn event(
