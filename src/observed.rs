@@ -33,8 +33,8 @@ pub use range::{AddressRange, IpFamily};
 pub use selector::{Requirement, Selector};
 pub use service::{
     ALLOCATED_FROM, ASSIGNED, BGP, CiliumSharing, FamilyPolicy, Grants, HERALD, L2_ANNOUNCER,
-    Listener, PREVIOUS, Protocol, Reported, Service, ServicePort, SessionAffinity, TargetPort,
-    TrafficPolicy,
+    Listener, OLD_REQUEST_SATISFIED, PREVIOUS, Protocol, REQUEST_SATISFIED, Reported, Service,
+    ServicePort, SessionAffinity, TargetPort, TrafficPolicy,
 };
 
 /// The whole input picture. Services and endpoints are shared with the pictures before and after.

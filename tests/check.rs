@@ -88,4 +88,7 @@ fn tells_a_wrong_command_from_wrong_manifests() {
     let args = Cli::parse_from(["check", "no/such/file.yaml"]).args;
     assert_eq!(run(&args, &mut Vec::new()), ExitCode::from(2));
     assert!(Cli::try_parse_from(["check"]).is_err());
+    let delete = ["check", "--delete", "IPAddressPool/first"];
+    assert!(Cli::try_parse_from(delete).is_err(), "deleted from where?");
+    assert!(Cli::try_parse_from(delete.into_iter().chain(["--against-cluster"])).is_ok());
 }

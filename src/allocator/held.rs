@@ -72,6 +72,34 @@ impl<'a> Held<'a> {
         }
     }
 
+    /// Whether another holder keeps the address for itself alone, listens where the Service does or
+    /// is on other nodes, or the Service wants it for itself alone.
+    pub fn clashes(&self, service: &Service, kind: PoolKind) -> bool {
+        let mut others = self.holders.values().filter(|holder| *holder.name() != service.name);
+        if share::key(kind, service).is_none() {
+            return others.next().is_some();
+        }
+        match &self.index {
+            Some(index) => index.clashes(service, kind, &self.holders),
+            None => others.any(|holder| match holder {
+                Holder::Known(other) => {
+                    share::key(kind, other).is_none()
+                        || share::are_apart(kind, service, other)
+                        || !service.ports_differ(other)
+                }
+                Holder::Hidden(_) => true,
+            }),
+        }
+    }
+
+    /// The Services that hold it, as far as they are known.
+    pub fn known(&self) -> impl Iterator<Item = &'a Service> {
+        self.holders.values().filter_map(|holder| match *holder {
+            Holder::Known(service) => Some(service),
+            Holder::Hidden(_) => None,
+        })
+    }
+
     /// Whether another Service than this one listens there.
     pub fn is_in_use(&self, listener: Listener, name: &ServiceName) -> bool {
         let is_other = |other: &ServiceName| other != name;
@@ -127,6 +155,27 @@ impl<'a> Index<'a> {
                 names.remove(&service.name);
             }
         }
+    }
+
+    fn clashes(
+        &self,
+        service: &Service,
+        kind: PoolKind,
+        holders: &BTreeMap<&'a ServiceName, Holder<'a>>,
+    ) -> bool {
+        let other = |names: &BTreeSet<&'a ServiceName>| {
+            names.iter().copied().find(|name| **name != service.name)
+        };
+        let at = KINDS.iter().position(|known| *known == kind).unwrap_or_default();
+        let alone = self.classes[at].get(&Class::Alone).and_then(other);
+        let is_apart = |name: &ServiceName| match holders.get(name) {
+            Some(Holder::Known(one)) => share::are_apart(kind, service, one),
+            _ => false,
+        };
+        let is_listening = |listener| self.listeners.get(&listener).and_then(other).is_some();
+        other(&self.hidden).or(alone).is_some()
+            || self.classes[at].values().filter_map(other).any(is_apart)
+            || service.listeners().any(is_listening)
     }
 
     /// One who keeps the Service from having the address, if anybody does. (If somebody is named who

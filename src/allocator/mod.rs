@@ -9,12 +9,13 @@
 //! There are two rule sets, MetalLB's and Cilium's, and the kind of the pool that supplies the address
 //! says which applies (`share.rs` has the widest difference). Herald differs from both in two points:
 //! pools of equal rank are tried in the order of their names and not at random, and a live Service
-//! whose edit asks for something impossible, or whose pool closes or no longer selects it, keeps
-//! what it has, with a refusal.
+//! keeps what it has: without a word if its pool closes, and with a refusal, which people see in its
+//! status and as an Event, if its edit asks for something impossible or its pool no longer selects it.
 
 mod count;
 mod families;
 mod held;
+mod hold;
 mod plan;
 mod request;
 mod share;
@@ -77,12 +78,38 @@ pub fn reported(observed: &Observed, config: &Config) -> BTreeMap<ServiceName, A
     services
         .filter_map(|service| {
             let addresses = service.reported.addresses.clone();
-            let from = service.reported.pool.as_deref().unwrap_or_default();
-            let home = space.home_of(*addresses.first()?, from).map(|pool| pool.name.clone());
-            let pool = home.unwrap_or_else(|| from.to_owned());
+            let pool = reported_pool(service, *addresses.first()?, &space, observed);
             Some((service.name.clone(), Assignment { pool, addresses }))
         })
         .collect()
+}
+
+/// The pool that the reported addresses come from, the first one's if there are several. Only a pool
+/// of MetalLB's is written down at the Service; without that note, what Herald or Cilium has given
+/// comes from a pool of Cilium's, also where one of MetalLB's holds the address by now. Empty if
+/// that pool is not known.
+fn reported_pool(
+    service: &Service,
+    first: IpAddr,
+    space: &Space<'_>,
+    observed: &Observed,
+) -> String {
+    let reported = &service.reported;
+    let from = reported.pool.as_deref();
+    let (home, kind) = match from {
+        Some(from) => (space.home_of(service, first, from), Some(PoolKind::of_name(from))),
+        None if reported.assigned.is_some() || reported.has_cilium_condition() => {
+            let mut addresses = reported.addresses.iter();
+            let of_cilium = addresses.find_map(|it| space.of_cilium(service, *it));
+            (of_cilium.or_else(|| space.any_of(first)), Some(PoolKind::Cilium))
+        }
+        None => (space.any_of(first), None),
+    };
+    // While a pool may be in what cannot be read, none of the other kind takes its place.
+    let is_stopgap =
+        |home: &&Pool| observed.pools_incomplete && kind.is_some_and(|kind| kind != home.kind);
+    let home = home.filter(|home| !is_stopgap(home));
+    home.map_or_else(|| from.unwrap_or_default().to_owned(), |pool| pool.name.clone())
 }
 
 /// Plans who has which addresses.
@@ -102,6 +129,7 @@ pub fn allocate(
         why: BTreeMap::new(),
         nodes: NodeFamilies::of(observed),
         config,
+        unfit: BTreeMap::new(),
     };
     let mut served: Vec<&Service> =
         observed.services.values().map(Arc::as_ref).filter(|it| config.serves(it)).collect();
@@ -123,90 +151,11 @@ struct Planner<'a> {
     why: BTreeMap<&'a ServiceName, ChangeReason>,
     nodes: NodeFamilies,
     config: &'a Config,
+    /// Addresses that several hold who do not fit together, and who of them cannot share.
+    unfit: BTreeMap<&'a ServiceName, Refusal>,
 }
 
 impl<'a> Planner<'a> {
-    /// Lets every holder keep what still lies in a pool, before anybody else is looked at.
-    fn hold_current(
-        &mut self,
-        served: &[&'a Service],
-        current: &'a BTreeMap<ServiceName, Assignment>,
-    ) {
-        for service in served {
-            if let Some(assignment) = current.get(&service.name) {
-                self.hold(service, assignment);
-            }
-        }
-        if self.observed.services_incomplete {
-            self.reserve_for_hidden(current);
-        }
-    }
-
-    /// Keeps away from addresses that another load balancer has given to Services of its class,
-    /// and from those of Services that cannot be read.
-    fn reserve_for_others(&mut self) {
-        let services = self.observed.services.values();
-        for service in services.filter(|it| it.load_balancer && !self.config.serves(it)) {
-            for address in &service.reported.addresses {
-                if !self.space.is_held(*address) {
-                    self.space.take(*address, Holder::Hidden(&service.name));
-                }
-            }
-        }
-        for (name, addresses) in &self.observed.hidden {
-            for address in addresses {
-                if !self.space.is_held(*address) {
-                    self.space.take(*address, Holder::Hidden(name));
-                }
-            }
-        }
-    }
-
-    /// Keeps the addresses of Services that may only seem to be gone.
-    fn reserve_for_hidden(&mut self, current: &'a BTreeMap<ServiceName, Assignment>) {
-        let known = &self.observed.services;
-        for (name, held) in current.iter().filter(|(name, _)| !known.contains_key(*name)) {
-            if held.addresses.iter().all(|address| !self.space.is_held(*address)) {
-                self.refusals.insert(name, Refusal::input_incomplete("Service", &held.addresses));
-                for address in &held.addresses {
-                    self.space.take(*address, Holder::Hidden(name));
-                }
-                self.assignments.insert(name, held.clone());
-            }
-        }
-    }
-
-    fn hold(&mut self, service: &'a Service, current: &Assignment) {
-        let home_of = |address: &IpAddr| self.space.home_of(*address, &current.pool);
-        let is_mine = |address: &IpAddr| {
-            let kind = home_of(address).map_or(PoolKind::MetalLb, |home| home.kind);
-            self.space.obstacle(service, kind, *address).is_none()
-        };
-        let mine: Vec<_> = current.addresses.iter().copied().filter(is_mine).collect();
-        let home = mine.iter().find_map(home_of);
-        let is_home = |address: &IpAddr| {
-            let pool = home_of(address);
-            pool.is_some_and(|pool| home.is_some_and(|home| request::is_same_home(home, pool)))
-        };
-        let mut kept: Vec<_> = mine.iter().copied().filter(is_home).collect();
-        let mut pool = home.map_or(&current.pool, |home| &home.name);
-        if mine.len() < current.addresses.len() {
-            self.why.insert(&service.name, ChangeReason::HeldTwice);
-        }
-        if kept.len() < mine.len() && self.observed.pools_incomplete {
-            // The pool may be in the file that cannot be read just now.
-            self.refusals.insert(&service.name, Refusal::input_incomplete("pool", &mine));
-            (kept, pool) = (mine, &current.pool);
-        } else if kept.len() < mine.len() {
-            self.why.insert(&service.name, ChangeReason::PoolGone);
-        } else if *pool != current.pool {
-            self.why.insert(&service.name, ChangeReason::PoolRenamed);
-        }
-        if !kept.is_empty() {
-            self.assign(service, Assignment { pool: pool.clone(), addresses: kept });
-        }
-    }
-
     /// Gives holders what they want by now, where it differs from what they have. An address that
     /// one of them gives up may be what another waits for, so this goes on while it helps.
     fn adjust_holders(&mut self, served: &[&'a Service]) {
@@ -257,7 +206,7 @@ impl<'a> Planner<'a> {
         if let Some(message) = &service.contradiction {
             return Err(Refusal::new(RefusalReason::RequestContradictory, message));
         }
-        let wanted = request::requested(service, self.observed, &self.space, &held.addresses)?;
+        let wanted = request::requested(service, self.observed, &self.space, held)?;
         Ok(self.extended(service, wanted, held))
     }
 
@@ -336,8 +285,8 @@ impl<'a> Planner<'a> {
             };
             let kept = held.addresses.iter().find(is_fit).copied();
             let next = kept.or_else(|| {
-                let mut open = pools.iter().filter(|pool| pool.is_open());
-                open.find_map(|pool| self.space.next_for(service, pool, family))
+                let open: Vec<_> = pools.iter().copied().filter(|pool| pool.is_open()).collect();
+                self.space.next_of(service, &open, family).map(|(_, address)| address)
             });
             near.addresses.extend(next);
         }
@@ -380,7 +329,11 @@ impl<'a> Planner<'a> {
             Ok(found) => {
                 found.into_iter().for_each(|found| self.assign(service, found));
                 let has = self.assignments.get(&service.name);
-                has.and_then(|has| request::lacking(service, self.observed, has, self.nodes))
+                has.and_then(|has| {
+                    request::lacking(service, self.observed, has, self.nodes)
+                        .or_else(|| self.unfit(service))
+                        .or_else(|| request::misplaced(service, self.observed, has, &self.space))
+                })
             }
             Err(refusal) => Some(refusal),
         };

@@ -41,13 +41,18 @@ pub(super) fn requested(
     service: &Service,
     observed: &Observed,
     space: &Space<'_>,
-    held: &[IpAddr],
+    held: &Assignment,
 ) -> Result<Assignment, Refusal> {
     let mut addresses = service.requested.clone();
     addresses.sort_by_key(|address| rank(service, IpFamily::of(*address)));
     let mut home: Option<&Pool> = None;
     for address in addresses.iter().copied() {
-        let Some(pool) = space.pool_of(address) else {
+        let is_held = held.addresses.contains(&address);
+        let pool = match is_held {
+            true => space.home_of(service, address, &held.pool),
+            false => space.pool_of(address),
+        };
+        let Some(pool) = pool else {
             return Err(outside(observed, address));
         };
         if let Some(home) = home.filter(|home| !is_same_home(home, pool)) {
@@ -62,7 +67,7 @@ pub(super) fn requested(
         if home.is_none() && pool.kind == PoolKind::MetalLb {
             check_by_metallb(service, pool)?;
         }
-        let asked = Asked { service, observed, space, is_held: held.contains(&address) };
+        let asked = Asked { service, observed, space, is_held };
         asked.check(pool, address)?;
         home = home.or(Some(pool));
     }
@@ -119,9 +124,9 @@ impl Asked<'_> {
                 format!("asks for {address}, which pool {} leaves out ({option})", pool.name);
             return Err(Refusal::new(RefusalReason::AddressAvoided, message));
         }
-        let Some(found) = self.space.obstacle(self.service, pool.kind, address) else {
-            return Ok(());
-        };
+        let obstacle = self.space.obstacle(self.service, pool.kind, address);
+        // Whether it may keep what it holds is decided already (`hold`).
+        let Some(found) = obstacle.filter(|_| !self.is_held) else { return Ok(()) };
         let message = format!("asks for {address}, which {} has", found.holder);
         Err(match found.why {
             None => Refusal::new(RefusalReason::AddressTaken, message),
@@ -262,7 +267,7 @@ fn from_one_pool(
 }
 
 /// Each family from the first pool that has it, as Cilium does: also where another family is to be
-/// had nowhere.
+/// had nowhere. An address to share comes before a free one, in whichever pool it is.
 fn from_any_pools(
     service: &Service,
     pools: &[&Pool],
@@ -271,14 +276,10 @@ fn from_any_pools(
 ) -> Option<Assignment> {
     let mut found: Option<Assignment> = None;
     for family in wanted {
-        let next = pools.iter().find_map(|pool| {
-            let address = space.next_for(service, pool, *family)?;
-            Some((pool.name.clone(), address))
-        });
-        match (next, &mut found) {
+        match (space.next_of(service, pools, *family), &mut found) {
             (Some((_, address)), Some(found)) => found.addresses.push(address),
             (Some((pool, address)), None) => {
-                found = Some(Assignment { pool, addresses: vec![address] });
+                found = Some(Assignment { pool: pool.name.clone(), addresses: vec![address] });
             }
             (None, _) => {}
         }
@@ -304,6 +305,21 @@ pub(super) fn lacking(
     let mut pools = candidates(service, observed).unwrap_or_default();
     pools.retain(|pool| pool.kind == PoolKind::Cilium);
     Some(why_none(service, observed, &pools, &[*missing]))
+}
+
+/// What the Service keeps although the pool is not for it any more. Nothing new would come to it from
+/// there, so whoever edited its labels, its namespace's or the pool should know.
+pub(super) fn misplaced(
+    service: &Service,
+    observed: &Observed,
+    has: &Assignment,
+    space: &Space<'_>,
+) -> Option<Refusal> {
+    let addresses = has.addresses.iter();
+    let mut homes = addresses.filter_map(|it| Some((it, space.home_of(service, *it, &has.pool)?)));
+    let (address, pool) = homes.find(|(_, pool)| !admits(pool, service, observed))?;
+    let message = format!("keeps {address}, but pool {} is not for it any more", pool.name);
+    Some(Refusal::new(RefusalReason::PoolNotForService, message))
 }
 
 /// One address of each family, from this pool.

@@ -6,12 +6,41 @@ use crate::observed::{CiliumSharing, Grants, PoolKind, Service, TrafficPolicy};
 
 /// Why two Services may not share, in words that follow "because".
 pub(super) fn obstacle(kind: PoolKind, one: &Service, other: &Service) -> Option<&'static str> {
+    let same_port = || (!one.ports_differ(other)).then_some("both listen on the same port");
+    misfit(kind, one, other).or_else(same_port)
+}
+
+/// Why two Services may not share whatever their ports are: by their classes.
+pub(super) fn misfit(kind: PoolKind, one: &Service, other: &Service) -> Option<&'static str> {
     #[cfg(test)]
     work::COMPARED.set(work::COMPARED.get() + 1);
     match kind {
         PoolKind::MetalLb => of_metallb(one, other),
         PoolKind::Cilium => of_cilium(one, other),
     }
+}
+
+/// Whether the policy of both is Local for pods that are not the same: there may be no node that
+/// serves both.
+pub(super) fn are_apart(kind: PoolKind, one: &Service, other: &Service) -> bool {
+    let is_local = |it: &Service| it.external_traffic_policy == TrafficPolicy::Local;
+    is_local(one)
+        && is_local(other)
+        && match kind {
+            PoolKind::MetalLb => backend_key(one)
+                .zip(backend_key(other))
+                .is_some_and(|(ours, theirs)| ours != theirs),
+            PoolKind::Cilium => {
+                let permits = |it: &Service| {
+                    it.cilium_sharing.as_ref().is_some_and(|it| it.permits_different_pods)
+                };
+                !(are_same_pods(one, other) || permits(one) && permits(other))
+            }
+        }
+}
+
+fn are_same_pods(one: &Service, other: &Service) -> bool {
+    !one.selector.is_empty() && one.selector == other.selector
 }
 
 /// Whether the Service shares at all, by the rules of that kind.
@@ -79,10 +108,8 @@ fn of_metallb(one: &Service, other: &Service) -> Option<&'static str> {
         (Some(one), Some(other)) if one == other => {}
         _ => return Some("their allow-shared-ip keys are not the same"),
     }
-    if backend_key(one) != backend_key(other) {
-        return Some("their traffic policies differ, or are Local for different pods");
-    }
-    (!one.ports_differ(other)).then_some("both listen on the same port")
+    let is_same_pods = backend_key(one) == backend_key(other);
+    (!is_same_pods).then_some("their traffic policies differ, or are Local for different pods")
 }
 
 /// The pods that must be the same: with the policy Local the node of the address must have pods of
@@ -104,16 +131,10 @@ fn of_cilium(one: &Service, other: &Service) -> Option<&'static str> {
     if !is_same_namespace && !do_both_grant {
         return Some("their namespaces do not both allow it");
     }
-    if !one.ports_differ(other) {
-        return Some("both listen on the same port");
-    }
     if one.external_traffic_policy != other.external_traffic_policy {
         return Some("their traffic policies differ");
     }
-    let is_local = one.external_traffic_policy == TrafficPolicy::Local;
-    let permit = ours.permits_different_pods && theirs.permits_different_pods;
-    let are_same_pods = !one.selector.is_empty() && one.selector == other.selector;
-    (is_local && !permit && !are_same_pods)
+    are_apart(PoolKind::Cilium, one, other)
         .then_some("their traffic policy is Local and their pods are not the same")
 }
 

@@ -70,12 +70,35 @@ impl<'a> Space<'a> {
         self.range_of(address).map(|(_, pool)| pool)
     }
 
-    /// The pool that an address already assigned belongs to: the one it came from if that still
-    /// holds it, whatever state that is in.
-    pub fn home_of(&self, address: IpAddr, from: &str) -> Option<&'a Pool> {
-        let holds = |pool: &&Pool| pool.contains(address);
-        let same = self.pools.get(from).filter(holds);
-        same.or_else(|| self.pool_of(address)).or_else(|| self.pools.values().find(holds))
+    /// The pool that an address of the Service belongs to: the one it came from if that still holds
+    /// it, whatever state that is in; else one of the same kind. (A pool of MetalLB's that is laid
+    /// over one of Cilium's closes that, and takes nothing over.)
+    pub fn home_of(&self, service: &Service, address: IpAddr, from: &str) -> Option<&'a Pool> {
+        let same = self.pools.get(from).filter(|pool| pool.contains(address));
+        let alike = || match PoolKind::of_name(from) {
+            PoolKind::Cilium => self.of_cilium(service, address),
+            PoolKind::MetalLb => None,
+        };
+        same.or_else(alike).or_else(|| self.any_of(address))
+    }
+
+    /// The pool that holds the address; where there are several, the one that is not in conflict.
+    pub fn any_of(&self, address: IpAddr) -> Option<&'a Pool> {
+        let any = || self.pools.values().find(|pool| pool.contains(address));
+        self.pool_of(address).or_else(any)
+    }
+
+    /// Cilium's pool that holds the address. Of several the one that is for the Service, since
+    /// nobody wrote down which one it was, and then the one without conflict.
+    pub fn of_cilium(&self, service: &Service, address: IpAddr) -> Option<&'a Pool> {
+        let of_cilium = self.pools.values().filter(|pool| pool.kind == PoolKind::Cilium);
+        let mut holding: Vec<_> = of_cilium.filter(|pool| pool.contains(address)).collect();
+        if holding.len() > 1 {
+            // Labels of namespaces count for MetalLB's pools only.
+            let admits = |pool: &Pool| pool.admits(service, &BTreeMap::new());
+            holding.sort_by_key(|pool| (!admits(pool), pool.conflict.is_some()));
+        }
+        holding.first().copied()
     }
 
     fn range_of(&self, address: IpAddr) -> Option<(AddressRange, &'a Pool)> {
@@ -98,6 +121,17 @@ impl<'a> Space<'a> {
         self.holders.get(&address)?.obstacle(service, kind)
     }
 
+    /// Whether the Service and somebody else who has the address cannot both keep it, not even for a
+    /// while: see `Held::clashes`.
+    pub fn clashes(&self, service: &Service, kind: PoolKind, address: IpAddr) -> bool {
+        self.holders.get(&address).is_some_and(|held| held.clashes(service, kind))
+    }
+
+    /// The known Services that have the address.
+    pub fn holders_of(&self, address: IpAddr) -> impl Iterator<Item = &'a Service> {
+        self.holders.get(&address).into_iter().flat_map(Held::known)
+    }
+
     pub fn take(&mut self, address: IpAddr, holder: Holder<'a>) {
         self.holders.entry(address).or_default().add(holder);
         let Holder::Known(service) = holder else { return };
@@ -117,7 +151,8 @@ impl<'a> Space<'a> {
         let last = held.remove(name);
         let is_free = held.is_empty();
         // All who share it are of one group by the rules of its pool's kind, and a group by the other
-        // kind's rules leads nobody to an address of this one.
+        // kind's rules leads nobody to an address of this one. (Where an edit has made one unfit, its
+        // group leads others to an address that is looked at in vain.)
         if let Some(Holder::Known(service)) = last {
             for group in KINDS.into_iter().filter_map(|kind| Group::of(kind, service)) {
                 let Some(place) = self.groups.get(&group) else { continue };
@@ -149,6 +184,23 @@ impl<'a> Space<'a> {
         }
         let free = self.next_free(pool, family);
         [shared, free].into_iter().flatten().min_by_key(|address| place(pool, *address))
+    }
+
+    /// The address that the Service gets from pools of one kind, and the pool: as `next_for`, pool by
+    /// pool; but by Cilium's rules one to share in any of them comes before a free one in the first.
+    pub fn next_of<'p>(
+        &mut self,
+        service: &Service,
+        pools: &[&'p Pool],
+        family: IpFamily,
+    ) -> Option<(&'p Pool, IpAddr)> {
+        let mut of_cilium = pools.iter().copied().filter(|pool| pool.kind == PoolKind::Cilium);
+        let shared =
+            of_cilium.find_map(|pool| Some((pool, self.next_shared(service, pool, family)?)));
+        shared.or_else(|| {
+            let mut pools = pools.iter().copied();
+            pools.find_map(|pool| Some((pool, self.next_for(service, pool, family)?)))
+        })
     }
 
     fn next_shared(&mut self, service: &Service, pool: &Pool, family: IpFamily) -> Option<IpAddr> {

@@ -3,8 +3,10 @@
 
 mod cilium;
 mod metallb;
+mod overlap;
 mod properties;
 mod scale;
+mod sharers;
 mod takeover;
 
 use std::collections::BTreeMap;

@@ -21,6 +21,7 @@ use crate::observed::ServiceName;
 use crate::problem::{Level, Problem};
 use crate::source::directory::{read_file, scan};
 use crate::source::{Assembler, FileState};
+pub use cluster::Deletion;
 
 /// Validates manifests without a cluster and shows which addresses Services would get.
 #[derive(Args, Clone, Debug)]
@@ -31,6 +32,7 @@ Examples:
   herald check manifests/             all *.yaml, *.yml and *.json of a directory
   herald check --output json manifests/ | jq '.problems[].message'
   herald check --against-cluster pools.yaml     which Services would get another address
+  herald check --against-cluster --delete IPAddressPool/first
 
 Every problem is one line: file:line:column, the field, what was found and what was expected.
 A file with an error has no effect at all, so that no edit is applied by half.
@@ -40,7 +42,7 @@ Exit status: 0 without errors (warnings and notices are none), 1 with errors or 
 cluster would get another address, 2 if the command itself was wrong.")]
 pub struct CheckArgs {
     /// Manifest files, or directories of them.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "delete", value_name = "FILE")]
     pub paths: Vec<PathBuf>,
     /// How to print the result.
     #[arg(long, short, value_enum, default_value_t)]
@@ -49,10 +51,13 @@ pub struct CheckArgs {
     /// if these manifests were applied to it, and why.
     #[arg(long)]
     pub against_cluster: bool,
+    /// A pool that would be deleted besides, for example IPAddressPool/first; repeat for more.
+    #[arg(long, value_name = "KIND/NAME", requires = "against_cluster")]
+    pub delete: Vec<Deletion>,
     /// Namespaces whose IPAddressPools and L2Advertisements count in the cluster.
     #[arg(
-        long,
-        visible_alias = "pool-namespace",
+        long = "pool-namespace",
+        visible_alias = "pool-namespaces",
         value_name = "NAME,..",
         value_delimiter = ',',
         default_value = "metallb-system,herald-system"
@@ -121,7 +126,8 @@ fn check(args: &CheckArgs) -> anyhow::Result<Report> {
         let cluster = cluster::read(&args.pool_namespaces)?;
         let ignored = cluster::leave_out(&mut snapshot.observed, &args.pool_namespaces);
         snapshot.problems.extend(ignored);
-        let (changes, problems) = cluster::compare(&cluster, &snapshot.observed, &config);
+        let rest = cluster::without(&cluster, &args.delete)?;
+        let (changes, problems) = cluster::compare(&cluster, &rest, &snapshot.observed, &config);
         renumbered = Some(changes);
         snapshot.problems.extend(problems);
     }

@@ -89,6 +89,7 @@ pub struct SpeakerArgs {
     /// Namespace whose IPAddressPools and L2Advertisements count; repeat for more.
     #[arg(
         long,
+        visible_alias = "pool-namespaces",
         value_name = "NAME",
         value_delimiter = ',',
         default_values_t = source::kubernetes::Config::default().pool_namespaces

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::eligibility::can_serve;
 use super::{Context, Ineligible, Origin, Served, Uncertain};
-use crate::observed::{Advertisement, CILIUM_PREFIX, Pool, PoolKind, Service};
+use crate::observed::{Advertisement, Pool, PoolKind, Service};
 
 /// What announces a VIP.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ impl Context<'_> {
         if !services.iter().any(|service| has_from_us(service, vip)) {
             return Err(Ineligible::PoolUnknown);
         }
-        let kind = kind_of(name);
+        let kind = PoolKind::of_name(name);
         let certain = self.covering(services, |ad| ad.covers_unlabelled(kind, name));
         let certain = certain.or_else(|_| {
             self.covering(services, |ad| ad.kind == kind && !ad.pool_selectors.is_empty())
@@ -121,15 +121,22 @@ impl Context<'_> {
         self.ground.advertisements_incomplete && self.ground.announced.contains(&vip)
     }
 
-    /// The advertisements that cover the pool and all the Services.
+    /// The advertisements that cover the pool and its Services: by MetalLB's rules all of them; by
+    /// Cilium's, which announces by Service, any that has the address. (All of them can be reached
+    /// there then, in Cilium as here: what is announced is the address.)
     fn covering(
         &self,
         services: &[Served],
         covers_pool: impl Fn(&Advertisement) -> bool,
     ) -> Result<Vec<&Advertisement>, Ineligible> {
-        let covers = |ad: &&Advertisement| {
-            covers_pool(ad) && services.iter().all(|service| ad.covers_service(service))
+        let covers_services = |ad: &Advertisement| {
+            let mut covered = services.iter().map(|service| ad.covers_service(service));
+            match ad.kind {
+                PoolKind::MetalLb => covered.all(|it| it),
+                PoolKind::Cilium => covered.any(|it| it),
+            }
         };
+        let covers = |ad: &&Advertisement| covers_pool(ad) && covers_services(ad);
         let covering: Vec<&Advertisement> =
             self.ground.advertisements.values().filter(covers).collect();
         if covering.is_empty() {
@@ -138,15 +145,6 @@ impl Context<'_> {
         let is_safe = |ad: &&Advertisement| services.len() == 1 || !ad.selects_services();
         let safe: Vec<&Advertisement> = covering.into_iter().filter(is_safe).collect();
         if safe.is_empty() { Err(Ineligible::SharedAddress) } else { Ok(safe) }
-    }
-}
-
-/// Whose rules a pool follows of which only the name is known. Where the Service's status is the
-/// database, only MetalLB's pools are named in it.
-fn kind_of(pool: &str) -> PoolKind {
-    match pool.is_empty() || pool.starts_with(CILIUM_PREFIX) {
-        true => PoolKind::Cilium,
-        false => PoolKind::MetalLb,
     }
 }
 

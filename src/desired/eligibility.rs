@@ -22,12 +22,12 @@ impl Context<'_> {
         let mut ineligible = BTreeMap::new();
         for (name, node) in &self.ground.nodes {
             let name = self.node_name(name);
-            let judged = found.and_then(|ads| self.eligibility(vip, &name, node, ads));
-            match judged.and_then(|it| self.has_local(vip, services, &name).map(|()| it)) {
+            match found.and_then(|ads| self.eligibility(vip, &name, node, ads)) {
                 Ok(interfaces) => drop(eligible.insert(name, interfaces)),
                 Err(reason) => drop(ineligible.insert(name, reason)),
             }
         }
+        self.spare_without_local(vip, services, &mut eligible, &mut ineligible);
         self.spare_cordoned(&mut eligible, &mut ineligible);
         Judged {
             eligible: shared(&self.judged.eligible, eligible),
@@ -70,26 +70,43 @@ impl Context<'_> {
         }
     }
 
-    /// Whether the node has endpoints of all Services whose externalTrafficPolicy is Local. An
-    /// endpoint that is on no known node could be on any: it is the stack that gets there.
-    fn has_local(
+    /// Leaves the nodes that have endpoints of all Services whose externalTrafficPolicy is Local.
+    /// Where no node has, those of several Services that share the VIP are served that can be: by
+    /// the nodes that have endpoints of the most.
+    fn spare_without_local(
         &self,
         vip: IpAddr,
         services: &[Served],
-        node: &NodeName,
-    ) -> Result<(), Ineligible> {
+        eligible: &mut BTreeMap<NodeName, BTreeSet<String>>,
+        ineligible: &mut BTreeMap<NodeName, Ineligible>,
+    ) {
         let is_local = |it: &&Served| it.external_traffic_policy == TrafficPolicy::Local;
+        let local: Vec<_> = services.iter().filter(is_local).collect();
+        if local.is_empty() {
+            return;
+        }
+        let count = |node: &NodeName| {
+            local.iter().filter(|service| self.has_local(vip, service, node)).count()
+        };
+        let counts: BTreeMap<_, _> =
+            eligible.keys().map(|node| (node.clone(), count(node))).collect();
+        let most = counts.values().copied().max().unwrap_or_default();
+        let is_use = most > 0 || local.len() < services.len();
+        for (name, _) in eligible.extract_if(.., |name, _| !is_use || counts[name] < most) {
+            ineligible.insert(name, Ineligible::NoLocalEndpoint);
+        }
+    }
+
+    /// Whether the node has endpoints of the Service. An endpoint that is on no known node could be
+    /// on any: it is the stack that gets there.
+    fn has_local(&self, vip: IpAddr, service: &Served, node: &NodeName) -> bool {
         let serves_here = |endpoint: &Endpoint| {
             let place = self.ground.places.node_of(endpoint);
             can_serve(endpoint)
                 && endpoint.address.is_ipv4() == vip.is_ipv4()
                 && place.is_none_or(|place| place == node.as_str())
         };
-        let has_endpoint = |service: &Served| service.endpoints().iter().any(serves_here);
-        match services.iter().filter(is_local).all(has_endpoint) {
-            true => Ok(()),
-            false => Err(Ineligible::NoLocalEndpoint),
-        }
+        service.endpoints().iter().any(serves_here)
     }
 
     /// The interfaces a node may announce a VIP on: those the advertisements name, or all in a

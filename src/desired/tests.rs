@@ -6,7 +6,9 @@ use super::*;
 use crate::fixture::{
     VIP, assignments, endpoint, mac, node, not_ready, observed, service_name, terminating, view,
 };
-use crate::observed::{Advertisement, Exclusions, Pattern, TrafficPolicy};
+use crate::observed::{
+    Advertisement, Exclusions, Pattern, Pool, PoolKind, Requirement, Selector, TrafficPolicy,
+};
 
 fn the_vip(observed: &Observed, view: &View) -> Vip {
     Vip::clone(&all_vips(observed, &assignments(), view)[&IpAddr::from(VIP)])
@@ -123,8 +125,8 @@ fn with_a_local_policy_only_nodes_with_a_ready_pod_are_eligible() {
     assert_eq!(*vip.ineligible, BTreeMap::from([(node(2), why), (node(3), why)]));
 }
 
-#[test]
-fn services_that_share_an_address_share_its_vip() {
+/// The fixture with a second Service that shares the VIP; its pod is on the first node.
+fn shared() -> (Observed, BTreeMap<ServiceName, Assignment>, ServiceName) {
     let mut observed = observed();
     let other = ServiceName::new("default", "other");
     let mut service = Service::clone(&observed.services[&service_name()]);
@@ -134,6 +136,66 @@ fn services_that_share_an_address_share_its_vip() {
     observed.endpoints.insert(other.clone(), vec![endpoint(1)].into());
     let mut assigned = assignments();
     assigned.insert(other.clone(), assigned[&service_name()].clone());
+    (observed, assigned, other)
+}
+
+#[test]
+fn local_services_that_share_a_vip_are_served_where_the_most_of_them_can_be() {
+    type Row<'a> = (&'a str, [bool; 2], [&'a [u8]; 2], &'a [u8]);
+    let table: [Row<'_>; 6] = [
+        ("one node has both", [true, true], [&[1, 2], &[2, 3]], &[2]),
+        ("no node has both", [true, true], [&[1], &[2]], &[1, 2]),
+        ("one has none anywhere", [true, true], [&[3], &[]], &[3]),
+        ("neither has any", [true, true], [&[], &[]], &[]),
+        ("only one is Local", [false, true], [&[1], &[2]], &[2]),
+        ("and that has none anywhere", [false, true], [&[1], &[]], &[1, 2, 3]),
+    ];
+    for (what, local, pods, expected) in table {
+        let (mut observed, assigned, other) = shared();
+        for ((name, is_local), pods) in [service_name(), other].iter().zip(local).zip(pods) {
+            let service = Arc::make_mut(observed.services.get_mut(name).unwrap());
+            if is_local {
+                service.external_traffic_policy = TrafficPolicy::Local;
+            }
+            let pods: Vec<_> = pods.iter().map(|n| endpoint(*n)).collect();
+            observed.endpoints.insert(name.clone(), pods.into());
+        }
+        let vips = all_vips(&observed, &assigned, &view(1));
+        let eligible: Vec<_> = vips[&IpAddr::from(VIP)].eligible.keys().cloned().collect();
+        assert_eq!(eligible, expected.iter().map(|n| node(*n)).collect::<Vec<_>>(), "{what}");
+    }
+}
+
+#[test]
+fn a_policy_that_selects_one_of_the_services_announces_the_vip_and_all_of_its_ports() {
+    for (kind, expected) in [(PoolKind::Cilium, 3), (PoolKind::MetalLb, 0)] {
+        let (mut observed, mut assigned, other) = shared();
+        let name = if kind == PoolKind::Cilium { "cilium.io/first" } else { "first" };
+        let pool = observed.pools.remove("first").unwrap();
+        observed.pools.insert(name.into(), Pool { kind, name: name.into(), ..pool });
+        assigned.values_mut().for_each(|it| it.pool = name.into());
+        let is_one = Requirement::In("app".into(), ["one".to_owned()].into());
+        for policy in observed.advertisements.values_mut() {
+            (policy.kind, policy.load_balancer_ips) = (kind, true);
+            policy.service_selectors = vec![Selector { requirements: vec![is_one.clone()] }];
+        }
+        let vip = |observed: &Observed| {
+            all_vips(observed, &assigned, &view(1)).remove(&IpAddr::from(VIP)).unwrap()
+        };
+        assert!(vip(&observed).eligible.is_empty(), "{kind:?}: it selects neither");
+        Arc::make_mut(observed.services.get_mut(&other).unwrap())
+            .labels
+            .insert("app".into(), "one".into());
+        let vip = vip(&observed);
+        assert_eq!(vip.eligible.len(), expected, "{kind:?}");
+        let ports: BTreeSet<u16> = vip.backends.iter().map(|backend| backend.port).collect();
+        assert_eq!(ports, BTreeSet::from([53, 80, 1053, 1080]));
+    }
+}
+
+#[test]
+fn services_that_share_an_address_share_its_vip() {
+    let (mut observed, assigned, other) = shared();
     let vips = all_vips(&observed, &assigned, &view(1));
     let vip = &vips[&IpAddr::from(VIP)];
     assert_eq!(vip.services, [service_name(), other]);

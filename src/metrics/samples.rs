@@ -303,7 +303,18 @@ fn cilium(report: &Value) -> Vec<Metric> {
         samples.collect()
     };
     let conflicting = pools.iter().filter(|pool| !pool["conflict"].is_null()).count();
-    let services = list(&report["services"]);
+    // As with Cilium's condition: those its pools serve, or would have to.
+    let vips = list(&report["vips"]).iter();
+    let of_metallb: BTreeSet<String> = vips
+        .filter(|vip| !text(&vip["pool"]).starts_with("cilium.io/"))
+        .map(|vip| text(&vip["address"]))
+        .collect();
+    let has_metallb = pools.len() < list(&report["pools"]).len();
+    let is_ours = |service: &&Value| match list(&service["addresses"]) {
+        [] => !has_metallb,
+        [first, ..] => !of_metallb.contains(&text(first)),
+    };
+    let services: Vec<_> = list(&report["services"]).iter().filter(is_ours).collect();
     let unsatisfied = services.iter().filter(|service| !service["reason"].is_null()).count();
     let single = |value: usize| vec![sample(vec![], count(value))];
     vec![

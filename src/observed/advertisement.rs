@@ -14,7 +14,8 @@ use super::{Node, Pattern, Pool, PoolKind, Selector, Service};
 pub struct Advertisement {
     /// Whose rules it follows.
     pub kind: PoolKind,
-    /// The name, unique among announcements; `cilium.io/<name>` for Cilium's.
+    /// The name, unique among announcements: `<namespace>/<name>` where there is a namespace, and
+    /// `cilium.io/<name>` for Cilium's.
     pub name: String,
     /// MetalLB: pools by name.
     pub pools: BTreeSet<String>,

@@ -20,6 +20,17 @@ pub enum PoolKind {
     Cilium,
 }
 
+impl PoolKind {
+    /// Whose rules a pool follows of which only the name is known. Where the Service's status is the
+    /// database, only MetalLB's pools are named in it, so that no name means one of Cilium's.
+    pub fn of_name(pool: &str) -> Self {
+        match pool.is_empty() || pool.starts_with(CILIUM_PREFIX) {
+            true => Self::Cilium,
+            false => Self::MetalLb,
+        }
+    }
+}
+
 /// A named set of ranges VIPs come from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pool {

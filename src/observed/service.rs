@@ -108,6 +108,16 @@ pub struct Reported {
     pub conditions: Vec<serde_json::Value>,
 }
 
+impl Reported {
+    /// Whether Cilium, or Herald in its place, has said in the status how the request went.
+    pub fn has_cilium_condition(&self) -> bool {
+        let is_one = |it: &serde_json::Value| {
+            it["type"] == REQUEST_SATISFIED || it["type"] == OLD_REQUEST_SATISFIED
+        };
+        self.conditions.iter().any(is_one)
+    }
+}
+
 impl Service {
     /// Whether its externalIPs may be announced: Services of another load balancer's class are
     /// that one's. Those without a class include every type but LoadBalancer.
@@ -228,5 +238,9 @@ pub const ALLOCATED_FROM: &str = "metallb.io/ip-allocated-from-pool";
 /// The annotation with what Herald has assigned to a Service: only that is ever taken away again from
 /// one that Herald does not serve any more.
 pub const ASSIGNED: &str = "herald.io/assigned-addresses";
+/// The type of Cilium's condition that says whether a Service has the addresses it wants.
+pub const REQUEST_SATISFIED: &str = "cilium.io/IPAMRequestSatisfied";
+/// What Cilium called it before.
+pub const OLD_REQUEST_SATISFIED: &str = "io.cilium/lb-ipam-request-satisfied";
 /// The annotation with what a Service had when its pool disappeared.
 pub const PREVIOUS: &str = "herald.io/previous-addresses";

@@ -104,8 +104,11 @@ fn place(owner: &Owner) -> String {
 }
 
 fn duplicate(placed: &Placed, file: &str, known: &Owner) -> Problem {
+    let is_elsewhere = placed.key.namespace != known.key.namespace;
+    let more =
+        if is_elsewhere { ", in whichever namespace: pools are known by name alone" } else { "" };
     let message = format!(
-        "{} is defined at {} already; expected every {} once",
+        "{} is defined at {} already; expected every {} once{more}",
         known.key,
         place(known),
         known.key.kind.name()

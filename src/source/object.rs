@@ -120,10 +120,10 @@ impl Kind {
         matches!(self, Self::L2Advertisement | Self::CiliumPolicy)
     }
 
-    /// Whether the namespace is part of what makes an object itself. MetalLB's objects all live in
-    /// one namespace, so that pools are known by name alone.
+    /// Whether the namespace is part of what makes an object itself. Pools are known by name alone:
+    /// that is how Services ask for one, and how their annotations and statuses name it.
     const fn is_known_by_namespace(self) -> bool {
-        matches!(self, Self::Service | Self::EndpointSlice | Self::ConfigMap)
+        self.is_namespaced() && !matches!(self, Self::IpAddressPool)
     }
 }
 

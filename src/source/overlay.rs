@@ -1,6 +1,6 @@
 //! What a cluster would look like with some manifests applied to it: for `herald check`.
 //!
-//! Pure. Objects of the same identity are replaced, the others stay; nothing is deleted. An edit that
+//! Pure. Objects of the same identity are replaced, the others stay. An edit that
 //! would be refused leaves the cluster as it is, with the problem that says so.
 
 use std::sync::Arc;

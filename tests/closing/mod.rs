@@ -4,7 +4,7 @@ use super::*;
 
 impl Cluster {
     /// A pool of Cilium's is disabled, overlaps with another, and with one of MetalLB's: nobody's address
-    /// changes, also after a restart; the pool says so, and no longer than it is so.
+    /// changes, nor whose it is, also after a restart; the pool says so, and no longer than it is so.
     pub(super) async fn pools_of_cilium_that_close(
         &self,
         allocator: Allocator,
@@ -23,7 +23,8 @@ impl Cluster {
         self.disable("test-c", true).await;
         // In herald-system pools count as in metallb-system, and nowhere else.
         for (namespace, range) in [
-            ("herald-system", "192.168.202.3-192.168.202.3"),
+            // The first of two addresses: where the pool's name is not written down, it goes by that.
+            ("herald-system", "192.168.202.2-192.168.202.2"),
             ("default", "192.168.203.1-192.168.203.9"),
         ] {
             let body = json!({"spec": {"addresses": [range]}});
@@ -53,6 +54,12 @@ impl Cluster {
             assert_eq!(now.remove(refused), Some(vec![]), "{refused}");
         }
         assert_eq!(now, before);
+        let two = self.get("two").await;
+        let conditions = two.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let said: Vec<_> =
+            conditions.into_iter().flatten().map(|it| (&it.type_[..], &it.status[..])).collect();
+        assert_eq!(said, [("cilium.io/IPAMRequestSatisfied", "True")], "{two:?}");
+        assert_eq!(two.annotations().get("metallb.io/ip-allocated-from-pool"), None);
 
         for namespace in ["herald-system", "default"] {
             self.delete_test_f(namespace).await;

@@ -120,6 +120,35 @@ fn an_incompatible_sharer_gets_another_address() {
 }
 
 #[test]
+fn an_address_to_share_in_any_pool_comes_before_a_free_one() {
+    let (a, a6) = ("192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9");
+    let (b, b6) = ("198.51.100.1-198.51.100.9", "2001:db8:b::1-2001:db8:b::9");
+    let pools = [cilium("a", &[a, a6]), cilium("b", &[b, b6])];
+    let both = |name: &str, port| Service {
+        ip_families: vec![V4, V6],
+        family_policy: PreferDualStack,
+        ..sharing(name, port)
+    };
+    let before = current(&[("z", held("cilium.io/b", &["198.51.100.5", "2001:db8:b::5"]))]);
+    let z = both("z", 80);
+    let shared = ["198.51.100.5", "2001:db8:b::5"];
+    let table = [
+        (sharing("s", 443), held("cilium.io/b", &shared[..1])),
+        (both("s", 443), held("cilium.io/b", &shared)),
+        (both("s", 80), held("cilium.io/a", &["192.0.2.1", "2001:db8::1"])),
+    ];
+    for (service, expected) in table {
+        let plan = plan(&pools, &[service.clone(), z.clone()], &before);
+        assert_eq!(plan.assignments[&service.name], expected);
+    }
+    // A family that is added to what it has.
+    let before =
+        current(&[("s", held("cilium.io/b", &shared[..1])), ("z", held("cilium.io/b", &shared))]);
+    let plan = plan(&pools, &[both("s", 443), z], &before);
+    assert_eq!(plan.assignments[&ServiceName::new("default", "s")], held("cilium.io/b", &shared));
+}
+
+#[test]
 fn takes_each_family_from_the_first_pool_that_has_it() {
     let pools = [cilium("4", &["192.0.2.1-192.0.2.9"]), cilium("6", &["2001:db8::1-2001:db8::9"])];
     let services = [dual("prefer", PreferDualStack), dual("require", RequireDualStack)];

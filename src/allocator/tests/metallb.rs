@@ -1,7 +1,9 @@
 //! MetalLB's rules: who may use a pool, in which order, and who shares.
 
 use super::*;
-use crate::observed::{Allocation, Protocol, Requirement, Selector, ServicePort, TargetPort};
+use crate::observed::{
+    Allocation, PoolKind, Protocol, Requirement, Selector, ServicePort, TargetPort,
+};
 
 fn selector(key: &str, value: &str) -> Selector {
     Selector { requirements: vec![Requirement::In(key.into(), [value.to_owned()].into())] }
@@ -85,11 +87,24 @@ fn namespace_selectors_add_to_names_and_match_nobody_rather_than_everybody() {
 }
 
 #[test]
-fn a_live_address_stays_when_its_pool_is_no_longer_for_its_service() {
-    let pools = [for_namespace("p", "192.0.2.1-192.0.2.9", "other")];
+fn a_live_address_stays_when_its_pool_is_no_longer_for_its_service_and_that_is_told() {
     let before = current(&[("a", held("p", &["192.0.2.3"]))]);
-    let plan = plan(&pools, &[service("a")], &before);
-    assert_eq!(show(&plan), ["a 192.0.2.3 from pool p"]);
+    let elsewhere = for_namespace("p", "192.0.2.1-192.0.2.9", "other");
+    let selecting = Pool {
+        kind: PoolKind::Cilium,
+        service_selector: Some(selector("app", "web")),
+        ..pool("p", &["192.0.2.1-192.0.2.9"])
+    };
+    for pool in [elsewhere, selecting] {
+        let asks = Service { requested: vec![ip("192.0.2.3")], ..service("a") };
+        for service in [service("a"), asks] {
+            let plan = plan(std::slice::from_ref(&pool), &[service], &before);
+            assert_eq!(show(&plan), ["a 192.0.2.3 from pool p", "a: pool_not_for_service"]);
+        }
+        let plan = plan(&[pool], &[service("a")], &before);
+        let refusal = plan.refusals.values().next().unwrap();
+        assert_eq!(refusal.message, "keeps 192.0.2.3, but pool p is not for it any more");
+    }
 }
 
 #[test]

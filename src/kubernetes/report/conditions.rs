@@ -7,10 +7,11 @@
 use serde_json::{Value, json};
 
 use crate::allocator::{Count, Plan, RefusalReason};
-use crate::observed::{Observed, Pool, PoolKind, Service};
+use crate::observed::{
+    OLD_REQUEST_SATISFIED as OLD_SATISFIED, Observed, Pool, PoolKind,
+    REQUEST_SATISFIED as SATISFIED, Service,
+};
 
-const SATISFIED: &str = "cilium.io/IPAMRequestSatisfied";
-const OLD_SATISFIED: &str = "io.cilium/lb-ipam-request-satisfied";
 const INCOMPATIBLE: &str = "already_allocated_incompatible_service";
 const OLD_INCOMPATIBLE: &str = "already_allocated_different_sharing_key";
 const CONFLICT: &str = "cilium.io/PoolConflict";
@@ -27,6 +28,9 @@ const OLD_VERSION: &str = "cilium.io/v2alpha1";
 /// The Service's conditions, if they should be others than they are. Only Services that Cilium's
 /// pools serve, or would have to, get one.
 pub fn of_service(observed: &Observed, plan: &Plan, service: &Service, now: &str) -> Option<Value> {
+    if keeps_what_it_has_meanwhile(plan, service) {
+        return None;
+    }
     let known = &service.reported.conditions;
     let is_ours = |it: &&Value| it["type"] == SATISFIED || it["type"] == OLD_SATISFIED;
     let is_old = observed.pools.values().any(|pool| pool.api_version == OLD_VERSION)
@@ -42,6 +46,14 @@ pub fn of_service(observed: &Observed, plan: &Plan, service: &Service, now: &str
         before.len() == wanted.len() && wanted.iter().all(|wanted| before.contains(wanted));
     let others = known.iter().filter(|it| !is_ours(it));
     (!is_equal).then(|| others.cloned().chain(wanted).collect())
+}
+
+/// Whether it is unknown for a while where its addresses come from: that says nothing about what it
+/// asked for, so that what was said before stands.
+fn keeps_what_it_has_meanwhile(plan: &Plan, service: &Service) -> bool {
+    let refusal = plan.refusals.get(&service.name);
+    let is_unknown = refusal.is_some_and(|it| it.reason == RefusalReason::InputIncomplete);
+    is_unknown && plan.assignments.contains_key(&service.name)
 }
 
 fn has_type(conditions: &[Value], type_: &str) -> bool {

@@ -114,10 +114,37 @@ fn keeps_the_names_dashboards_know() {
         r#"metallb_layer2_gratuitous_sent{ip="192.168.1.240"} 12.0"#,
         "cilium_operator_lbipam_conflicting_pools_total 1.0",
         r#"cilium_operator_lbipam_ips_available_total{pool="blue"} 4.0"#,
-        "cilium_operator_lbipam_services_unsatisfied_total 1.0",
+        "cilium_operator_lbipam_services_unsatisfied_total 0.0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }
+}
+
+#[test]
+fn ciliums_services_are_those_of_its_pools() {
+    let totals = |report: &Value| {
+        let text = render(report).unwrap();
+        ["matching", "unsatisfied"].map(|what| {
+            let name = format!("cilium_operator_lbipam_services_{what}_total");
+            lines(&text, &name)[0].rsplit_once(' ').unwrap().1.to_owned()
+        })
+    };
+    let mut report = report();
+    report["vips"] = json!([
+        {"address": "192.168.1.240", "pool": "lan"},
+        {"address": "192.168.2.1", "pool": "cilium.io/blue"},
+    ]);
+    report["services"] = json!([
+        {"name": "default/web", "addresses": ["192.168.1.240"], "reason": null},
+        {"name": "default/kept", "addresses": ["192.168.1.240"], "reason": "pool_not_for_service"},
+        {"name": "default/blue", "addresses": ["192.168.2.1"], "reason": null},
+        {"name": "default/late", "addresses": [], "reason": "pools_exhausted"},
+    ]);
+    assert_eq!(totals(&report), ["1.0", "0.0"], "MetalLB's pools would have to serve the last");
+    report["services"][2]["reason"] = json!("pool_not_for_service");
+    assert_eq!(totals(&report), ["1.0", "1.0"]);
+    report["pools"].as_array_mut().unwrap().remove(0);
+    assert_eq!(totals(&report), ["2.0", "2.0"], "nobody else could");
 }
 
 #[test]

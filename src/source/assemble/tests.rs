@@ -233,7 +233,27 @@ fn knows_pools_by_name_whatever_their_namespace() {
         .with("a.yaml", &pool("a", "192.0.2.0/28"))
         .with("b.yaml", &other)
         .look();
-    assert_eq!(reasons(&snapshot), ["duplicate_object"]);
+    assert_eq!(
+        problems(&snapshot),
+        ["b.yaml:1:1: IPAddressPool default/a is defined at a.yaml:1 already; expected every \
+          IPAddressPool once, in whichever namespace: pools are known by name alone"]
+    );
+}
+
+#[test]
+fn announcements_of_one_name_in_different_namespaces_both_count() {
+    let ad = |namespace: &str| {
+        format!(
+            "{{apiVersion: metallb.io/v1beta1, kind: L2Advertisement, metadata: {{name: a, \
+             namespace: {namespace}}}, spec: {{interfaces: [{namespace}]}}}}\n"
+        )
+    };
+    let mut directory = Directory::default().with("a.yaml", &ad("one")).with("b.yaml", &ad("two"));
+    let snapshot = directory.look();
+    let names: Vec<_> = snapshot.observed.advertisements.keys().cloned().collect();
+    assert_eq!((names, problems(&snapshot)), (strings(&["one/a", "two/a"]), vec![]));
+    let twice = directory.with("c.yaml", &ad("one")).look();
+    assert_eq!(reasons(&twice), ["duplicate_object"]);
 }
 
 fn limited(ranges: &str) -> String {

@@ -34,7 +34,7 @@ pub fn advertisement(
     let pool_selectors = spec.ip_address_pool_selectors.as_deref();
     let node_selectors = spec.node_selectors.as_deref();
     Advertisement {
-        name: meta.name.clone().unwrap_or_default(),
+        name: name(meta),
         pools: spec.ip_address_pools.iter().flatten().cloned().collect(),
         pool_selectors: selectors(pool_selectors, &path("ipAddressPoolSelectors"), findings),
         node_selectors: selectors(node_selectors, &path("nodeSelectors"), findings),
@@ -46,5 +46,14 @@ pub fn advertisement(
         ),
         preferred_nodes,
         ..Advertisement::default()
+    }
+}
+
+/// Those of one name in different namespaces all count.
+fn name(meta: &ObjectMeta) -> String {
+    let name = meta.name.as_deref().unwrap_or_default();
+    match meta.namespace.as_deref() {
+        Some(namespace) => format!("{namespace}/{name}"),
+        None => name.to_owned(),
     }
 }

@@ -148,3 +148,36 @@ fn each_refusal_has_the_reason_that_cilium_gives() {
         );
     }
 }
+
+#[test]
+fn a_pool_that_cannot_be_read_leaves_the_condition_as_it_is() {
+    let readable = of_cilium("cilium.io/v2");
+    let first = wanted(&readable);
+    let satisfied = service_patch(&first).unwrap()["status"]["conditions"].clone();
+    assert_eq!(satisfied[0]["status"], "True");
+    let refused = json!([{
+        "type": "cilium.io/IPAMRequestSatisfied", "status": "False", "reason": "out_of_ips",
+        "message": "why", "lastTransitionTime": "2020-01-01T00:00:00Z",
+    }]);
+    let metallb = observed().pools;
+    for (conditions, pools) in
+        [(&satisfied, Default::default()), (&satisfied, metallb), (&refused, Default::default())]
+    {
+        let mut unreadable = readable.clone();
+        unreadable.pools = pools;
+        unreadable.pools_incomplete = true;
+        edit(&mut unreadable, |service| {
+            service.reported.addresses = vec![fixture::VIP.into()];
+            service.reported.assigned = Some(vec![fixture::VIP.into()]);
+            service.reported.conditions = conditions.as_array().unwrap().clone();
+        });
+        let config = Config::default();
+        let current = allocator::reported(&unreadable, &config);
+        let plan = allocator::allocate(&unreadable, &current, &config);
+        let refusal = plan.refusals.values().next().unwrap();
+        assert_eq!(refusal.reason, RefusalReason::InputIncomplete);
+        let patch = service_patch(&writes(&unreadable, &plan, NOW));
+        let written = patch.as_ref().and_then(|patch| patch.get("status"));
+        assert_eq!(written, None, "{conditions}");
+    }
+}

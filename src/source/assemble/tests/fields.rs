@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::served::{Cluster, balancer};
 use super::*;
+use crate::allocator;
 use crate::observed::{
     Allocation, CiliumSharing, Grants, Pool, Requirement, Selector, Service, TrafficPolicy,
 };
@@ -164,7 +165,7 @@ fn what_an_l2advertisement_selects() {
             "metadata": {"name": "a", "namespace": "metallb-system"}, "spec": spec,
         })
     };
-    let found = read(object(spec)).observed.advertisements["a"].clone();
+    let found = read(object(spec)).observed.advertisements["metallb-system/a"].clone();
     assert_eq!(found.pool_selectors, [is_in("pool", &["a"])]);
     let hosts = ["n1", "n2"].map(|it| is_in("kubernetes.io/hostname", &[it]));
     assert_eq!(found.node_selectors, hosts);
@@ -177,7 +178,7 @@ fn what_an_l2advertisement_selects() {
     };
     assert!(found.covers(&pool("a")) && !found.covers(&pool("b")));
     // Nothing selected is everything.
-    let bare = read(object(json!({}))).observed.advertisements["a"].clone();
+    let bare = read(object(json!({}))).observed.advertisements["metallb-system/a"].clone();
     assert!(bare.covers(&pool("b")));
     assert_eq!((bare.node_selectors.len(), bare.interfaces.len()), (0, 0));
 }
@@ -206,4 +207,30 @@ fn the_ends_of_a_network_of_ciliums_are_left_out_if_told() {
         let found = left_out(json!({"allowFirstLastIPs": allow, "blocks": [block]}));
         assert_eq!(found, wanted, "{allow} {block}");
     }
+}
+
+/// A cluster of one family, or a Service that was made before it had two: MetalLB goes by what the
+/// Service has within the cluster.
+#[test]
+fn cluster_ips_of_one_family_mean_one_address_even_from_a_pool_of_both() {
+    let pool = json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+        "metadata": {"name": "both", "namespace": "metallb-system"},
+        "spec": {"addresses": ["192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"]},
+    });
+    let given = |policy: &str, cluster_ips: &[&str]| {
+        let spec = json!({"ipFamilyPolicy": policy, "clusterIPs": cluster_ips});
+        let observed =
+            Cluster::default().apply(&[pool.clone(), balancer(json!({}), spec, "")]).observed;
+        let plan = allocator::allocate(&observed, &BTreeMap::new(), &allocator::Config::default());
+        let given = plan.assignments.values().flat_map(|it| &it.addresses);
+        given.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let both = ["10.0.0.1", "fd00::1"];
+    assert_eq!(given("PreferDualStack", &both), ["192.0.2.1", "2001:db8::1"]);
+    assert_eq!(given("PreferDualStack", &both[..1]), ["192.0.2.1"]);
+    assert_eq!(given("PreferDualStack", &both[1..]), ["2001:db8::1"]);
+    assert_eq!(given("SingleStack", &both[..1]), ["192.0.2.1"]);
+    assert_eq!(given("RequireDualStack", &both), ["192.0.2.1", "2001:db8::1"]);
+    assert_eq!(given("RequireDualStack", &both[..1]), [""; 0]);
 }

@@ -284,7 +284,7 @@ fn reads_the_nodes_that_should_rather_announce() {
         })
     };
     let snapshot = Cluster::default().apply(&[ad(100)]);
-    let found = &snapshot.observed.advertisements["a"];
+    let found = &snapshot.observed.advertisements["metallb-system/a"];
     let score = |zone: &str| found.preference(&[("zone".to_owned(), zone.to_owned())].into());
     assert_eq!((score("a"), score("b"), snapshot.problems), (101, 1, vec![]));
     for weight in [0, 101] {
