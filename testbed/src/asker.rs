@@ -83,7 +83,7 @@ impl Asker {
             .inside(|| Ok(PacketSocket::open(bpf::index("eth0")?, libc::ETH_P_ALL)?))?;
         let stop = Stop::default();
         let flag = stop.flag();
-        let frames: Vec<_> = addresses.iter().map(|a| (*a, question(asker, *a))).collect();
+        let frames: Vec<_> = addresses.iter().map(|a| (*a, question(asker.into(), *a))).collect();
         let begun = clock::now();
         let ask = move || ask(&socket, &sides, &frames, pace, begun, &flag);
         Ok(Self { begun, stop, thread: std::thread::spawn(ask) })

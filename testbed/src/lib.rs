@@ -32,4 +32,5 @@ pub mod status;
 pub mod stop;
 pub mod tap;
 pub mod trial;
+pub mod unbroken;
 pub mod watch;

@@ -358,6 +358,17 @@ pub fn manifests() -> PathBuf {
     Path::new(SCRATCH).join("manifests")
 }
 
+/// Writes a secret that speakers share, for `--key-file`; returns where it is.
+///
+/// # Errors
+///
+/// If it cannot be written.
+pub fn secret(name: &str, text: &str) -> anyhow::Result<String> {
+    let path = Path::new(SCRATCH).join(name);
+    fs::write(&path, text).with_context(|| format!("cannot write the secret {name}"))?;
+    Ok(path.display().to_string())
+}
+
 /// A node's own directory.
 pub fn directory(node: &str) -> PathBuf {
     Path::new(SCRATCH).join(node)

@@ -14,8 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
-use herald_testbed::sandbox::SCRATCH;
-use herald_testbed::scenario::{PATIENCE, Scenario, directory, log};
+use herald_testbed::scenario::{PATIENCE, Scenario, directory, log, secret};
 use herald_testbed::status::Status;
 use herald_testbed::trial::{Trial, rejoined};
 
@@ -212,10 +211,4 @@ fn status_at(scenario: &Scenario, run: &Path) -> anyhow::Result<Status> {
     let run = run.display().to_string();
     let (_, text) = scenario.command("n1", &["status", "--output", "json", "--run-dir", &run])?;
     serde_json::from_str(&text).context("no status")
-}
-
-fn secret(name: &str, text: &str) -> anyhow::Result<String> {
-    let path = Path::new(SCRATCH).join(name);
-    fs::write(&path, text)?;
-    Ok(path.display().to_string())
 }

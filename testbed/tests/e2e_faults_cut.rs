@@ -1,8 +1,9 @@
 //! A holder's link is cut, in both directions and in each, and heals: one voice at every instant,
-//! seen at every bridge port, and the clients are served again.
+//! seen at every bridge port, and the clients are served again. The speakers share a key, so that all
+//! they say to each other is encrypted and every connection begins with a handshake.
 
 use herald_testbed::e2e::in_lab;
-use herald_testbed::scenario::Scenario;
+use herald_testbed::scenario::{Scenario, secret};
 use herald_testbed::trial::{Trial, other, rejoined};
 
 /// Brings a fault upon the holder of the IPv4 VIP; its VIPs move; the fault goes; nothing moves back.
@@ -11,7 +12,8 @@ fn takes_over_and_stays<F>(
     heal: impl FnOnce(&Scenario, &str, F) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     in_lab(|scenario| {
-        let (mut trial, vips) = Trial::of_demo(scenario, &[])?;
+        let key = secret("key", "correct horse battery staple")?;
+        let (mut trial, vips) = Trial::of_demo(scenario, &["--key-file", &key])?;
         let old = trial.holder(vips[0])?.to_owned();
         let witness = other(&[&old])?;
         let fault = fault(scenario, &old)?;

@@ -3,58 +3,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use herald_ebpf::common::PIN_FORMAT;
-use herald_testbed::client::Transport;
 use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::judge::Judge;
 use herald_testbed::lab::addresses::host;
-use herald_testbed::probe::Probe;
 use herald_testbed::resolve::who_has;
-use herald_testbed::scenario::{Scenario, directory, service};
+use herald_testbed::scenario::directory;
 use herald_testbed::tap::Tap;
 use herald_testbed::tap::turns::speakers;
 use herald_testbed::trial::{other, rejoined};
+use herald_testbed::unbroken::without_loss;
 use herald_testbed::watch::PACE;
-
-/// Probes two flows, one to a pod on the node and one to a pod elsewhere, while something happens;
-/// both must lose nothing and stay where they are.
-fn without_loss(
-    scenario: &mut Scenario,
-    vip: IpAddr,
-    node: &str,
-    happens: impl FnOnce(&mut Scenario) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let server = service(vip, Transport::Udp);
-    let client = scenario.lab.netns("c1")?.clone();
-    let mut probes = Vec::new();
-    for wants_here in [true, false] {
-        let port = scenario.port_to("c1", vip, |on| (on == node) == wants_here)?;
-        probes.push((wants_here, Probe::start(&client, server, port)?));
-    }
-    let answered = |count: u64| {
-        clock::await_for("both probes are answered", Duration::from_secs(20), || {
-            Ok(probes.iter().all(|(_, probe)| probe.last_answer() >= count).then_some(()))
-        })
-    };
-    answered(100)?;
-    happens(scenario)?;
-    let so_far = probes.iter().map(|(_, probe)| probe.last_answer()).max().unwrap_or_default();
-    answered(so_far + 500)?;
-    for (is_here, probe) in probes {
-        let outcome = probe.finish()?;
-        let place = if is_here { "on" } else { "not on" };
-        assert_eq!(outcome.lost(), 0, "of {}, to a pod {place} {node}", outcome.sent());
-        // Another pod would answer a datagram too; a connection would be broken.
-        assert_eq!(outcome.nodes().len(), 1, "to a pod {place} {node}: {:?}", outcome.nodes());
-    }
-    Ok(())
-}
 
 /// The pins of a node's programs.
 fn programs(node: &str) -> anyhow::Result<BTreeSet<PathBuf>> {

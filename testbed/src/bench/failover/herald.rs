@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 
-use super::event::{Event, Profile};
+use super::event::Profile;
 use super::product::{Name, Product};
 use crate::client::Transport;
 use crate::cluster::control_plane::ControlPlane;
@@ -117,7 +117,7 @@ impl<'s> Herald<'s> {
     }
 
     fn start_all(&mut self) -> anyhow::Result<()> {
-        nodes().try_for_each(|node| self.start_speaker(&node))
+        nodes().try_for_each(|node| self.start_daemon(&node))
     }
 
     /// Ends the speakers.
@@ -136,29 +136,6 @@ impl<'s> Herald<'s> {
                 self.scenario.kill(&node)?;
             }
         }
-        Ok(())
-    }
-
-    fn start_speaker(&mut self, node: &str) -> anyhow::Result<()> {
-        match &self.election {
-            Election::Raft(flags) => {
-                let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-                self.scenario.start(node, &flags)
-            }
-            Election::Leases(kubernetes) => {
-                // Raft's log is no business of theirs.
-                let state = directory(node).join("state-of-leases");
-                let mut command = self.scenario.speaker_command_without_source(node, node, &state);
-                command.arg("--kubeconfig").arg(&kubernetes.kubeconfig);
-                self.scenario.start_command(node, command)
-            }
-        }
-    }
-
-    fn terminate(&mut self, node: &str) -> anyhow::Result<()> {
-        let limit = self.name().lasts();
-        self.scenario.speaker(node)?.terminate(limit)?;
-        self.scenario.forget(node);
         Ok(())
     }
 
@@ -235,53 +212,62 @@ impl Product for Herald<'_> {
         self.scenario.port_to("c1", self.vips[0], |node| node != holder)
     }
 
-    fn cause(&mut self, event: Event, holder: &str) -> anyhow::Result<()> {
-        match event {
-            Event::Cut | Event::Return => self.scenario.lab.cut(holder)?,
-            Event::OneWayCut => self.fault = Some(self.scenario.lab.mute(holder)?),
-            Event::Kill => self.scenario.kill(holder)?,
-            Event::Restart => {
-                self.scenario.kill(holder)?;
-                self.start_speaker(holder)?;
+    fn start_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        match &self.election {
+            Election::Raft(flags) => {
+                let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+                self.scenario.start(node, &flags)
             }
-            Event::Stop => self.scenario.speaker(holder)?.signal(libc::SIGSTOP)?,
-            Event::Term => self.terminate(holder)?,
-            Event::Upgrade => {
-                self.terminate(holder)?;
-                self.start_speaker(holder)?;
-            }
-            Event::Move => {
-                let target = nodes().find(|node| node != holder).context("no other node")?;
-                self.move_all(&target)?;
-            }
-            Event::Drain => {
-                self.drained = Some(holder.to_owned());
-                self.ask(holder, "drain")?;
+            Election::Leases(kubernetes) => {
+                // Raft's log is no business of theirs.
+                let state = directory(node).join("state-of-leases");
+                let mut command = self.scenario.speaker_command_without_source(node, node, &state);
+                command.arg("--kubeconfig").arg(&kubernetes.kubeconfig);
+                self.scenario.start_command(node, command)
             }
         }
+    }
+
+    fn kill_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        self.scenario.kill(node)
+    }
+
+    fn end_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        let limit = self.name().lasts();
+        self.scenario.speaker(node)?.terminate(limit)?;
+        self.scenario.forget(node);
         Ok(())
     }
 
-    fn heal(&mut self, event: Event, holder: &str) -> anyhow::Result<()> {
-        match event {
-            Event::Cut | Event::Return => self.scenario.lab.heal(holder)?,
-            Event::OneWayCut => self.fault = None,
-            Event::Kill | Event::Term => self.start_speaker(holder)?,
-            Event::Stop => self.scenario.speaker(holder)?.signal(libc::SIGCONT)?,
-            Event::Drain => {
-                self.ask(holder, "undrain")?;
-                self.drained = None;
-            }
-            Event::Restart | Event::Upgrade | Event::Move => {}
-        }
+    fn freeze_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        self.scenario.speaker(node)?.signal(libc::SIGSTOP)
+    }
+
+    fn thaw_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        self.scenario.speaker(node)?.signal(libc::SIGCONT)
+    }
+
+    fn move_from(&mut self, holder: &str) -> anyhow::Result<()> {
+        let target = nodes().find(|node| node != holder).context("no other node")?;
+        self.move_all(&target)
+    }
+
+    fn drain(&mut self, node: &str) -> anyhow::Result<()> {
+        self.drained = Some(node.to_owned());
+        self.ask(node, "drain")
+    }
+
+    fn undrain(&mut self, node: &str) -> anyhow::Result<()> {
+        self.ask(node, "undrain")?;
+        self.drained = None;
         Ok(())
     }
 
-    fn reset(&mut self) -> anyhow::Result<()> {
-        self.fault = None;
-        for node in nodes() {
-            self.scenario.lab.heal(&node)?;
-        }
+    fn fault(&mut self) -> &mut Option<Fault> {
+        &mut self.fault
+    }
+
+    fn start_anew(&mut self) -> anyhow::Result<()> {
         self.end_all()?;
         self.start_all()?;
         if let Some(node) = self.drained.take() {

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
-use super::event::{Event, Profile};
+use super::event::Profile;
 use super::product::{Name, Product};
 use crate::client::{self, Transport};
 use crate::clock;
@@ -31,8 +31,7 @@ pub struct Keepalived<'s> {
     daemons: BTreeMap<String, Process>,
     _servers: Vec<Process>,
     fault: Option<Fault>,
-    /// A daemon that was killed leaves its addresses behind, and with them two nodes answer for
-    /// ever.
+    /// A daemon was killed: it leaves its addresses behind, and with them two nodes answer for ever.
     must_restart: bool,
 }
 
@@ -76,7 +75,7 @@ impl<'s> Keepalived<'s> {
     fn end_all(&mut self) -> anyhow::Result<()> {
         for node in nodes() {
             if self.daemons.contains_key(&node) {
-                self.kill(&node)?;
+                self.kill_daemon(&node)?;
             }
             self.unbind(&node)?;
         }
@@ -86,22 +85,6 @@ impl<'s> Keepalived<'s> {
     fn start_all(&mut self) -> anyhow::Result<()> {
         self.must_restart = false;
         nodes().try_for_each(|node| self.start_daemon(&node))
-    }
-
-    fn start_daemon(&mut self, node: &str) -> anyhow::Result<()> {
-        let directory = directory(node)?;
-        let mut command = Command::new("keepalived");
-        command.args(["--dont-fork", "--vrrp", "--log-console", "--use-file"]);
-        command.arg(directory.join("keepalived.conf"));
-        command.arg("--pid").arg(directory.join("pid"));
-        command.arg("--vrrp_pid").arg(directory.join("vrrp.pid"));
-        let netns = self.scenario.lab.netns(node)?;
-        let log = directory.join("keepalived.log");
-        let name = format!("keepalived on {node}");
-        let daemon =
-            Process::start(&name, command, netns, &log).context("is keepalived installed?")?;
-        self.daemons.insert(node.to_owned(), daemon);
-        Ok(())
     }
 
     /// The process that speaks VRRP is a child of the one that was started.
@@ -127,22 +110,6 @@ impl<'s> Keepalived<'s> {
         self.daemons.get_mut(node).with_context(|| format!("no keepalived on {node}"))
     }
 
-    /// Both processes; the first is stopped before, so that it does not start the second again.
-    fn kill(&mut self, node: &str) -> anyhow::Result<()> {
-        // One that was stopped before it has a child never gets one.
-        self.child(node)?;
-        self.daemon(node)?.signal(libc::SIGSTOP)?;
-        self.signal_child(node, libc::SIGKILL)?;
-        self.daemon(node)?.kill()?;
-        self.daemons.remove(node);
-        let directory = directory(node)?;
-        for file in ["pid", "vrrp.pid"] {
-            // A number that nobody has any more.
-            let _ = fs::remove_file(directory.join(file));
-        }
-        Ok(())
-    }
-
     /// What is left by a daemon that was killed, and would confuse the next one's start.
     fn unbind(&self, node: &str) -> anyhow::Result<()> {
         let netns = self.scenario.lab.netns(node)?;
@@ -150,12 +117,6 @@ impl<'s> Keepalived<'s> {
             // Mostly there is none.
             let _ = netns.ip(&format!("addr del {vip}/32 dev eth0\n"));
         }
-        Ok(())
-    }
-
-    fn terminate(&mut self, node: &str) -> anyhow::Result<()> {
-        self.daemon(node)?.terminate(Duration::from_secs(5))?;
-        self.daemons.remove(node);
         Ok(())
     }
 }
@@ -180,8 +141,7 @@ impl Product for Keepalived<'_> {
     /// One answer, the same for a second and a half, which is longer than any election here.
     fn ready(&mut self) -> anyhow::Result<String> {
         if self.must_restart {
-            self.end_all()?;
-            self.start_all()?;
+            self.start_anew()?;
         }
         let client = self.scenario.lab.netns("c1")?;
         let vip = self.vips[0];
@@ -203,49 +163,73 @@ impl Product for Keepalived<'_> {
         Ok(40_000)
     }
 
-    fn cause(&mut self, event: Event, holder: &str) -> anyhow::Result<()> {
-        self.must_restart |= !self.name().recovers_from(event);
-        match event {
-            Event::Cut | Event::Return => self.scenario.lab.cut(holder)?,
-            Event::OneWayCut => self.fault = Some(self.scenario.lab.mute(holder)?),
-            Event::Kill => self.kill(holder)?,
-            Event::Restart => {
-                self.kill(holder)?;
-                self.start_daemon(holder)?;
-            }
-            Event::Stop => {
-                self.daemon(holder)?.signal(libc::SIGSTOP)?;
-                self.signal_child(holder, libc::SIGSTOP)?;
-            }
-            Event::Term => self.terminate(holder)?,
-            Event::Upgrade => {
-                self.terminate(holder)?;
-                self.start_daemon(holder)?;
-            }
-            Event::Move | Event::Drain => {}
+    fn start_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        let directory = directory(node)?;
+        let mut command = Command::new("keepalived");
+        command.args(["--dont-fork", "--vrrp", "--log-console", "--use-file"]);
+        command.arg(directory.join("keepalived.conf"));
+        command.arg("--pid").arg(directory.join("pid"));
+        command.arg("--vrrp_pid").arg(directory.join("vrrp.pid"));
+        let netns = self.scenario.lab.netns(node)?;
+        let log = directory.join("keepalived.log");
+        let name = format!("keepalived on {node}");
+        let daemon =
+            Process::start(&name, command, netns, &log).context("is keepalived installed?")?;
+        self.daemons.insert(node.to_owned(), daemon);
+        Ok(())
+    }
+
+    /// Both processes; the first is stopped before, so that it does not start the second again.
+    fn kill_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        self.must_restart = true;
+        // One that was stopped before it has a child never gets one.
+        self.child(node)?;
+        self.daemon(node)?.signal(libc::SIGSTOP)?;
+        self.signal_child(node, libc::SIGKILL)?;
+        self.daemon(node)?.kill()?;
+        self.daemons.remove(node);
+        let directory = directory(node)?;
+        for file in ["pid", "vrrp.pid"] {
+            // A number that nobody has any more.
+            let _ = fs::remove_file(directory.join(file));
         }
         Ok(())
     }
 
-    fn heal(&mut self, event: Event, holder: &str) -> anyhow::Result<()> {
-        match event {
-            Event::Cut | Event::Return => self.scenario.lab.heal(holder)?,
-            Event::OneWayCut => self.fault = None,
-            Event::Kill | Event::Term => self.start_daemon(holder)?,
-            Event::Stop => {
-                self.signal_child(holder, libc::SIGCONT)?;
-                self.daemon(holder)?.signal(libc::SIGCONT)?;
-            }
-            Event::Restart | Event::Upgrade | Event::Move | Event::Drain => {}
-        }
+    fn end_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        self.daemon(node)?.terminate(Duration::from_secs(5))?;
+        self.daemons.remove(node);
         Ok(())
     }
 
-    fn reset(&mut self) -> anyhow::Result<()> {
-        self.fault = None;
-        for node in nodes() {
-            self.scenario.lab.heal(&node)?;
-        }
+    fn freeze_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        self.daemon(node)?.signal(libc::SIGSTOP)?;
+        self.signal_child(node, libc::SIGSTOP)
+    }
+
+    fn thaw_daemon(&mut self, node: &str) -> anyhow::Result<()> {
+        self.signal_child(node, libc::SIGCONT)?;
+        self.daemon(node)?.signal(libc::SIGCONT)
+    }
+
+    // What it does not have is never asked of it: `Name::has`.
+    fn move_from(&mut self, _: &str) -> anyhow::Result<()> {
+        bail!("keepalived moves nothing on request")
+    }
+
+    fn drain(&mut self, _: &str) -> anyhow::Result<()> {
+        bail!("keepalived drains no node")
+    }
+
+    fn undrain(&mut self, _: &str) -> anyhow::Result<()> {
+        bail!("keepalived drains no node")
+    }
+
+    fn fault(&mut self) -> &mut Option<Fault> {
+        &mut self.fault
+    }
+
+    fn start_anew(&mut self) -> anyhow::Result<()> {
         self.end_all()?;
         self.start_all()
     }

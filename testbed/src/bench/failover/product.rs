@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use super::event::{Event, Profile};
 use crate::lab::Lab;
+use crate::lab::addresses::nodes;
+use crate::lab::fault::Fault;
 
 /// Whose failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -38,12 +40,75 @@ pub trait Product {
     fn ready(&mut self) -> anyhow::Result<String>;
     /// A port of c1's from which the service is reached, on a server that outlives the holder.
     fn port(&self, holder: &str) -> anyhow::Result<u16>;
+    /// Starts a node's daemon.
+    fn start_daemon(&mut self, node: &str) -> anyhow::Result<()>;
+    /// Kills it (SIGKILL).
+    fn kill_daemon(&mut self, node: &str) -> anyhow::Result<()>;
+    /// Asks it to end (SIGTERM), and waits until it has.
+    fn end_daemon(&mut self, node: &str) -> anyhow::Result<()>;
+    /// Stops it (SIGSTOP).
+    fn freeze_daemon(&mut self, node: &str) -> anyhow::Result<()>;
+    /// Lets it go on (SIGCONT).
+    fn thaw_daemon(&mut self, node: &str) -> anyhow::Result<()>;
+    /// Moves the holder's VIPs to another node, as an administrator.
+    fn move_from(&mut self, holder: &str) -> anyhow::Result<()>;
+    /// Drains a node, as an administrator.
+    fn drain(&mut self, node: &str) -> anyhow::Result<()>;
+    /// Undoes it.
+    fn undrain(&mut self, node: &str) -> anyhow::Result<()>;
+    /// The fault of a link that lasts.
+    fn fault(&mut self) -> &mut Option<Fault>;
+    /// Ends all daemons however they are, and starts them with nothing left of what was done.
+    fn start_anew(&mut self) -> anyhow::Result<()>;
+
     /// Does it to the holder.
-    fn cause(&mut self, event: Event, holder: &str) -> anyhow::Result<()>;
+    fn cause(&mut self, event: Event, holder: &str) -> anyhow::Result<()> {
+        match event {
+            Event::Cut | Event::Return => self.lab().cut(holder),
+            Event::OneWayCut => {
+                let fault = self.lab().mute(holder)?;
+                *self.fault() = Some(fault);
+                Ok(())
+            }
+            Event::Kill => self.kill_daemon(holder),
+            Event::Restart => {
+                self.kill_daemon(holder)?;
+                self.start_daemon(holder)
+            }
+            Event::Stop => self.freeze_daemon(holder),
+            Event::Term => self.end_daemon(holder),
+            Event::Upgrade => {
+                self.end_daemon(holder)?;
+                self.start_daemon(holder)
+            }
+            Event::Move => self.move_from(holder),
+            Event::Drain => self.drain(holder),
+        }
+    }
+
     /// Undoes it, without waiting for anything.
-    fn heal(&mut self, event: Event, holder: &str) -> anyhow::Result<()>;
+    fn heal(&mut self, event: Event, holder: &str) -> anyhow::Result<()> {
+        match event {
+            Event::Cut | Event::Return => self.lab().heal(holder),
+            Event::OneWayCut => {
+                *self.fault() = None;
+                Ok(())
+            }
+            Event::Kill | Event::Term => self.start_daemon(holder),
+            Event::Stop => self.thaw_daemon(holder),
+            Event::Drain => self.undrain(holder),
+            Event::Restart | Event::Upgrade | Event::Move => Ok(()),
+        }
+    }
+
     /// Undoes whatever was done, and starts anew.
-    fn reset(&mut self) -> anyhow::Result<()>;
+    fn reset(&mut self) -> anyhow::Result<()> {
+        *self.fault() = None;
+        for node in nodes() {
+            self.lab().heal(&node)?;
+        }
+        self.start_anew()
+    }
 }
 
 impl Name {
