@@ -2,6 +2,7 @@
 //! never a wrong rewrite, and a reason for each.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use herald_ebpf::{Network, Picture, Policy, WhenEmpty};
 
@@ -102,7 +103,8 @@ fn pictured(pods: Pods, asks: Asks) -> Picture {
         Asks::Sources => Policy { sources: SOURCES.map(network).into(), ..Policy::default() },
         Asks::Reject => Policy { empty: WhenEmpty::Reject, ..Policy::default() },
     };
-    wanted.policies = wanted.services.keys().map(|port| (*port, policy.clone())).collect();
+    let policy = Arc::new(policy);
+    wanted.policies = wanted.services.keys().map(|port| (*port, Arc::clone(&policy))).collect();
     wanted
 }
 

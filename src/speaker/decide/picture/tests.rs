@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::desired;
+use crate::desired::Seen;
 use crate::fixture::{
     VIP, assignments, endpoint, links, mac, node, not_ready, observed, service_name, terminating,
     view,
@@ -21,15 +22,17 @@ fn pictured(observed: &Observed) -> Picture {
 /// The same, where the nodes say this about themselves.
 fn pictured_among(observed: &Observed, facts: &BTreeMap<NodeName, Facts>) -> Picture {
     let (me, view) = (node(1), view(1));
-    let vips = desired::desired(
-        &me,
+    let seen = Seen {
+        me: &me,
         observed,
-        &assignments(),
-        &view,
+        assignments: &assignments(),
+        view: &view,
         facts,
-        &BTreeSet::new(),
-        &BTreeSet::new(),
-    );
+        gone: &BTreeSet::new(),
+        announced: &BTreeSet::new(),
+    };
+    let mut memory = desired::Memory::default();
+    let vips = desired::desired(&seen, &mut memory);
     let known = Knowledge {
         me: &me,
         observed,
@@ -40,9 +43,11 @@ fn pictured_among(observed: &Observed, facts: &BTreeMap<NodeName, Facts>) -> Pic
         presences: &BTreeMap::new(),
         allocator: &crate::allocator::Config::default(),
         database: Database::Records,
+        is_reported: true,
         leaving: false,
     };
-    picture(&known, facts, &vips, &ByVip::new())
+    let ports = &mut Memory::default();
+    picture(&known, facts, &vips, &ByVip::new(), memory.places(), ports)
 }
 
 fn with(endpoints: Vec<Endpoint>) -> Observed {
@@ -211,7 +216,7 @@ fn a_pod_that_serves_its_last_gets_new_flows_while_nobody_else_is_ready() {
 #[test]
 fn the_policy_says_who_may_ask_and_who_stays_together() {
     let plain = &pictured(&observed()).policies[&WEB];
-    assert_eq!(*plain, Policy::default());
+    assert_eq!(**plain, Policy::default());
     let timeout = Duration::from_secs(60);
     let observed = edited(|service| {
         service.source_ranges =
