@@ -1,6 +1,7 @@
 //! What a node publishes about itself with its session, for the others' data planes and for
 //! placement: its usable interfaces. Carried as opaque bytes by the election.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use herald_announcer::{Links, MacAddr};
@@ -23,18 +24,32 @@ pub struct Interface {
     pub mac: String,
     /// Its addresses with their prefix lengths.
     pub addresses: Vec<IpNetwork>,
+    /// Who carries its traffic. Speakers that are too old to say so are taken to use XDP.
+    #[serde(default)]
+    pub carrier: Carrier,
+}
+
+/// Who carries an interface's traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carrier {
+    /// The XDP program, which also answers ARP and neighbour solicitations.
+    #[default]
+    Xdp,
+    /// kube-proxy; the announcer answers from userspace.
+    Off,
 }
 
 impl Facts {
-    /// The facts about those of `names` that can be used now.
-    pub fn of<'a>(links: &Links, names: impl IntoIterator<Item = &'a String>) -> Self {
-        let interfaces = names
-            .into_iter()
-            .filter_map(|name| links.by_name.get(name))
-            .filter(|link| link.up && link.carrier && !link.is_enslaved && !link.no_arp)
-            .filter_map(|link| {
-                let mac = link.mac?.to_string();
-                Some(Interface { name: link.name.clone(), mac, addresses: link.addresses.clone() })
+    /// The facts about those of the `served` interfaces that can be used now.
+    pub fn of(links: &Links, served: &BTreeMap<String, Carrier>) -> Self {
+        let interfaces = served
+            .iter()
+            .filter_map(|(name, carrier)| Some((links.by_name.get(name)?, *carrier)))
+            .filter(|(link, _)| link.up && link.carrier && !link.is_enslaved && !link.no_arp)
+            .filter_map(|(link, carrier)| {
+                let (name, mac) = (link.name.clone(), link.mac?.to_string());
+                Some(Interface { name, mac, addresses: link.addresses.clone(), carrier })
             });
         Self { interfaces: interfaces.collect() }
     }
@@ -50,14 +65,14 @@ impl Facts {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The MAC at which this node is reached from `other`: that of an interface in a network both
-    /// are in, else of its first interface.
-    pub fn mac_towards(&self, other: &Self) -> Option<[u8; 6]> {
-        let shared = self
-            .interfaces
-            .iter()
-            .find(|ours| other.interfaces.iter().any(|theirs| ours.shares_network_with(theirs)));
-        shared.or(self.interfaces.first()).and_then(Interface::mac)
+    /// The interface at which this node is reached from `other`: one in a network both are in, else
+    /// any; of those one where a program delivers, if there is one.
+    pub fn towards(&self, other: &Self) -> Option<&Interface> {
+        let is_shared = |ours: &Interface| {
+            other.interfaces.iter().any(|theirs| ours.shares_network_with(theirs))
+        };
+        // Of equals, the first is taken.
+        self.interfaces.iter().min_by_key(|ours| (!is_shared(ours), ours.carrier != Carrier::Xdp))
     }
 }
 
@@ -89,7 +104,8 @@ mod tests {
 
     fn facts(name: &str, mac: &str, address: &str) -> Facts {
         let addresses = vec![address.parse().unwrap(), "fe80::1/64".parse().unwrap()];
-        Facts { interfaces: vec![Interface { name: name.into(), mac: mac.into(), addresses }] }
+        let (name, mac) = (name.into(), mac.into());
+        Facts { interfaces: vec![Interface { name, mac, addresses, carrier: Carrier::Xdp }] }
     }
 
     #[test]
@@ -100,11 +116,23 @@ mod tests {
     }
 
     #[test]
+    fn an_older_speaker_that_does_not_say_who_carries_an_interface_uses_xdp() {
+        let text = |carrier: &str| {
+            let interface = r#""name":"eth0","mac":"02:00:00:00:01:0b","addresses":[]"#;
+            format!(r#"{{"interfaces":[{{{interface}{carrier}}}]}}"#)
+        };
+        let carrier = |said: &str| Facts::decode(text(said).as_bytes()).interfaces[0].carrier;
+        assert_eq!(carrier(""), Carrier::Xdp);
+        assert_eq!(carrier(r#","carrier":"off""#), Carrier::Off);
+    }
+
+    #[test]
     fn interfaces_that_cannot_speak_are_not_published() {
         let names = |change: fn(&mut herald_announcer::Link)| {
             let mut links = crate::fixture::links(1);
             change(links.by_name.get_mut("eth0").unwrap());
-            let facts = Facts::of(&links, &["eth0".to_owned(), "eth9".to_owned()]);
+            let served = ["eth0", "eth9"].map(|name| (name.to_owned(), Carrier::Xdp));
+            let facts = Facts::of(&links, &served.into());
             facts.interfaces.into_iter().map(|it| it.name).collect::<Vec<_>>()
         };
         assert_eq!(names(|_| {}), ["eth0"]);
@@ -120,6 +148,11 @@ mod tests {
         let us = facts("eth0", "02:00:00:00:01:0b", "192.168.1.11/24");
         let mut peer = facts("eth0", "02:00:00:00:02:0c", "10.0.0.12/24");
         peer.interfaces.extend(facts("eth1", "02:00:00:00:01:0c", "192.168.1.12/24").interfaces);
-        assert_eq!(peer.mac_towards(&us), Some([2, 0, 0, 0, 1, 12]));
+        let reached = |peer: &Facts| peer.towards(&us).and_then(Interface::mac);
+        assert_eq!(reached(&peer), Some([2, 0, 0, 0, 1, 12]));
+        peer.interfaces[1].carrier = Carrier::Off;
+        assert_eq!(reached(&peer), Some([2, 0, 0, 0, 1, 12]), "the other leads elsewhere");
+        peer.interfaces.extend(facts("eth2", "02:00:00:00:03:0c", "192.168.1.112/24").interfaces);
+        assert_eq!(reached(&peer), Some([2, 0, 0, 0, 3, 12]), "a program delivers there");
     }
 }

@@ -8,7 +8,7 @@ use herald_announcer::{Link, Links, MacAddr};
 use herald_leader_election::{Claim, ClaimKey, NodeName, Session, SessionState, View};
 
 use crate::allocator::Assignment;
-use crate::facts::Facts;
+use crate::facts::{Carrier, Facts};
 use crate::observed::{
     AddressRange, Advertisement, Endpoint, EndpointPort, FamilyPolicy, IpFamily, Node, Observed,
     Pool, Protocol, Service, ServiceName, ServicePort, SessionAffinity, TargetPort, TrafficPolicy,
@@ -125,12 +125,17 @@ pub fn links(n: u8) -> Links {
     Links { by_name: BTreeMap::from([("eth0".into(), link)]) }
 }
 
+/// The interface that every node serves.
+pub fn served() -> BTreeMap<String, Carrier> {
+    BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)])
+}
+
 /// All sessions open; nothing claimed, nothing assigned.
 pub fn view(me: u8) -> View {
     let session = |n| Session {
         node: node(n),
         epoch: 1,
-        facts: Arc::from(Facts::of(&links(n), &["eth0".to_owned()]).encode()),
+        facts: Arc::from(Facts::of(&links(n), &served()).encode()),
         draining: false,
         state: SessionState::Open,
     };

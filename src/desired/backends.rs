@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use herald_leader_election::{NodeName, View};
 
 use super::{Backend, Context, Served, Unused};
-use crate::facts::Facts;
+use crate::facts::{Carrier, Facts};
 use crate::observed::{Endpoint, Service, ServicePort, TrafficPolicy};
 
 /// The weight of a pod whose node says nothing.
@@ -92,13 +92,21 @@ pub(super) fn reached(
 ) -> BTreeMap<NodeName, Result<[u8; 6], Unused>> {
     let none = Facts::default();
     let ours = facts.get(me).unwrap_or(&none);
+    let sends = ours.interfaces.iter().any(|interface| interface.carrier == Carrier::Xdp);
     let reach = |node: &NodeName| {
         // Without a living speaker the programs are still in the kernel: the node delivers on, as
         // long as it is there.
         if gone.contains(node) {
             return Err(Unused::NodeSessionLost);
         }
-        facts.get(node).unwrap_or(&none).mac_towards(ours).ok_or(Unused::NoInterface)
+        let interface = facts.get(node).unwrap_or(&none).towards(ours);
+        let interface = interface.ok_or(Unused::NoInterface)?;
+        // The pods of this node need no other's program; and where this node has none to send
+        // anything, kube-proxy finds its own way to them all.
+        if interface.carrier == Carrier::Off && node != me && sends {
+            return Err(Unused::NodeWithoutXdp);
+        }
+        interface.mac().ok_or(Unused::NoInterface)
     };
     view.sessions.keys().map(|node| (node.clone(), reach(node))).collect()
 }

@@ -93,6 +93,9 @@ pub enum Unused {
     NodeSessionLost,
     /// The endpoint's node has no usable interface.
     NoInterface,
+    /// The endpoint's node is reached at an interface without Herald's programs: nothing there
+    /// delivers for others, and kube-proxy would hide the client.
+    NodeWithoutXdp,
     /// The endpoint's node weighs nothing, and others can be used. It keeps the flows it has.
     NodeWeightZero,
 }
@@ -106,6 +109,7 @@ impl Unused {
             Self::NoNode => "no_node",
             Self::NodeSessionLost => "node_session_lost",
             Self::NoInterface => "node_without_interface",
+            Self::NodeWithoutXdp => "node_without_xdp",
             Self::NodeWeightZero => "node_weight_zero",
         }
     }

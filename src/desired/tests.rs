@@ -253,6 +253,24 @@ fn every_unused_endpoint_has_its_reason() {
     assert_eq!(reasons(&view, &[]), [ill, nowhere, Some(Unused::NodeSessionLost), ends]);
 }
 
+#[test]
+fn an_endpoint_on_a_node_without_programs_has_its_reason_also_in_what_status_says() {
+    let without = |nodes: &[u8]| {
+        let mut view = view(1);
+        for n in nodes {
+            let session = view.sessions.get_mut(&node(*n)).unwrap();
+            let mut facts = Facts::decode(&session.facts);
+            facts.interfaces[0].carrier = crate::facts::Carrier::Off;
+            session.facts = facts.encode().into();
+        }
+        let backends = the_vip(&observed(), &view).backends.into_iter().step_by(2);
+        backends.map(|it| it.target.map_err(Unused::label)).collect::<Vec<_>>()
+    };
+    assert_eq!(without(&[2]), [Ok(mac(1)), Err("node_without_xdp"), Ok(mac(3))]);
+    // This node's kube-proxy gets everywhere.
+    assert_eq!(without(&[1, 2]), [Ok(mac(1)), Ok(mac(2)), Ok(mac(3))]);
+}
+
 /// Names of nodes, for short.
 fn names(nodes: impl IntoIterator<Item = NodeName>) -> String {
     nodes.into_iter().map(|node| node.to_string()).collect::<Vec<_>>().join(" ")

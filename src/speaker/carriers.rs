@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use herald_announcer::{Link, Links};
 use herald_ebpf::{Attached, Datapath, Detached, Error, HeldBack, Mode, SessionFence, Wanted};
 
+use crate::facts::Carrier;
 use crate::observed::Exclusions;
-use crate::speaker::decide::Carrier;
 use crate::status;
 
 /// The mode asked for on the command line.

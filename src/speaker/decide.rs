@@ -18,7 +18,7 @@ use herald_leader_election::{ClaimKey, Eligible, Guard, NodeName, View, Wanted};
 pub(crate) use self::picture::carried;
 use crate::allocator::{self, Assignment, Plan};
 use crate::desired::{self, Seen, Vip};
-use crate::facts::Facts;
+use crate::facts::{Carrier, Facts};
 use crate::observed::{Observed, ServiceName};
 use crate::speaker::records;
 
@@ -56,15 +56,6 @@ pub enum Database {
     Records,
     /// In the Services' status.
     ServiceStatus,
-}
-
-/// Who carries an interface's traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carrier {
-    /// The XDP program, which also answers ARP and neighbour solicitations.
-    Xdp,
-    /// kube-proxy; the announcer answers from userspace.
-    Off,
 }
 
 /// What is remembered of the last decision.
@@ -130,7 +121,7 @@ pub fn decide(known: &Knowledge<'_>, memory: &mut Memory) -> Decision {
         .map(|_| allocator::allocate(known.observed, &current, known.allocator));
     // Of its own interfaces this node knows before the others do: what just went down is not used
     // until they have heard.
-    let ours = Facts::of(known.links, known.interfaces.keys());
+    let ours = Facts::of(known.links, known.interfaces);
     let mut facts = desired::facts(known.view);
     facts.insert(known.me.clone(), ours.clone());
     let silent = attendance::silent(known, &facts, &assigned(known, &current));

@@ -141,7 +141,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = socket::listen(&config.run_dir)
         .with_context(|| format!("cannot listen at {}", socket::path(&config.run_dir).display()))?;
     let me = NodeName::from(config.node.clone());
-    let facts = Facts::of(&first_links, &interfaces).encode();
+    let facts = Facts::of(&first_links, &carriers.carriers()).encode();
     let fences = Fences::new(userspace, kernel);
     let elected = electing::start(&config, electorate, client.clone(), facts, fences.clone())?;
     let election = elected.handle;

@@ -240,27 +240,37 @@ fn many_files() -> anyhow::Result<()> {
     }
 }
 
-/// Manifests of a Service with one TCP port whose backends are ports of pods: a slice for each
-/// port, because all endpoints of a slice share its ports.
+/// Manifests of a Service with one TCP port whose backends are ports of pods: a slice for each port
+/// and family, because all endpoints of a slice share its ports.
 ///
-/// `ports` are the pods' ports, each with the pods that serve it, as `(name, node, IPv4 address)`.
+/// `ports` are the pods' ports, each with the pods that serve it, as `(name, node, address)`. The
+/// Service has a VIP of each family of which there is an address.
 pub fn manifests(service: &str, ports: &BTreeMap<u16, Vec<(String, String, String)>>) -> String {
+    let is_of = |address: &str, family: &str| address.contains(':') == (family == "IPv6");
+    let addresses = || ports.values().flatten().map(|(_, _, address)| address);
+    let mut families = vec!["IPv4", "IPv6"];
+    families.retain(|family| addresses().any(|address| is_of(address, family)));
+    let policy = if families.len() == 2 { "RequireDualStack" } else { "SingleStack" };
     let mut text = format!(
         "apiVersion: v1\nkind: Service\n\
          metadata: {{name: {service}, namespace: default}}\n\
-         spec:\n  type: LoadBalancer\n  selector: {{app: {service}}}\n  ports:\n  \
-         - {{name: tcp, protocol: TCP, port: 80, targetPort: any}}\n"
+         spec:\n  type: LoadBalancer\n  selector: {{app: {service}}}\n  \
+         ipFamilyPolicy: {policy}\n  ipFamilies: [{}]\n  ports:\n  \
+         - {{name: tcp, protocol: TCP, port: 80, targetPort: any}}\n",
+        families.join(", ")
     );
-    for (port, pods) in ports {
+    for ((port, pods), family) in ports.iter().flat_map(|it| families.iter().map(move |f| (it, f)))
+    {
         text += &format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata:\n  name: {service}-{port}\n  namespace: default\n  \
-             labels: {{kubernetes.io/service-name: {service}}}\n\
-             addressType: IPv4\nports:\n- {{name: tcp, protocol: TCP, port: {port}}}\nendpoints:\n"
+             metadata:\n  name: {service}-{port}-{}\n  namespace: default\n  \
+             labels: {{kubernetes.io/service-name: {service}}}\naddressType: {family}\n\
+             ports:\n- {{name: tcp, protocol: TCP, port: {port}}}\nendpoints:\n",
+            family.to_lowercase()
         );
-        for (name, node, address) in pods {
+        for (name, node, address) in pods.iter().filter(|(_, _, it)| is_of(it, family)) {
             text += &format!(
-                "- addresses: [{address}]\n  nodeName: {node}\n  \
+                "- addresses: [\"{address}\"]\n  nodeName: {node}\n  \
                  conditions: {{ready: true, serving: true}}\n  \
                  targetRef: {{kind: Pod, namespace: default, name: {name}}}\n"
             );
@@ -269,7 +279,7 @@ pub fn manifests(service: &str, ports: &BTreeMap<u16, Vec<(String, String, Strin
     text
 }
 
-/// The ports of a range, for [`manifests`], each served by all pods of the lab.
+/// The ports of a range, for [`manifests`], each served by all pods of the lab over IPv4.
 pub fn on_all_pods(ports: RangeInclusive<u16>) -> BTreeMap<u16, Vec<(String, String, String)>> {
     let pods = (1..=NODES).flat_map(|node| (1..=PODS).map(move |pod| (node, pod)));
     let pods: Vec<_> = pods

@@ -1,13 +1,15 @@
 //! Pods in a network of VXLAN tunnels, as flannel's: the LAN is served through their nodes as ever,
-//! and what pods say to each other goes its own way.
+//! and what pods say to each other goes its own way; and to the world, under their nodes' addresses.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
-use herald_testbed::beside::overlay;
+use anyhow::Context;
+use herald_testbed::beside::{overlay, rules};
 use herald_testbed::client::{self, Transport};
 use herald_testbed::e2e::in_lab;
-use herald_testbed::lab::addresses::{CLIENTS, POD_PORT, client_address};
+use herald_testbed::lab::addresses::{CLIENTS, POD_PORT, client_address, host, nodes};
 use herald_testbed::scenario::service;
 
 const REQUESTS: usize = 10;
@@ -16,6 +18,9 @@ const REQUESTS: usize = 10;
 fn the_lan_is_served_and_pods_in_tunnels_are_left_alone() -> anyhow::Result<()> {
     in_lab(|scenario| {
         overlay::lay(&scenario.lab)?;
+        for node in nodes() {
+            rules::load(scenario.lab.netns(&node)?, rules::CNI_MASQUERADE)?;
+        }
         scenario.start_all(&[])?;
         scenario.put_all_manifests()?;
         let served = scenario.served()?;
@@ -37,8 +42,16 @@ fn the_lan_is_served_and_pods_in_tunnels_are_left_alone() -> anyhow::Result<()> 
         }
         assert_eq!(Vec::from_iter(nodes), ["n1", "n2", "n3"]);
 
-        // Between nodes there is no other way than the tunnel.
+        // What a pod says to the world of its own accord is another matter.
         let asker = scenario.lab.netns("n1-p1")?;
+        let at = SocketAddr::from((host("c1").context("no client")?.v4(), 9_999));
+        let listener = scenario.lab.netns("c1")?.inside(|| Ok(UdpSocket::bind(at)?))?;
+        listener.set_read_timeout(Some(Duration::from_secs(10)))?;
+        asker.inside(|| Ok(client::udp(at, 0)?.send(b"hello")?))?;
+        let (_, from) = listener.recv_from(&mut [0; 16]).context("nothing came out")?;
+        assert_eq!(Some(from.ip()), host("n1").map(|node| node.v4().into()), "masqueraded");
+
+        // Between nodes there is no other way than the tunnel.
         for node in 1..=3 {
             let pod = SocketAddr::from(([10, 244, node, 3], POD_PORT));
             for transport in [Transport::Tcp, Transport::Udp] {

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use anyhow::Context;
 use herald_ebpf::common::PIN_FORMAT;
 use herald_testbed::beside::interface;
+use herald_testbed::client::Transport;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::flows::{self, Flows, manifests, on_all_pods};
-use herald_testbed::scenario::{MANIFESTS, Scenario, directory};
+use herald_testbed::lab::addresses::nodes;
+use herald_testbed::probe::Probe;
+use herald_testbed::scenario::{Scenario, directory, service};
 
 const PORT: u16 = 9001;
 const LIMIT: u64 = 30;
@@ -27,19 +31,53 @@ fn detach(scenario: &Scenario, node: &str) -> anyhow::Result<(bool, String)> {
     scenario.command(node, &["detach", "--pin-dir", &pins.to_string_lossy()])
 }
 
+/// A node that does not hold the VIP is freed of its programs, and gets them back with a speaker: a
+/// flow to a pod on another node loses no packet.
+fn loses_nothing_of_others(
+    scenario: &mut Scenario,
+    vip: IpAddr,
+    holder: &str,
+) -> anyhow::Result<()> {
+    let node = nodes().find(|node| node != holder).context("there are three nodes")?;
+    let port = scenario.port_to("c1", vip, |to| to != node)?;
+    let probe = Probe::start(scenario.lab.netns("c1")?, service(vip, Transport::Udp), port)?;
+    let goes_on = |scenario: &mut Scenario, when: &str| {
+        let now = probe.last_answer();
+        let what = format!("answers come {when}");
+        scenario.wait(&what, LIMIT, |_| Ok((probe.last_answer() > now + 100).then_some(())))
+    };
+    goes_on(scenario, "before")?;
+    scenario.speaker(&node)?.terminate(Duration::from_secs(20))?;
+    scenario.forget(&node);
+    let (is_done, told) = detach(scenario, &node)?;
+    assert!(is_done && told.contains("eth0: xdp-native detached"), "{told}");
+    goes_on(scenario, "after its programs were taken off")?;
+    scenario.start(&node, &[])?;
+    scenario.all_have_sessions()?;
+    goes_on(scenario, "after they were put back")?;
+    let outcome = probe.finish()?;
+    assert_eq!(outcome.lost(), 0, "of {} datagrams", outcome.sent());
+    Ok(())
+}
+
 #[test]
 fn a_node_without_a_speaker_is_freed_of_its_programs_and_others_carry_on() -> anyhow::Result<()> {
     in_lab(|scenario| {
         scenario.start_all(&[])?;
-        for (name, text) in &MANIFESTS[1..3] {
-            scenario.put_manifest(name, text)?;
-        }
+        scenario.put_all_manifests()?;
+        let others = scenario.served()?;
+        let (vip, holder) = &others[0];
+        loses_nothing_of_others(scenario, *vip, holder)?;
+
+        let others: Vec<IpAddr> = others.into_iter().map(|(vip, _)| vip).collect();
         let _servers = flows::servers(&scenario.lab, PORT..=PORT)?;
-        let service = manifests("many", &on_all_pods(PORT..=PORT));
-        scenario.put_manifest("service.yaml", &service)?;
+        let many = manifests("many", &on_all_pods(PORT..=PORT));
+        scenario.put_manifest("many.yaml", &many)?;
         let (vip, holder) = scenario.wait("the VIP is announced", LIMIT, |scenario| {
             let Ok(status) = scenario.status("n1") else { return Ok(None) };
-            let Some((vip, holder)) = status.holders().into_iter().next() else { return Ok(None) };
+            let mut holders = status.holders();
+            holders.retain(|vip, _| !others.contains(vip));
+            let Some((vip, holder)) = holders.pop_first() else { return Ok(None) };
             let Ok(status) = scenario.status(&holder) else { return Ok(None) };
             let is_announced = status.vip(vip).is_some_and(|vip| vip.announcing);
             Ok(is_announced.then_some((vip, holder)))

@@ -1,7 +1,7 @@
 //! Living flows stay where they are: while backends come and go, and while the holder changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,7 +13,7 @@ use herald_testbed::lab::addresses::{NODES, nodes};
 use herald_testbed::lab::process::Process;
 use herald_testbed::pod::Answer;
 use herald_testbed::scenario::{MANIFESTS, Scenario, service};
-use herald_testbed::status::Backend;
+use herald_testbed::status::{Backend, Vip};
 
 /// With six pods on each, 102 backends; two are left out to have a hundred.
 const PORTS: std::ops::RangeInclusive<u16> = 9000..=9016;
@@ -35,22 +35,34 @@ fn serve(scenario: &mut Scenario, backends: &Backends) -> anyhow::Result<IpAddr>
 
 /// As [`serve`], with further lines in the Service's spec.
 fn serve_as(scenario: &mut Scenario, backends: &Backends, spec: &str) -> anyhow::Result<IpAddr> {
+    let vips = serve_all(scenario, backends, spec)?;
+    vips.into_iter().next().context("no VIP")
+}
+
+/// As [`serve_as`], of backends that may be of both families: the VIPs, IPv4 first.
+fn serve_all(
+    scenario: &mut Scenario,
+    backends: &Backends,
+    spec: &str,
+) -> anyhow::Result<Vec<IpAddr>> {
     let text = manifests("many", backends).replacen("spec:\n", &format!("spec:\n{spec}"), 1);
     scenario.put_manifest("service.yaml", &text)?;
-    let wanted: usize = backends.values().map(Vec::len).sum();
+    let addresses = || backends.values().flatten().map(|(_, _, address)| address);
+    let count = |is_v6| addresses().filter(|it| it.contains(':') == is_v6).count();
+    let wanted: Vec<usize> = [count(false), count(true)].into_iter().filter(|it| *it > 0).collect();
     scenario.wait("every node uses all backends", 20, |scenario| {
-        let mut vips = BTreeSet::new();
+        let mut announced = BTreeSet::new();
         for node in nodes() {
             let Ok(status) = scenario.status(&node) else { return Ok(None) };
-            let [vip] = &status.vips[..] else { return Ok(None) };
-            if vip.backends.iter().filter(|backend| backend.used).count() != wanted {
+            let of = |vip: &Vip| vip.backends.iter().filter(|backend| backend.used).count();
+            let mut vips: Vec<_> = status.vips.iter().collect();
+            vips.sort_by_key(|vip| vip.address);
+            if vips.iter().map(|vip| of(vip)).ne(wanted.iter().copied()) {
                 return Ok(None);
             }
-            let Some(holder) = &vip.holder else { return Ok(None) };
-            let announced = scenario.status(holder)?.vip(vip.address).is_some_and(|v| v.announcing);
-            vips.extend(announced.then_some(vip.address));
+            announced.extend(vips.iter().filter(|vip| vip.announcing).map(|vip| vip.address));
         }
-        Ok(vips.first().copied())
+        Ok((announced.len() == wanted.len()).then(|| announced.into_iter().collect()))
     })
 }
 
@@ -198,27 +210,47 @@ fn a_client_with_affinity_stays_for_the_timeout_when_backends_come() -> anyhow::
     })
 }
 
+/// The same pods over IPv6 as well.
+fn over_both(mut backends: Backends) -> anyhow::Result<Backends> {
+    for pods in backends.values_mut() {
+        for (name, node, address) in pods.clone() {
+            let [_, _, number, last] = address.parse::<Ipv4Addr>()?.octets();
+            pods.push((name, node, format!("fd00:244:{number}::{last}")));
+        }
+    }
+    Ok(backends)
+}
+
+/// Of each family; the holder of either VIP leaves in its turn.
 #[test]
 fn a_thousand_flows_do_not_notice_that_the_holder_leaves() -> anyhow::Result<()> {
     in_lab(|scenario| {
         start(scenario)?;
         let (backends, _servers) = hundred(scenario)?;
-        let address = serve(scenario, &backends)?;
-        let vip = SocketAddr::new(address, 80);
-        let mut flows = Flows::open(scenario.lab.netns("c1")?, vip, 1_000)?;
-        for _ in 0..2 {
-            let holder = scenario.status("n1")?.holders()[&address].clone();
+        let vips = serve_all(scenario, &over_both(backends)?, "")?;
+        let families: Vec<bool> = vips.iter().map(IpAddr::is_ipv6).collect();
+        assert_eq!(families, [false, true]);
+        let client = scenario.lab.netns("c1")?;
+        let open = |vip: &IpAddr| Flows::open(client, SocketAddr::new(*vip, 80), 1_000);
+        let mut flows = vips.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut ask = |when: &str| {
+            for (vip, flows) in vips.iter().zip(&mut flows) {
+                assert_eq!(flows.ask(), [], "to {vip} {when}");
+            }
+        };
+        for vip in &vips {
+            let holder = scenario.status("n1")?.holders()[vip].clone();
             scenario.speaker(&holder)?.terminate(Duration::from_secs(20))?;
             scenario.forget(&holder);
-            assert_eq!(flows.ask(), [], "right after {holder} left");
+            ask(&format!("right after {holder} left"));
             scenario.start(&holder, &[])?;
             scenario.wait("another node holds the VIP, and all have sessions", 20, |scenario| {
                 let Ok(status) = scenario.status("n1") else { return Ok(None) };
-                let now = status.holders().get(&address).cloned();
+                let now = status.holders().get(vip).cloned();
                 let moved = now.is_some_and(|now| now != holder);
                 Ok((moved && status.open_sessions() == usize::from(NODES)).then_some(()))
             })?;
-            assert_eq!(flows.ask(), [], "after {holder} returned");
+            ask(&format!("after {holder} returned"));
         }
         nothing_was_invalid(scenario)
     })

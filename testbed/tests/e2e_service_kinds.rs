@@ -1,10 +1,12 @@
 //! What Services ask for, each in one lab beside the others: traffic that stays local, clients that
 //! may not ask, pods that terminate, two protocols or two Services on one port, a pod in its node's
-//! own network, a port without any; and what is no request: echoes, and datagrams in pieces.
+//! own network, ports without any; all of it over both families. And what is no request: echoes,
+//! datagrams in pieces, and a router's word that a packet is too large.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,73 +24,115 @@ use herald_testbed::scenario::{PATIENCE, Scenario, directory, service};
 const PORT: u16 = 80;
 /// Another port of theirs, which no endpoint serves.
 const UNSERVED: u16 = 81;
+/// One whose only endpoint is not ready.
+const ILL: u16 = 82;
 
 const READY: &str = "ready: true, serving: true";
+const NOT_READY: &str = "ready: false, serving: false, terminating: false";
 const TERMINATING: &str = "ready: false, serving: true, terminating: true";
 
-/// An endpoint: its node, its address and its conditions.
-type Endpoint = (&'static str, &'static str, &'static str);
+/// An endpoint: its node, its IPv4 address and its conditions.
+type Endpoint = (&'static str, [u8; 4], &'static str);
 
 /// A Service with TCP and UDP on one port, served at one port of its endpoints.
 struct Kind {
     name: &'static str,
-    vip: Ipv4Addr,
+    number: u8,
     /// Further lines of its spec.
     spec: &'static str,
     target: u16,
     endpoints: Vec<Endpoint>,
 }
 
-const POD: Endpoint = ("n1", "10.244.1.2", READY);
+const POD: Endpoint = ("n1", [10, 244, 1, 2], READY);
 
 fn kinds() -> Vec<Kind> {
-    let kind = |name, vip, endpoints| Kind { name, vip, spec: "", target: 8080, endpoints };
-    let everywhere = vec![POD, ("n2", "10.244.2.2", READY), ("n3", "10.244.3.2", READY)];
+    let kind = |name, number, endpoints| Kind { name, number, spec: "", target: 8080, endpoints };
+    let second = ("n2", [10, 244, 2, 2], READY);
+    let everywhere = vec![POD, second, ("n3", [10, 244, 3, 2], READY)];
     vec![
         Kind {
             spec: "  externalTrafficPolicy: Local\n",
-            ..kind("local", LOCAL, vec![("n2", "10.244.2.2", READY), ("n2", "10.244.2.3", READY)])
+            ..kind("local", LOCAL, vec![second, ("n2", [10, 244, 2, 3], READY)])
         },
         kind("both", BOTH, everywhere.clone()),
         Kind {
-            spec: "  loadBalancerSourceRanges: [10.9.0.0/24]\n",
+            spec: "  loadBalancerSourceRanges: [10.9.0.0/24, \"fd00:9::/64\"]\n",
             ..kind("ranges", RANGES, everywhere.clone())
         },
-        Kind { target: 9090, ..kind("host", HOST, vec![("n3", "192.168.1.13", READY)]) },
+        Kind { target: 9090, ..kind("host", HOST, vec![("n3", [192, 168, 1, 13], READY)]) },
         kind("one", ONE, vec![POD]),
         kind("two", TWO, vec![POD]),
         Kind { target: 9000, ..kind("ending", ENDING, everywhere) },
     ]
 }
 
-const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 241);
-const BOTH: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 242);
-const RANGES: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 243);
-const HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 244);
-const ONE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 245);
-const TWO: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 246);
-const ENDING: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 247);
+const LOCAL: u8 = 0xf1;
+const BOTH: u8 = 0xf2;
+const RANGES: u8 = 0xf3;
+const HOST: u8 = 0xf4;
+const ONE: u8 = 0xf5;
+const TWO: u8 = 0xf6;
+const ENDING: u8 = 0xf7;
+
+/// A Service's VIPs by its number: 192.168.1.241 and fd00:1::f1, for one.
+fn vips(number: u8) -> [IpAddr; 2] {
+    let v6 = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, number.into());
+    [Ipv4Addr::new(192, 168, 1, number).into(), v6.into()]
+}
+
+/// The address of a pod or node in the other family, in which people write the same digits.
+fn like(vip: IpAddr, [a, b, c, d]: [u8; 4]) -> String {
+    match (vip, a) {
+        (IpAddr::V4(_), _) => Ipv4Addr::from([a, b, c, d]).to_string(),
+        (IpAddr::V6(_), 10) => format!("fd00:{b}:{c}::{d}"),
+        (IpAddr::V6(_), _) => format!("fd00:{c}::{d}"),
+    }
+}
 
 impl Kind {
     fn manifest(&self) -> String {
-        let Self { name, vip, spec, target, endpoints } = self;
+        let Self { name, number, spec, target, endpoints } = self;
+        let vips = vips(*number);
         let mut text = format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\n\
-             spec:\n  type: LoadBalancer\n  loadBalancerIP: {vip}\n{spec}  ports:\n  \
-             - {{name: tcp, protocol: TCP, port: {PORT}, targetPort: {target}}}\n  \
-             - {{name: udp, protocol: UDP, port: {PORT}, targetPort: {target}}}\n  \
-             - {{name: no-tcp, protocol: TCP, port: {UNSERVED}, targetPort: {UNSERVED}}}\n  \
-             - {{name: no-udp, protocol: UDP, port: {UNSERVED}, targetPort: {UNSERVED}}}\n\
-             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+            "apiVersion: v1\nkind: Service\n\
              metadata:\n  name: {name}\n  namespace: default\n  \
-             labels: {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\nports:\n\
-             - {{name: tcp, protocol: TCP, port: {target}}}\n\
-             - {{name: udp, protocol: UDP, port: {target}}}\nendpoints:\n"
+             annotations: {{metallb.io/loadBalancerIPs: \"{},{}\"}}\n\
+             spec:\n  type: LoadBalancer\n  ipFamilyPolicy: RequireDualStack\n  \
+             ipFamilies: [IPv4, IPv6]\n{spec}  ports:\n",
+            vips[0], vips[1]
+        );
+        for (port, names) in [(PORT, ""), (UNSERVED, "no-"), (ILL, "ill-")] {
+            let _ = write!(
+                text,
+                "  - {{name: {names}tcp, protocol: TCP, port: {port}, targetPort: {target}}}\n  \
+                 - {{name: {names}udp, protocol: UDP, port: {port}, targetPort: {target}}}\n"
+            );
+        }
+        for vip in vips {
+            text += &self.slice(vip, "", endpoints);
+            text += &self.slice(vip, "ill-", &[("n3", [10, 244, 3, 3], NOT_READY)]);
+        }
+        text
+    }
+
+    /// The endpoints of the ports whose names begin so, in the family of the VIP.
+    fn slice(&self, vip: IpAddr, names: &str, endpoints: &[Endpoint]) -> String {
+        let Self { name, target, .. } = self;
+        let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let mut text = format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata:\n  name: {names}{name}-{}\n  namespace: default\n  \
+             labels: {{kubernetes.io/service-name: {name}}}\naddressType: {family}\nports:\n\
+             - {{name: {names}tcp, protocol: TCP, port: {target}}}\n\
+             - {{name: {names}udp, protocol: UDP, port: {target}}}\nendpoints:\n",
+            family.to_lowercase()
         );
         for (node, address, conditions) in endpoints {
+            let address = like(vip, *address);
             let _ = writeln!(
                 text,
-                "- {{addresses: [{address}], nodeName: {node}, conditions: {{{conditions}}}}}"
+                "- {{addresses: [\"{address}\"], nodeName: {node}, conditions: {{{conditions}}}}}"
             );
         }
         text
@@ -115,8 +159,13 @@ fn services_of_every_kind_are_served_as_they_ask() -> anyhow::Result<()> {
         shares_a_pod_and_port(scenario)?;
         turns_away_at_once(scenario)?;
         lets_flows_end(scenario)?;
-        for (vip, _) in served {
-            answers_echoes_and_large_datagrams(scenario, vip)?;
+        for (vip, _) in &served {
+            answers_echoes_and_large_datagrams(scenario, *vip)?;
+        }
+        // Narrower than the client knows, as behind somebody's tunnel.
+        scenario.lab.netns("r1")?.ip("link set eth1 mtu 1400\n")?;
+        for (vip, holder) in served {
+            hears_that_a_packet_is_too_large(scenario, vip, &holder)?;
         }
         Ok(())
     })
@@ -125,25 +174,27 @@ fn services_of_every_kind_are_served_as_they_ask() -> anyhow::Result<()> {
 /// Waits until every VIP has a holder that announces it, and every node has all endpoints.
 fn announced(scenario: &mut Scenario) -> anyhow::Result<()> {
     scenario.wait("all Services are announced", PATIENCE, |scenario| {
+        let mut announcing = BTreeSet::new();
         for node in nodes() {
             let Ok(status) = scenario.status(&node) else { return Ok(None) };
-            for kind in kinds() {
-                let Some(vip) = status.vip(kind.vip.into()) else { return Ok(None) };
+            let spoken = status.vips.iter().filter(|vip| vip.announcing);
+            announcing.extend(spoken.map(|vip| (node.clone(), vip.address)));
+        }
+        for node in nodes() {
+            let Ok(status) = scenario.status(&node) else { return Ok(None) };
+            for (kind, address) in kinds().iter().flat_map(|it| vips(it.number).map(|ip| (it, ip)))
+            {
+                let Some(vip) = status.vip(address) else { return Ok(None) };
                 let Some(holder) = &vip.holder else { return Ok(None) };
-                let holder = scenario.status(holder)?;
-                let is_announced = holder.vip(kind.vip.into()).is_some_and(|it| it.announcing);
-                // Each endpoint is one over TCP and one over UDP.
-                if !is_announced || vip.backends.len() != 2 * kind.endpoints.len() {
+                let is_announced = announcing.contains(&(holder.clone(), address));
+                // Each endpoint is one over TCP and one over UDP; and there is the ill one.
+                if !is_announced || vip.backends.len() != 2 * (kind.endpoints.len() + 1) {
                     return Ok(None);
                 }
             }
         }
         Ok(Some(()))
     })
-}
-
-fn server(vip: Ipv4Addr) -> SocketAddr {
-    (vip, PORT).into()
 }
 
 /// A server in the third node's own network.
@@ -154,54 +205,60 @@ fn host_network(scenario: &Scenario) -> anyhow::Result<Process> {
     Process::start("n3-host", command, scenario.lab.netns("n3")?, &log)
 }
 
-/// `externalTrafficPolicy: Local`: the one node with pods holds the VIP and serves it.
+/// `externalTrafficPolicy: Local`: the one node with pods holds the VIPs and serves them.
 fn stays_local(scenario: &Scenario) -> anyhow::Result<()> {
     let status = scenario.status("n1")?;
-    let vip = status.vip(LOCAL.into()).context("no such VIP")?;
-    assert_eq!(vip.holder.as_deref(), Some("n2"));
-    let mut without: Vec<_> = vip.ineligible.iter().map(|it| it.node.as_str()).collect();
-    without.sort_unstable();
-    assert_eq!(without, ["n1", "n3"], "{:?}", vip.ineligible);
+    for vip in vips(LOCAL) {
+        let vip = status.vip(vip).context("no such VIP")?;
+        assert_eq!(vip.holder.as_deref(), Some("n2"));
+        let mut without: Vec<_> = vip.ineligible.iter().map(|it| it.node.as_str()).collect();
+        without.sort_unstable();
+        assert_eq!(without, ["n1", "n3"], "{:?}", vip.ineligible);
+    }
     both_protocols_reach_pods(scenario, LOCAL)
 }
 
-/// From every client, who is seen under its own address.
-fn both_protocols_reach_pods(scenario: &Scenario, vip: Ipv4Addr) -> anyhow::Result<()> {
-    for client in CLIENTS {
+/// Over both families, from every client, who is seen under its own address.
+fn both_protocols_reach_pods(scenario: &Scenario, number: u8) -> anyhow::Result<()> {
+    for (client, vip) in CLIENTS.iter().flat_map(|it| vips(number).map(|vip| (*it, vip))) {
         for transport in [Transport::Tcp, Transport::Udp] {
             for _ in 0..5 {
                 let netns = scenario.lab.netns(client)?;
-                let reply = netns.inside(|| client::who(transport, server(vip)))?;
-                let real = client_address(client, vip.into());
+                let reply = netns.inside(|| client::who(transport, (vip, PORT).into()))?;
+                let real = client_address(client, vip);
                 assert_eq!(Some(reply.answer.client), real, "{client} to {vip}");
                 let Answer { pod, node, .. } = reply.answer;
-                assert!(vip != LOCAL || node == "n2", "{node}");
-                assert!(vip != HOST || pod == "n3-host", "{pod}");
+                assert!(number != LOCAL || node == "n2", "{node}");
+                assert!(number != HOST || pod == "n3-host", "{pod}");
             }
         }
     }
     Ok(())
 }
 
+/// How often all nodes together counted a reason.
+fn counted(scenario: &Scenario, reason: &str) -> anyhow::Result<u64> {
+    let of = |node: String| {
+        anyhow::Ok(scenario.status(&node)?.counters.get(reason).copied().unwrap_or(0))
+    };
+    nodes().map(of).sum()
+}
+
 /// `loadBalancerSourceRanges`: the client behind the router may ask, the one on the LAN may not.
 fn refuses_other_clients(scenario: &Scenario) -> anyhow::Result<()> {
-    let refused = || -> anyhow::Result<u64> {
-        let counters = nodes().map(|node| {
-            let counters = scenario.status(&node)?.counters;
-            Ok(counters.get("xdp_drop_source_not_allowed").copied().unwrap_or(0))
-        });
-        counters.sum()
-    };
-    let before = refused()?;
-    for transport in [Transport::Tcp, Transport::Udp] {
+    let before = counted(scenario, "xdp_drop_source_not_allowed")?;
+    for (vip, transport) in
+        vips(RANGES).into_iter().flat_map(|vip| [(vip, Transport::Tcp), (vip, Transport::Udp)])
+    {
         let [on_lan, behind_router] = CLIENTS;
         let asked = |client: &str| {
-            scenario.lab.netns(client)?.inside(|| client::who(transport, server(RANGES)))
+            scenario.lab.netns(client)?.inside(|| client::who(transport, (vip, PORT).into()))
         };
         asked(behind_router)?;
-        assert!(asked(on_lan).is_err(), "{on_lan} may not ask over {transport}");
+        assert!(asked(on_lan).is_err(), "{on_lan} may not ask {vip} over {transport}");
     }
-    assert!(refused()? >= before + 2, "each is counted");
+    let refused = counted(scenario, "xdp_drop_source_not_allowed")? - before;
+    assert!(refused >= 4, "each is counted: {refused}");
     Ok(())
 }
 
@@ -213,34 +270,51 @@ fn shares_a_pod_and_port(scenario: &Scenario) -> anyhow::Result<()> {
     }
     // From one port of the client's to both.
     scenario.lab.netns("c1")?.inside(|| {
-        for vip in [ONE, TWO, ONE] {
-            client::who_udp(&client::udp(server(vip), 40_500)?, "who")?;
+        for vip in [ONE, TWO, ONE].into_iter().flat_map(vips) {
+            client::who_udp(&client::udp((vip, PORT).into(), 40_500)?, "who")?;
         }
         Ok(())
     })
 }
 
-/// Where nothing serves a port: an error instead of silence, over both protocols.
+/// Where nothing serves a port, or nothing that is ready: an error instead of silence, over both
+/// protocols, from the data plane.
 fn turns_away_at_once(scenario: &Scenario) -> anyhow::Result<()> {
-    scenario.lab.netns("c1")?.inside(|| {
-        let unserved = (BOTH, UNSERVED).into();
+    let before = counted(scenario, "xdp_rejected_no_backend")?;
+    let turned = |vip: IpAddr, port: u16| {
         // A silent drop would end in a timeout, which is another kind of error.
-        let tcp = TcpStream::connect_timeout(&unserved, Duration::from_secs(10));
-        assert_eq!(tcp.err().map(|error| error.kind()), Some(ErrorKind::ConnectionRefused));
-        let udp = client::udp(unserved, 0)?;
+        let tcp = TcpStream::connect_timeout(&(vip, port).into(), Duration::from_secs(10));
+        let refused = Some(ErrorKind::ConnectionRefused);
+        assert_eq!(tcp.err().map(|error| error.kind()), refused, "{vip}, TCP port {port}");
+        let udp = client::udp((vip, port).into(), 0)?;
         udp.set_read_timeout(Some(Duration::from_secs(10)))?;
         udp.send(b"who")?;
         let error = udp.recv(&mut [0; 16]).err().map(|error| error.kind());
-        assert_eq!(error, Some(ErrorKind::ConnectionRefused));
+        assert_eq!(error, refused, "{vip}, UDP port {port}");
+        anyhow::Ok(())
+    };
+    scenario.lab.netns("c1")?.inside(|| {
+        for vip in vips(BOTH) {
+            turned(vip, UNSERVED)?;
+            turned(vip, ILL)?;
+        }
         Ok(())
-    })
+    })?;
+    let rejected = counted(scenario, "xdp_rejected_no_backend")? - before;
+    assert!(rejected >= 8, "each is counted: {rejected}");
+    Ok(())
 }
 
 /// A pod that terminates keeps its flows and gets no new ones.
 fn lets_flows_end(scenario: &mut Scenario) -> anyhow::Result<()> {
-    let open = |scenario: &Scenario| Flows::open(scenario.lab.netns("c1")?, server(ENDING), 100);
+    let open = |scenario: &Scenario| {
+        let netns = scenario.lab.netns("c1")?;
+        let open = vips(ENDING).map(|vip| Flows::open(netns, (vip, PORT).into(), 100));
+        open.into_iter().collect::<anyhow::Result<Vec<_>>>()
+    };
+    let is_used = |flows: &Flows| flows.backends().contains_key("n3-p1:9000");
     let mut flows = open(scenario)?;
-    assert!(flows.backends().contains_key("n3-p1:9000"), "{:?}", flows.backends());
+    assert!(flows.iter().all(is_used), "the pod has flows over both families");
     let mut kinds = kinds();
     let ending = kinds.last_mut().context("there are kinds")?;
     ending.endpoints[2].2 = TERMINATING;
@@ -248,17 +322,19 @@ fn lets_flows_end(scenario: &mut Scenario) -> anyhow::Result<()> {
     scenario.wait("no node gives the terminating pod new flows", PATIENCE, |scenario| {
         for node in nodes() {
             let Ok(status) = scenario.status(&node) else { return Ok(None) };
-            let Some(vip) = status.vip(ENDING.into()) else { return Ok(None) };
-            if vip.backends.iter().filter(|it| it.used).count() != 2 * 2 {
-                return Ok(None);
+            for vip in vips(ENDING) {
+                let Some(vip) = status.vip(vip) else { return Ok(None) };
+                if vip.backends.iter().filter(|it| it.used).count() != 2 * 2 {
+                    return Ok(None);
+                }
             }
         }
         Ok(Some(()))
     })?;
-    assert_eq!(flows.ask(), [], "established flows");
-    let fresh = open(scenario)?.backends();
-    assert!(!fresh.contains_key("n3-p1:9000"), "{fresh:?}");
-    assert_eq!(flows.ask(), [], "established flows after new ones");
+    let mut ask = |when: &str| flows.iter_mut().for_each(|it| assert_eq!(it.ask(), [], "{when}"));
+    ask("established flows");
+    assert!(!open(scenario)?.iter().any(is_used), "new flows");
+    ask("established flows after new ones");
     Ok(())
 }
 
@@ -270,6 +346,33 @@ fn answers_echoes_and_large_datagrams(scenario: &Scenario, vip: IpAddr) -> anyho
             let socket = client::udp(service(vip, Transport::Udp), 0)?;
             client::who_udp(&socket, &"x".repeat(4_000)).map(drop)
         })?;
+    }
+    Ok(())
+}
+
+/// A client behind a link that is narrower than it knows: the router's error reaches the pod, be it
+/// here or on another node, or the transfer would stand still.
+fn hears_that_a_packet_is_too_large(
+    scenario: &Scenario,
+    vip: IpAddr,
+    holder: &str,
+) -> anyhow::Result<()> {
+    let [_, behind_router] = CLIENTS;
+    let errors = || -> anyhow::Result<_> {
+        let delivered = counted(scenario, "xdp_icmp_error_delivered")?;
+        Ok((counted(scenario, "xdp_icmp_error_forwarded")?, delivered))
+    };
+    for is_here in [true, false] {
+        let before = errors()?;
+        // A pod that was never told: it remembers the narrow way for minutes.
+        let is_wanted = |answer: &Answer| (answer.node == holder) == is_here;
+        scenario
+            .lab
+            .netns(behind_router)?
+            .inside(|| client::download_from(service(vip, Transport::Tcp), 5_000_000, is_wanted))?;
+        let (forwarded, delivered) = errors()?;
+        assert!(delivered > before.1, "{vip}, on the holder: {is_here}");
+        assert_eq!(forwarded > before.0, !is_here, "{vip}, on the holder: {is_here}");
     }
     Ok(())
 }

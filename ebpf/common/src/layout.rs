@@ -4,7 +4,7 @@
 use core::net::IpAddr;
 
 /// Names the format of everything pinned; part of the pin directory's path.
-pub const PIN_FORMAT: &str = "v6";
+pub const PIN_FORMAT: &str = "v7";
 
 /// Distinct backends on one node's tables: what a `u16` can name, without
 /// [`PREVIOUS_IS_CURRENT`](crate::service::PREVIOUS_IS_CURRENT).

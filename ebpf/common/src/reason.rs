@@ -96,6 +96,9 @@ reasons! {
     RejectLimited = "drop_reject_limited",
     /// An ICMP error about a request to a VIP left with the VIP in its quote, not the pod.
     ErrorRestored = "icmp_error_restored",
+    /// Passed: there is no room to remember the reply's way back, which would leave with the pod's
+    /// address.
+    ReverseFull = "pass_reverse_full",
 }
 
 /// Entries of the array `REASONS`.

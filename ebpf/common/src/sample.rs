@@ -99,7 +99,8 @@ const SAMPLED: u64 = 1 << Reason::Forwarded as u32
     | 1 << Reason::Rejected as u32
     | 1 << Reason::RejectLimited as u32
     | 1 << Reason::TtlExpired as u32
-    | 1 << Reason::SctpPieces as u32;
+    | 1 << Reason::SctpPieces as u32
+    | 1 << Reason::ReverseFull as u32;
 
 /// Value of the per-CPU array `SAMPLER`: what became of samples on this CPU.
 #[repr(C)]

@@ -30,7 +30,7 @@ pub fn deliver(ctx: &XdpContext, request: &Request, backend: &Backend, reason: R
     let is_current = maps::reverse(&reverse).is_some_and(|known| known == value);
     if !is_current && !maps::set_reverse(&reverse, &value) {
         // The reply could not be given the VIP: the client would see a stranger.
-        return pass(Reason::NoBackend);
+        return pass(Reason::ReverseFull);
     }
     match rewrite(ctx, request, backend) {
         Some(is_unfinished) => Verdict { is_unfinished, ..pass(reason) },

@@ -80,6 +80,9 @@ pub static SOURCES: LpmTrie<[u32; 5], u32> = LpmTrie::pinned(65_536, BPF_F_NO_PR
 #[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(BACKEND_COUNT, 0);
 
+/// Of IPv6, and an eighth as many as of IPv4: an entry takes half as much again, and all are laid out
+/// beforehand. An evicted flow's replies are restored by `FALLBACK`, unless two VIPs share the pod's
+/// port.
 #[map]
 pub static REVERSE: LruHashMap<ReverseKey, ReverseValue> = LruHashMap::pinned(32_768, 0);
 

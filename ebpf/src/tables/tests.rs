@@ -1,5 +1,7 @@
 //! What is written for which change of the picture.
 
+mod history;
+
 use super::*;
 use crate::picture::{Locality, ServicePort};
 

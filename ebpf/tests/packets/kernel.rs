@@ -122,7 +122,8 @@ impl Kernel {
         }
     }
 
-    fn counters(&self) -> BTreeMap<&'static str, u64> {
+    /// How many packets had each end.
+    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
         let counters = self.datapath.counters().unwrap();
         counters.into_iter().map(|counter| (counter.reason.label(), counter.packets)).collect()
     }

@@ -26,6 +26,7 @@ fn remembered(kernel: &Kernel) -> Vec<(&'static str, usize)> {
     let directory = pins(kernel);
     let all = [
         ("FLOWS", entries::<FlowKey, Remembered>(&directory, "FLOWS")),
+        ("OPENING", entries::<FlowKey, Remembered>(&directory, "OPENING")),
         ("FRAGMENTS", entries::<FragmentKey, Remembered>(&directory, "FRAGMENTS")),
         ("REPLY_FRAGMENTS", entries::<FragmentKey, Address>(&directory, "REPLY_FRAGMENTS")),
         ("REVERSE", entries::<ReverseKey, ReverseValue>(&directory, "REVERSE")),

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
+use crate::asks_model::{self, Asks};
 use crate::build::crc32c;
 use crate::kernel::Action;
 use crate::{OURS, PEER, Pods, VIP4, VIP6, pod, v6};
@@ -40,8 +41,9 @@ pub enum Kind {
 /// The data plane's memory, as far as outcomes depend on it.
 #[derive(Default)]
 pub struct Model {
+    pub asks: Asks,
     /// Packets of which a first fragment was seen.
-    firsts: HashSet<Vec<u8>>,
+    pub firsts: HashSet<Vec<u8>>,
 }
 
 /// What becomes of a frame.
@@ -50,6 +52,9 @@ enum Fate {
     /// Somebody else's test: ARP, neighbour discovery.
     Unjudged,
     Changed(Expected),
+    Dropped,
+    /// Answered with this frame, or dropped because too many were.
+    Rejected(Vec<u8>),
     /// A later fragment of a packet seen before: changed, unless that was forgotten.
     Either(Expected),
 }
@@ -173,6 +178,14 @@ impl Model {
             Fate::Unjudged => Ok("unjudged"),
             Fate::Passed if passed => Ok("passed"),
             Fate::Passed => Err("it should be passed untouched".to_owned()),
+            Fate::Dropped | Fate::Rejected(_) if action == Action::Drop && out == frame => {
+                Ok("dropped")
+            }
+            Fate::Dropped => Err("it should be dropped".to_owned()),
+            Fate::Rejected(answer) => match (action, out) == (Action::Transmit, &answer[..]) {
+                true => Ok("rejected"),
+                false => Err(format!("{answer:02x?} expected")),
+            },
             Fate::Either(_) if passed => Ok("forgotten"),
             Fate::Changed(expected) | Fate::Either(expected) => {
                 expected.check(frame, action, out).map(|()| "changed")
@@ -205,11 +218,24 @@ impl Model {
                 let expected = self.firsts.contains(&name).then(|| packet.follow())??;
                 Some(Fate::Either(expected))
             }
-            // In pieces, it cannot be given another port.
-            (132, _) if has_more && matches!(packet.pods, Pods::Here) => None,
             (6 | 17 | 132, _) => {
                 let vip = packet.vip()?;
                 if half(packet.frame, packet.l4 + 2)? != 80 || packet.destination() != vip {
+                    return None;
+                }
+                match self.asks {
+                    Asks::Sources if !asks_model::may_ask(packet.source()) => {
+                        return Some(Fate::Dropped);
+                    }
+                    Asks::Reject if packet.is_final() => return None,
+                    Asks::Reject => {
+                        let answer = asks_model::answer(packet.frame, packet.l3, packet.l4);
+                        return answer.map(Fate::Rejected);
+                    }
+                    Asks::Sources | Asks::Nothing => {}
+                }
+                // In pieces, it cannot be given another port.
+                if packet.protocol == 132 && has_more && matches!(packet.pods, Pods::Here) {
                     return None;
                 }
                 if has_more {
@@ -383,7 +409,11 @@ impl Packet<'_> {
         if !is_whole || !is_ours {
             return None;
         }
-        let Pods::Here = self.pods else { return self.forwarded() };
+        match self.pods {
+            Pods::Here => {}
+            Pods::Nowhere => return None,
+            _ => return self.forwarded(),
+        }
         let mut expected = self.addressed();
         expected.frame[from.clone()].copy_from_slice(&self.pod());
         expected.frame[ports..ports + 2].copy_from_slice(&8080_u16.to_be_bytes());

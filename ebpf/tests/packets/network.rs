@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use herald_ebpf::{Backend, Picture};
 
-use crate::build::{Frame, SCTP, UDP, icmp, tagged, with_options};
+use crate::build::{Frame, SCTP, TCP, UDP, icmp, tagged, with_options};
 use crate::kernel::{Action, Kernel};
 use crate::{CLIENT, CLIENT4, CLIENT6, OURS, PEER, Pods, VIP4, VIP6, ip, picture, pod, requests};
 
@@ -31,16 +31,28 @@ pub fn too_big(to: IpAddr, quoted: &Frame) -> Vec<u8> {
     icmp((OURS, CLIENT), router(to), to, 64, body)
 }
 
+/// The same that nobody answers to: host (RFC 792) or address (RFC 4443 3.1) unreachable. It quotes
+/// the eight octets that it must, and no more.
+fn unreachable(to: IpAddr, quoted: &Frame) -> Vec<u8> {
+    let (kind, code, header) = if to.is_ipv4() { (3, 1, 20) } else { (1, 3, 40) };
+    let quote = &quoted.bytes()[14..14 + header + 8];
+    let body = [&[kind, code, 0, 0, 0, 0, 0, 0], quote].concat();
+    icmp((OURS, CLIENT), router(to), to, 64, body)
+}
+
 #[test]
 fn sends_an_error_to_the_node_of_the_pod_it_quotes() {
     let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
     for request in requests() {
-        let packet = too_big(request.to.ip(), &reply(&request, request.to));
-        let (action, out, reason) = kernel.xdp(&packet);
-        assert_eq!((action, reason), (Action::Transmit, "icmp_error_forwarded"), "{request:?}");
-        assert_eq!((&out[..6], &out[6..12]), (&PEER[..], &OURS[..]));
-        // Behind the IP header nothing changes.
-        assert_eq!(out[54..], packet[54..], "{request:?}");
+        let (vip, seen) = (request.to.ip(), reply(&request, request.to));
+        for packet in [too_big(vip, &seen), unreachable(vip, &seen)] {
+            let (action, out, reason) = kernel.xdp(&packet);
+            assert_eq!((action, reason), (Action::Transmit, "icmp_error_forwarded"), "{seen:?}");
+            assert_eq!((&out[..6], &out[6..12]), (&PEER[..], &OURS[..]));
+            // Behind the IP header nothing changes.
+            let message = if vip.is_ipv4() { 34 } else { 54 };
+            assert_eq!(out[message..], packet[message..], "{seen:?}");
+        }
     }
 }
 
@@ -216,11 +228,16 @@ fn nobody_else_answers_echo_requests() {
     }
 }
 
-/// A UDP or SCTP packet's three fragments: of the first, what the whole would be cut after 16 octets.
+/// A packet's fragments, of the first what the whole would be: UDP and SCTP are cut after 8 and 16
+/// octets, TCP after 24, because its first fragment has its whole header (RFC 1858 3).
 pub fn fragments(request: &Frame) -> Vec<Vec<u8>> {
     let whole = request.bytes();
     let header = if request.to.is_ipv4() { 34 } else { 54 };
-    let pieces = [(0, 8, true), (8, 16, true), (16, whole.len() - header, false)];
+    let end = whole.len() - header;
+    let pieces = match request.protocol {
+        TCP => vec![(0, 24, true), (24, end, false)],
+        _ => vec![(0, 8, true), (8, 16, true), (16, end, false)],
+    };
     pieces
         .into_iter()
         .map(|(start, end, more)| {
@@ -243,7 +260,7 @@ pub fn fragments(request: &Frame) -> Vec<Vec<u8>> {
 #[test]
 fn fragments_follow_their_first_to_the_pods_node() {
     let mut kernel = Kernel::with(&picture(Pods::Elsewhere));
-    for request in &requests()[2..] {
+    for request in &requests() {
         let expected = Frame { destination: PEER, source: OURS, hops: 63, ..request.clone() };
         let later = fragments(request)[1].clone();
         assert_eq!(kernel.xdp(&later), (Action::Pass, later, "pass_fragment"), "it comes first");
@@ -272,7 +289,7 @@ fn carries_ipv4_options_to_the_pods_node_and_to_the_pod() {
 
 #[test]
 fn a_later_fragment_from_a_peer_is_final() {
-    for request in &requests()[2..4] {
+    for request in &requests()[..4] {
         let from_peer = Frame { source: PEER, ..request.clone() };
         let to_pod = Frame { to: pod(request.to.ip(), true), ..from_peer.clone() };
         let mut kernel = Kernel::with(&picture(Pods::Here));
@@ -349,7 +366,7 @@ fn an_ipv6_fragment_follows_its_first_also_behind_options() {
 #[test]
 fn fragments_follow_their_first_to_the_pod() {
     let mut kernel = Kernel::with(&picture(Pods::Here));
-    for request in &requests()[2..4] {
+    for request in &requests()[..4] {
         let expected = Frame { to: pod(request.to.ip(), true), ..request.clone() };
         for (piece, expected) in fragments(request).into_iter().zip(fragments(&expected)) {
             let (action, out, reason) = kernel.xdp(&piece);

@@ -1,6 +1,12 @@
 //! A million random and mutated frames through the loaded program, each judged by the model:
-//! never a wrong rewrite.
+//! never a wrong rewrite, and a reason for each.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use herald_ebpf::{Network, Picture, Policy, WhenEmpty};
+
+use crate::asks_model::{Asks, SOURCES};
 use crate::build::{arp, tagged};
 use crate::kernel::Kernel;
 use crate::model::Model;
@@ -54,6 +60,14 @@ impl Random {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
     }
 
+    /// Nothing but chance, or that behind the Ethernet header of a frame.
+    fn noise(&mut self, seed: &[u8]) -> Vec<u8> {
+        let kept = if self.below(2) == 0 { 0 } else { 14 };
+        let length = 14 + self.below(120);
+        let behind = (kept..length).map(|_| self.below(256) as u8).collect::<Vec<_>>();
+        [&seed[..kept], &behind].concat()
+    }
+
     /// Up to four changes: an octet, often in the headers; a bit; the length.
     pub fn mutate(&mut self, seed: &[u8]) -> Vec<u8> {
         let mut frame = seed.to_vec();
@@ -71,25 +85,63 @@ impl Random {
     }
 }
 
+/// A picture, and how many of its frames are handled at least, of a hundred.
+fn rounds() -> [(Pods, Asks, usize); 4] {
+    [
+        (Pods::Here, Asks::Nothing, 10),
+        (Pods::Elsewhere, Asks::Nothing, 10),
+        (Pods::Here, Asks::Sources, 10),
+        (Pods::Nowhere, Asks::Reject, 4),
+    ]
+}
+
+fn pictured(pods: Pods, asks: Asks) -> Picture {
+    let mut wanted = picture(pods);
+    let network = |(address, prefix)| Network { address: ip(address), prefix };
+    let policy = match asks {
+        Asks::Nothing => return wanted,
+        Asks::Sources => Policy { sources: SOURCES.map(network).into(), ..Policy::default() },
+        Asks::Reject => Policy { empty: WhenEmpty::Reject, ..Policy::default() },
+    };
+    let policy = Arc::new(policy);
+    wanted.policies = wanted.services.keys().map(|port| (*port, Arc::clone(&policy))).collect();
+    wanted
+}
+
 #[test]
 fn never_rewrites_a_frame_wrongly() {
     let seeds = seeds();
     let mut random = Random(SEED);
-    let mut changed = 0;
-    for pods in [Pods::Here, Pods::Elsewhere] {
-        let mut kernel = Kernel::with(&picture(pods));
-        let mut model = Model::default();
-        for number in 0..FRAMES / 2 {
-            let seed = random.below(seeds.len());
-            let frame = random.mutate(&seeds[seed]);
+    for (pods, asks, least) in rounds() {
+        let mut kernel = Kernel::with(&pictured(pods, asks));
+        let mut model = Model { asks, ..Model::default() };
+        let mut fates = BTreeMap::<_, usize>::new();
+        let frames = FRAMES / rounds().len();
+        for number in 0..frames {
+            let seed = &seeds[random.below(seeds.len())];
+            let frame = match random.below(10) {
+                0 => random.noise(seed),
+                _ => random.mutate(seed),
+            };
             let (action, out) = kernel.run(&frame);
             match model.judge(pods, &frame, action, &out) {
-                Ok(fate) => changed += usize::from(fate == "changed"),
+                Ok(fate) => *fates.entry(fate).or_default() += 1,
                 Err(why) => panic!(
-                    "frame {number} of seed {SEED:#x}: {why}\n in {frame:02x?}\nout {action:?} {out:02x?}"
+                    "frame {number} of seed {SEED:#x}, {asks:?}: {why}\n in {frame:02x?}\nout {action:?} {out:02x?}"
                 ),
             }
         }
+        println!("{asks:?}: {fates:?}");
+        let handled = |fate: &str| fates.get(fate).copied().unwrap_or(0);
+        let all = handled("changed") + handled("dropped") + handled("rejected");
+        assert!(all > frames * least / 100, "the mutations leave enough to handle: {fates:?}");
+        let kinds: &[&str] = match asks {
+            Asks::Nothing => &["changed"],
+            Asks::Sources => &["changed", "dropped"],
+            Asks::Reject => &["changed", "dropped", "rejected"],
+        };
+        assert!(kinds.iter().all(|kind| handled(kind) > 0), "{asks:?}: {fates:?}");
+        let counted: u64 = kernel.counters().values().sum();
+        assert_eq!(counted, frames as u64, "one reason a frame");
     }
-    assert!(changed > FRAMES / 10, "the mutations leave enough to carry: {changed}");
 }

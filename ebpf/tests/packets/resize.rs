@@ -144,16 +144,17 @@ fn one_of_many(kernel: &mut Kernel, port: u16) -> u16 {
     u16::from_be_bytes([out[4], out[5]])
 }
 
-/// The largest table, of 64 parts; 4,096 backends have one of that size too.
+/// The largest table, of 64 parts, for as many backends as a Service may have.
 #[test]
 fn a_backend_of_hundreds_takes_its_own_flows_with_it_and_no_others() {
-    const BACKENDS: u16 = 660;
-    const FLOWS: std::ops::Range<u16> = 20_000..40_000;
+    const BACKENDS: u16 = 4_096;
+    const FLOWS: std::ops::Range<u16> = 1_024..65_000;
     let wanted = of_many(0..BACKENDS);
     let mut kernel = Kernel::with(&wanted);
     let before: Vec<u16> = FLOWS.map(|port| one_of_many(&mut kernel, port)).collect();
     let used: BTreeSet<u16> = before.iter().copied().collect();
-    assert_eq!(used.len(), usize::from(BACKENDS), "thirty flows each, on average");
+    // Twelve flows each, or more: without any is one in e^12, or 160,000.
+    assert!(used.len() > usize::from(BACKENDS) - 4, "{} backends are used", used.len());
 
     // The next process takes the 64 parts of the table as they are.
     let (mut next, _fence) = Datapath::open(kernel.directory.path()).unwrap();

@@ -14,9 +14,9 @@ use herald_ebpf::{
 use herald_leader_election::NodeName;
 use ipnetwork::IpNetwork;
 
-use super::{ByVip, Carrier, Knowledge};
+use super::{ByVip, Knowledge};
 use crate::desired::{Backend as Endpoint, Places, Unused, Vip};
-use crate::facts::Facts;
+use crate::facts::{Carrier, Facts};
 use crate::observed::{Protocol, Service, SessionAffinity, TrafficPolicy};
 
 /// The ports of the VIPs of the last picture.

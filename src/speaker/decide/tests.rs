@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::desired::World;
 use crate::fixture::{
-    VIP, assigned, claimed, links, mac, node, observed, service_name, view, vip_key,
+    VIP, assigned, claimed, links, mac, node, observed, served, service_name, view, vip_key,
 };
 
 fn decision(view: &View, me: u8, leaving: bool) -> Decision {
@@ -249,7 +249,7 @@ fn an_assigned_address_that_is_bound_to_a_node_is_not_its_own() {
     addresses.push("2001:db8::12/64".parse().unwrap());
     addresses.splice(0..0, bound.map(Into::into));
     let session = view.sessions.get_mut(&node(2)).unwrap();
-    session.facts = Facts::of(&theirs, &["eth0".to_owned()]).encode().into();
+    session.facts = Facts::of(&theirs, &served()).encode().into();
     let own = (Some([192, 168, 1, 12].into()), Some("2001:db8::12".parse().unwrap()));
     assert_eq!(decision(&view, 1, false).picture.peers[&mac(2)], own);
     view.sessions.get_mut(&node(2)).unwrap().state = SessionState::Revoked;

@@ -44,6 +44,18 @@ table inet strict {
 }
 ";
 
+/// What CNIs do with what pods say to the world: it leaves under the node's address, or nobody would
+/// know the way back.
+pub const CNI_MASQUERADE: &str = "
+table inet cni {
+  chain postrouting {
+    type nat hook postrouting priority srcnat;
+    ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade
+    ip6 saddr fd00:244::/32 ip6 daddr != fd00:244::/32 masquerade
+  }
+}
+";
+
 /// What a NetworkPolicy becomes: the pods' port takes new connections and datagrams from these
 /// addresses only. Replaces the policy that was there.
 pub fn policy(allowed: &[IpAddr]) -> String {

@@ -16,14 +16,18 @@ const WEB: ServicePort =
 
 /// What node n1 makes of it.
 fn pictured(observed: &Observed) -> Picture {
+    pictured_among(observed, &desired::facts(&view(1)))
+}
+
+/// The same, where the nodes say this about themselves.
+fn pictured_among(observed: &Observed, facts: &BTreeMap<NodeName, Facts>) -> Picture {
     let (me, view) = (node(1), view(1));
-    let facts = desired::facts(&view);
     let seen = Seen {
         me: &me,
         observed,
         assignments: &assignments(),
         view: &view,
-        facts: &facts,
+        facts,
         gone: &BTreeSet::new(),
         announced: &BTreeSet::new(),
     };
@@ -43,7 +47,7 @@ fn pictured(observed: &Observed) -> Picture {
         leaving: false,
     };
     let ports = &mut Memory::default();
-    picture(&known, &facts, &vips, &ByVip::new(), memory.places(), ports)
+    picture(&known, facts, &vips, &ByVip::new(), memory.places(), ports)
 }
 
 fn with(endpoints: Vec<Endpoint>) -> Observed {
@@ -146,6 +150,26 @@ fn a_port_without_a_ready_endpoint_is_rejected_and_one_we_cannot_carry_is_passed
     let mut without_slices = observed();
     without_slices.endpoints.clear();
     assert_eq!(pictured(&without_slices).policies[&WEB].empty, WhenEmpty::Reject);
+}
+
+#[test]
+fn a_pod_on_another_node_without_programs_is_left_to_kube_proxy_there() {
+    let web = |without: &[u8], endpoints| {
+        let mut facts = desired::facts(&view(1));
+        for n in without {
+            facts.get_mut(&node(*n)).unwrap().interfaces[0].carrier = Carrier::Off;
+        }
+        let picture = pictured_among(&with(endpoints), &facts);
+        let macs: Vec<_> = picture.services[&WEB].iter().map(|it| it.node_mac).collect();
+        (macs, picture.policies[&WEB].draining.len(), picture.policies[&WEB].empty)
+    };
+    let pods = || vec![endpoint(1), endpoint(2), endpoint(3)];
+    assert_eq!(web(&[2], pods()), (vec![mac(1), mac(3)], 0, WhenEmpty::Pass));
+    let ends = || vec![endpoint(1), terminating(2), not_ready(3)];
+    assert_eq!(web(&[2, 3], ends()), (vec![mac(1)], 0, WhenEmpty::Pass), "their flows are lost");
+    // The stack of the holder gets there, and turns nobody away who could be served.
+    assert_eq!(web(&[2], vec![endpoint(2)]), (vec![], 0, WhenEmpty::Pass));
+    assert_eq!(web(&[1], pods()).0, [mac(1), mac(2), mac(3)], "its own are another matter");
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn cases() -> Vec<Case> {
         forwarded("holder_tcp4_hit_64k", plain(), vip.load(64 << 10)),
         forwarded("holder_tcp4_hit_512k", plain(), vip.load(512 << 10)),
         forwarded("holder_tcp6_hit_64k", six, request(VIP6.into()).load(64 << 10)),
-        forwarded("holder_tcp4_dirty5_64k", [plain(), vec![changed]].concat(), vip.load(64 << 10)),
+        forwarded(DIRTY, [plain(), vec![changed]].concat(), vip.load(64 << 10)),
         Case { returns: XDP_PASS, ..forwarded("holder_novip", plain(), stranger.load(64 << 10)) },
         Case { returns: XDP_PASS, ..forwarded("node_dnat_tcp4_64k", here(), vip.load(64 << 10)) },
         Case {
@@ -162,6 +162,9 @@ fn run(scope: &Scope, case: &Case, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     let packets = repeat as u64 * scope.samples() as u64;
     let done = did(&loaded, case.name)? - before;
     ensure!(done as f64 > packets as f64 * 0.99, "{done} of {packets} packets were handled so");
+    if case.name == DIRTY {
+        is_dirty(&loaded)?;
+    }
     keep(rows, Row::of(case.name, Program::XdpTx, NS, baseline));
     let ratio_to_xdp_tx = Some(median(ratios));
     keep(rows, Row { ratio_to_xdp_tx, ..Row::of(case.name, Program::Herald, NS, net) });
@@ -179,6 +182,20 @@ fn did(loaded: &Loaded, case: &str) -> anyhow::Result<u64> {
     let counters = loaded.datapath.counters()?;
     let counts = counters.iter().filter(|counter| wanted.contains(&counter.reason.label()));
     Ok(counts.map(|counter| counter.packets).sum())
+}
+
+/// Flows of which one in twenty is in a slot that changed.
+const DIRTY: &str = "holder_tcp4_dirty5_64k";
+
+/// That one in twenty flows was in a dirty slot: each of those is remembered, and no other. Within a
+/// factor of two, for slots are given out by chance.
+fn is_dirty(loaded: &Loaded) -> anyhow::Result<()> {
+    let pins = loaded.directory.join(PIN_FORMAT);
+    let found = entries::<FlowKey, Remembered>(&pins, "FLOWS")?;
+    let expected = (64 << 10) / ENDPOINTS as usize;
+    let is_right = (expected / 2..expected * 2).contains(&found);
+    ensure!(is_right, "{found} flows are in dirty slots, where {expected} should be");
+    Ok(())
 }
 
 const FLOOD: &str = "holder_syn_1m";
@@ -224,6 +241,7 @@ fn flood(scope: &Scope, rows: &mut Vec<Row>) -> anyhow::Result<()> {
 /// How many flows and packets in pieces the maps hold.
 fn remembered(pins: &Path) -> anyhow::Result<usize> {
     Ok(entries::<FlowKey, Remembered>(pins, "FLOWS")?
+        + entries::<FlowKey, Remembered>(pins, "OPENING")?
         + entries::<FragmentKey, Remembered>(pins, "FRAGMENTS")?
         + entries::<ReverseKey, ReverseValue>(pins, "REVERSE")?
         + entries::<ReverseKey4, ReverseValue4>(pins, "REVERSE4")?)

@@ -34,6 +34,8 @@ struct Case {
     /// Flows; 0: all different.
     flows: u32,
     hops: u32,
+    /// Whether the pod's node has kube-proxy's rules although Herald carries the Service.
+    is_beside: bool,
 }
 
 /// Measures the cases that are wanted. The programs of a case take turns, so that a machine that
@@ -66,10 +68,15 @@ fn cases() -> Vec<Case> {
         services,
         flows,
         hops,
+        is_beside: hops == 2,
     };
     let mut cases = vec![
         case("live_holder", &[XdpTx, Herald, Nft], 1, FLOWS, 1),
         case("live_both_hops", &[XdpTx, Herald, Nft], 1, FLOWS, 2),
+        Case {
+            is_beside: false,
+            ..case("live_both_hops_alone", &[XdpTx, Herald, Nft], 1, FLOWS, 2)
+        },
     ];
     for (label, services) in [("1", 1), ("1k", 1_000), ("10k", 10_000)] {
         let programs = &[XdpTx, Herald, Nft, Iptables];
@@ -116,7 +123,7 @@ fn turns(scope: &Scope, case: &Case, rigs: &mut [Rig]) -> anyhow::Result<Vec<Row
     let base = samples[0].rates.clone();
     let row = |(rig, Samples { rates, lost }): (&Rig, Samples)| {
         let ratios = base.iter().zip(&rates).map(|(base, rate)| base / rate).collect();
-        let ratio_to_xdp_tx = (rig.program != Program::XdpTx).then(|| median(ratios));
+        let ratio_to_xdp_tx = Some(median(ratios));
         let lost = Some(median(lost));
         Row { lost, ratio_to_xdp_tx, ..Row::of(&case.name, rig.program, PER_SECOND, rates) }
     };
@@ -150,9 +157,11 @@ impl Rig {
         // What only sends back does so at the first hop.
         let is_whole = case.hops == 2 && program != Program::XdpTx;
         if is_whole {
-            // The pod's node has kube-proxy's rules whoever carries the Service.
-            let text = rules::nftables(case.services, ENDPOINTS);
-            wire.node.inside(|| feed("nft", &["-f", "-"], &text))?;
+            // Where kube-proxy carries the Service, its rules are on every node.
+            if case.is_beside || program == Program::Nft {
+                let text = rules::nftables(case.services, ENDPOINTS);
+                wire.node.inside(|| feed("nft", &["-f", "-"], &text))?;
+            }
             wire.pod.inside(|| harness.attach(End::Sink, "eth0"))?;
         }
         let end = if is_whole { End::Switch } else { End::Sink };
