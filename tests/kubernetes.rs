@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use herald::allocator::{self, Config};
 use herald::kubernetes::report::{self, Component, Held, Verdict};
-use herald::kubernetes::writer::{self, Wanted};
+use herald::kubernetes::writer::{self, Tally, Wanted};
 use herald::kubernetes::{Target, Write};
 use herald::source::kubernetes as source;
 use herald_leader_election::{BootTime, clock};
@@ -184,7 +184,7 @@ async fn start(client: Client) -> Allocator {
     let (sender, wanted) = watch::channel(Arc::new(Wanted::default()));
     let deadline = BootTime(clock::boot_now().0 + Duration::from_secs(600));
     let (keep, deadline) = watch::channel(Some(deadline));
-    let writer = writer::start(client, wanted, deadline);
+    let writer = writer::start(client, wanted, deadline, Tally::default());
     let held = Held {
         services: vec!["herald-test/web".parse().unwrap()],
         interfaces: [("eth0".to_owned(), Some("02:00:00:00:00:01".to_owned()))].into(),
