@@ -6,6 +6,7 @@
 mod announcing;
 mod backends;
 mod eligibility;
+mod ground;
 mod places;
 mod reasons;
 
@@ -17,6 +18,10 @@ use std::sync::Arc;
 use herald_leader_election::{NodeName, View};
 
 use self::announcing::StandIns;
+pub use self::ground::Memory;
+#[cfg(test)]
+pub(crate) use self::ground::tests::World;
+use self::ground::{Ground, Remembered};
 pub use self::places::Places;
 pub use self::reasons::{Ineligible, Uncertain, Unused};
 use crate::allocator::Assignment;
@@ -81,66 +86,84 @@ pub fn facts(view: &View) -> BTreeMap<NodeName, Facts> {
     view.sessions.iter().map(|(node, session)| (node.clone(), decode(session))).collect()
 }
 
-/// The wanted VIPs, as seen from `me`; `facts` are those of the view, and `gone` are the nodes that
-/// do not answer any more, and `announced` the VIPs that were announced since they were assigned.
-pub fn desired(
-    me: &NodeName,
-    observed: &Observed,
-    assignments: &BTreeMap<ServiceName, Assignment>,
-    view: &View,
-    facts: &BTreeMap<NodeName, Facts>,
-    gone: &BTreeSet<NodeName>,
-    announced: &BTreeSet<IpAddr>,
-) -> BTreeMap<IpAddr, Vip> {
-    let mut context = Context {
-        observed,
-        view,
-        facts,
-        announced,
-        places: Places::of(observed),
-        stand_ins: StandIns::new(),
-        names: observed.nodes.keys().map(|name| (&name[..], NodeName::from(&name[..]))).collect(),
-        reached: backends::reached(me, view, facts, gone),
-        judged: Judged::default(),
-    };
-    let mut shared: BTreeMap<IpAddr, (Origin<'_>, Vec<Served<'_>>)> = BTreeMap::new();
+/// What the wanted VIPs follow from.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// The node from which it is seen.
+    pub me: &'a NodeName,
+    /// The cluster, as its manifests say.
+    pub observed: &'a Observed,
+    /// Which Service has which addresses.
+    pub assignments: &'a BTreeMap<ServiceName, Assignment>,
+    /// The election's view.
+    pub view: &'a View,
+    /// The facts in that view.
+    pub facts: &'a BTreeMap<NodeName, Facts>,
+    /// Nodes that do not answer any more.
+    pub gone: &'a BTreeSet<NodeName>,
+    /// VIPs that were announced since they were assigned.
+    pub announced: &'a BTreeSet<IpAddr>,
+}
+
+/// The wanted VIPs. What is remembered of the last time makes it faster and nothing else.
+pub fn desired(seen: &Seen<'_>, memory: &mut Memory) -> BTreeMap<IpAddr, Arc<Vip>> {
+    let Seen { observed, assignments, .. } = *seen;
+    let ground = Ground::of(seen);
+    let mut before = std::mem::take(&mut memory.vips);
+    if ground != memory.ground {
+        before.clear();
+        memory.ground = ground;
+    }
+    let mut context = Context::on(&memory.ground);
+    let mut shared: BTreeMap<IpAddr, (Origin<'_>, Vec<Served>)> = BTreeMap::new();
     for (name, assignment) in assignments {
         let Some(service) = observed.services.get(name) else { continue };
         let served = Served::of(observed, service);
         for address in &assignment.addresses {
             let origin = Origin::Pool(&assignment.pool);
-            shared.entry(*address).or_insert((origin, vec![])).1.push(served);
+            shared.entry(*address).or_insert((origin, vec![])).1.push(served.clone());
         }
     }
-    for (address, services) in context.external() {
+    for (address, services) in context.external(observed) {
         // What is assigned to somebody is not taken by somebody else's naming it.
         shared.entry(address).or_insert((Origin::External, services));
     }
-    let vip = |(address, (origin, services)): (IpAddr, (Origin<'_>, Vec<Served<'_>>))| {
-        (address, context.vip(address, origin, &services))
+    let known = |(address, (origin, services)): (IpAddr, (Origin<'_>, Vec<Served>))| {
+        let known = before.remove(&address).filter(|it| it.follows_from(origin, &services));
+        let known = known.unwrap_or_else(|| {
+            let vip = Arc::new(context.vip(address, origin, &services));
+            Remembered { services, vip }
+        });
+        context.judged = Judged::of(&known.vip);
+        (address, known)
     };
-    shared.into_iter().map(vip).collect()
+    memory.vips = shared.into_iter().map(known).collect();
+    memory.vips.iter().map(|(address, known)| (*address, Arc::clone(&known.vip))).collect()
 }
 
-/// A Service with its endpoints.
-#[derive(Clone, Copy, Debug)]
-struct Served<'a> {
-    service: &'a Service,
-    endpoints: &'a [Endpoint],
+/// A Service with its endpoints. Cheap to copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Served {
+    service: Arc<Service>,
+    endpoints: Option<Arc<[Endpoint]>>,
 }
 
-impl<'a> Served<'a> {
-    fn of(observed: &'a Observed, service: &'a Service) -> Self {
-        let endpoints = observed.endpoints.get(&service.name);
-        Self { service, endpoints: endpoints.map(|it| &it[..]).unwrap_or_default() }
+impl Served {
+    fn of(observed: &Observed, service: &Arc<Service>) -> Self {
+        let endpoints = observed.endpoints.get(&service.name).cloned();
+        Self { service: Arc::clone(service), endpoints }
+    }
+
+    fn endpoints(&self) -> &[Endpoint] {
+        self.endpoints.as_deref().unwrap_or_default()
     }
 }
 
-impl Deref for Served<'_> {
+impl Deref for Served {
     type Target = Service;
 
     fn deref(&self) -> &Service {
-        self.service
+        &self.service
     }
 }
 
@@ -153,17 +176,20 @@ enum Origin<'a> {
     External,
 }
 
+impl<'a> Origin<'a> {
+    const fn pool(self) -> &'a str {
+        match self {
+            Self::Pool(pool) => pool,
+            Self::External => EXTERNAL,
+        }
+    }
+}
+
 struct Context<'a> {
-    observed: &'a Observed,
-    view: &'a View,
-    facts: &'a BTreeMap<NodeName, Facts>,
-    announced: &'a BTreeSet<IpAddr>,
-    places: Places<'a>,
+    ground: &'a Ground,
     stand_ins: StandIns,
     /// The names of the Nodes, to be copied instead of made again for each VIP.
     names: BTreeMap<&'a str, NodeName>,
-    /// The MAC of each node that has had a session, or why it has none.
-    reached: BTreeMap<NodeName, Result<[u8; 6], Unused>>,
     /// What the VIP before was judged: most VIPs are alike, and share it.
     judged: Judged,
 }
@@ -175,45 +201,55 @@ struct Judged {
     ineligible: Arc<BTreeMap<NodeName, Ineligible>>,
 }
 
+impl Judged {
+    fn of(vip: &Vip) -> Self {
+        let Vip { eligible, ineligible, .. } = vip;
+        Self { eligible: Arc::clone(eligible), ineligible: Arc::clone(ineligible) }
+    }
+}
+
 impl<'a> Context<'a> {
+    fn on(ground: &'a Ground) -> Self {
+        let names = ground.nodes.keys().map(|name| (&name[..], NodeName::from(&name[..])));
+        Self {
+            ground,
+            stand_ins: StandIns::new(),
+            names: names.collect(),
+            judged: Judged::default(),
+        }
+    }
+
     /// The externalIPs that policies announce, each with the Services that name it.
-    fn external(&self) -> BTreeMap<IpAddr, Vec<Served<'a>>> {
+    fn external(&self, observed: &Observed) -> BTreeMap<IpAddr, Vec<Served>> {
         let mut external = BTreeMap::<_, Vec<_>>::new();
-        let all = self.observed.services.values().map(Arc::as_ref);
-        let named = all.filter(|it| !it.external_ips.is_empty());
-        let policies = || self.observed.advertisements.values();
+        let named = observed.services.values().filter(|it| !it.external_ips.is_empty());
+        let policies = || self.ground.advertisements.values();
         for service in named.filter(|it| policies().any(|ad| ad.covers_external_ips(it))) {
             for address in service.external_ips.iter().collect::<BTreeSet<_>>() {
-                let served = Served::of(self.observed, service);
+                let served = Served::of(observed, service);
                 external.entry(*address).or_default().push(served);
             }
         }
         external
     }
 
-    fn vip(&mut self, vip: IpAddr, origin: Origin<'_>, services: &[Served<'_>]) -> Vip {
+    fn vip(&self, vip: IpAddr, origin: Origin<'_>, services: &[Served]) -> Vip {
         let backends = services.iter().flat_map(|service| self.backends(vip, service)).collect();
         let announcing = self.announcing(vip, origin, services);
         let found = announcing.as_ref().map_err(|why| *why);
         let found = found.map(|it| &it.advertisements[..]);
-        let judged = self.candidates(vip, found, services);
-        let preference = self.preference(found.unwrap_or_default(), judged.eligible.keys());
-        let uncertain = announcing.ok().and_then(|it| it.uncertain);
-        self.judged = judged;
-        let Judged { eligible, ineligible } = self.judged.clone();
-        let is_kept = |it: &&Served<'_>| it.endpoints.iter().any(|endpoint| endpoint.kept);
+        let Judged { eligible, ineligible } = self.candidates(vip, found, services);
+        let preference = self.preference(found.unwrap_or_default(), eligible.keys());
+        let is_kept = |it: &&Served| it.endpoints().iter().any(|endpoint| endpoint.kept);
         Vip {
             services: services.iter().map(|service| service.name.clone()).collect(),
-            pool: match origin {
-                Origin::Pool(pool) => pool.to_owned(),
-                Origin::External => EXTERNAL.to_owned(),
-            },
+            pool: origin.pool().to_owned(),
             eligible,
             ineligible,
             preference,
             backends,
             kept: services.iter().filter(is_kept).map(|it| it.name.clone()).collect(),
-            uncertain,
+            uncertain: announcing.ok().and_then(|it| it.uncertain),
         }
     }
 

@@ -13,23 +13,37 @@ use crate::model::BootTime;
 const BURST: Duration = Duration::from_millis(100);
 /// One part in so many of the time may be spent for ever.
 const SHARE: u32 = 32;
-/// Nobody waits longer than this, whatever the work costs.
+/// Nobody waits longer than this, whatever the work costs, unless more is said.
 const MOST: Duration = Duration::from_secs(1);
 
 /// The bucket: how much more has been spent than was allowed for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Pace {
     spent: Duration,
     at: BootTime,
     /// What the last work took.
     took: Duration,
+    /// The longest wait.
+    most: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self::waiting_at_most(MOST)
+    }
 }
 
 impl Pace {
+    /// For work that nobody waits for longer than this, whatever it costs.
+    #[must_use]
+    pub const fn waiting_at_most(most: Duration) -> Self {
+        Self { spent: Duration::ZERO, at: BootTime::SILENT, took: Duration::ZERO, most }
+    }
+
     /// Work that ended at this time took so long.
     pub fn spend(&mut self, took: Duration, now: BootTime) {
         // More would only mean a longer wait than is ever asked for.
-        self.spent = (self.left(now) + took).min(BURST + MOST / SHARE);
+        self.spent = (self.left(now) + took).min(BURST + self.most / SHARE);
         self.at = now;
         self.took = took;
     }
@@ -45,7 +59,7 @@ impl Pace {
     /// How long the next work should wait; zero when it may begin.
     #[must_use]
     pub fn wait(&self, now: BootTime) -> Duration {
-        (self.left(now).saturating_sub(BURST) * SHARE).min(MOST)
+        (self.left(now).saturating_sub(BURST) * SHARE).min(self.most)
     }
 
     fn left(&self, now: BootTime) -> Duration {
@@ -107,6 +121,14 @@ mod tests {
     fn in_a_long_burst_the_work_takes_its_share_and_no_more() {
         // 100 ms at once, a part of sixteen seconds, and what begins just before the end.
         assert_eq!(count(ms(5), ms(16_000)), 121);
+    }
+
+    #[test]
+    fn where_more_is_said_long_work_waits_longer() {
+        let mut pace = Pace::waiting_at_most(ms(3000));
+        pace.spend(ms(400), BootTime(ms(1000)));
+        assert_eq!(pace.wait(BootTime(ms(1000))), ms(3000));
+        assert_eq!(pace.wait(BootTime(ms(4000))), Duration::ZERO);
     }
 
     #[test]

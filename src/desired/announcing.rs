@@ -46,29 +46,29 @@ impl Context<'_> {
         &self,
         vip: IpAddr,
         origin: Origin<'_>,
-        services: &[Served<'_>],
+        services: &[Served],
     ) -> Result<Announcing<'_>, Ineligible> {
-        if self.places.is_address_of_a_node(vip) {
+        if self.ground.places.is_address_of_a_node(vip) {
             return Err(Ineligible::AddressOfNode);
         }
         let found = match origin {
             Origin::External => self.of_external(services),
-            Origin::Pool(name) => match self.observed.pools.get(name) {
+            Origin::Pool(name) => match self.ground.pools.get(name) {
                 Some(pool) => self.of_pool(vip, pool, services),
                 None => self.of_unknown_pool(vip, name, services),
             }?,
         };
         let is_metallb = found.advertisements.iter().any(|ad| ad.kind == PoolKind::MetalLb);
-        let can_serve = |it: &Served<'_>| it.endpoints.iter().any(can_serve);
+        let can_serve = |it: &Served| it.endpoints().iter().any(can_serve);
         match is_metallb && !services.iter().any(can_serve) {
             true => Err(Ineligible::NoReadyEndpoint),
             false => Ok(found),
         }
     }
 
-    fn of_external(&self, services: &[Served<'_>]) -> Announcing<'_> {
+    fn of_external(&self, services: &[Served]) -> Announcing<'_> {
         let covers = |ad: &&Advertisement| services.iter().any(|s| ad.covers_external_ips(s));
-        let advertisements = self.observed.advertisements.values().filter(covers).collect();
+        let advertisements = self.ground.advertisements.values().filter(covers).collect();
         Announcing { advertisements, uncertain: None }
     }
 
@@ -76,7 +76,7 @@ impl Context<'_> {
         &self,
         vip: IpAddr,
         pool: &Pool,
-        services: &[Served<'_>],
+        services: &[Served],
     ) -> Result<Announcing<'_>, Ineligible> {
         match self.covering(services, |ad| ad.covers(pool)) {
             Ok(advertisements) => Ok(Announcing { advertisements, uncertain: None }),
@@ -95,9 +95,9 @@ impl Context<'_> {
         &self,
         vip: IpAddr,
         name: &str,
-        services: &[Served<'_>],
+        services: &[Served],
     ) -> Result<Announcing<'_>, Ineligible> {
-        if !self.observed.pools_incomplete {
+        if !self.ground.pools_incomplete {
             return Err(Ineligible::NoAdvertisement);
         }
         if !services.iter().any(|service| has_from_us(service, vip)) {
@@ -118,20 +118,20 @@ impl Context<'_> {
     }
 
     fn was_announced_by_hidden(&self, vip: IpAddr) -> bool {
-        self.observed.advertisements_incomplete && self.announced.contains(&vip)
+        self.ground.advertisements_incomplete && self.ground.announced.contains(&vip)
     }
 
     /// The advertisements that cover the pool and all the Services.
     fn covering(
         &self,
-        services: &[Served<'_>],
+        services: &[Served],
         covers_pool: impl Fn(&Advertisement) -> bool,
     ) -> Result<Vec<&Advertisement>, Ineligible> {
         let covers = |ad: &&Advertisement| {
             covers_pool(ad) && services.iter().all(|service| ad.covers_service(service))
         };
         let covering: Vec<&Advertisement> =
-            self.observed.advertisements.values().filter(covers).collect();
+            self.ground.advertisements.values().filter(covers).collect();
         if covering.is_empty() {
             return Err(Ineligible::NoAdvertisement);
         }

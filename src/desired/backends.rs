@@ -17,8 +17,8 @@ use crate::observed::{Endpoint, Service, ServicePort, TrafficPolicy};
 const EVEN: u32 = 1;
 
 impl Context<'_> {
-    pub(super) fn backends(&self, vip: IpAddr, service: &Served<'_>) -> Vec<Backend> {
-        let of_family = service.endpoints.iter().filter(|e| e.address.is_ipv4() == vip.is_ipv4());
+    pub(super) fn backends(&self, vip: IpAddr, service: &Served) -> Vec<Backend> {
+        let of_family = service.endpoints().iter().filter(|e| e.address.is_ipv4() == vip.is_ipv4());
         let mut backends = Vec::new();
         for endpoint in of_family {
             for port in &service.ports {
@@ -33,8 +33,7 @@ impl Context<'_> {
 
     fn weigh(&self, backends: &mut [Backend]) {
         for backend in backends.iter_mut() {
-            let node =
-                backend.node.as_ref().and_then(|name| self.observed.nodes.get(name.as_str()));
+            let node = backend.node.as_ref().and_then(|name| self.ground.nodes.get(name.as_str()));
             backend.weight = node.and_then(|node| node.weight).unwrap_or(EVEN);
         }
         let at = |backend: &Backend| (backend.port, backend.protocol);
@@ -63,9 +62,9 @@ impl Context<'_> {
             .ports
             .iter()
             .find(|serving| serving.name == port.name && serving.protocol == port.protocol)?;
-        let node = self.places.node_of(endpoint);
+        let node = self.ground.places.node_of(endpoint);
         let reached = node.map_or(Err(Unused::NoNode), |node| {
-            self.reached.get(node).copied().unwrap_or(Err(Unused::NodeSessionLost))
+            self.ground.reached.get(node).copied().unwrap_or(Err(Unused::NodeSessionLost))
         });
         Some(Backend {
             service: service.name.clone(),

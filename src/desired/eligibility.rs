@@ -16,11 +16,11 @@ impl Context<'_> {
         &self,
         vip: IpAddr,
         found: Result<&[&Advertisement], Ineligible>,
-        services: &[Served<'_>],
+        services: &[Served],
     ) -> Judged {
         let mut eligible = BTreeMap::new();
         let mut ineligible = BTreeMap::new();
-        for (name, node) in &self.observed.nodes {
+        for (name, node) in &self.ground.nodes {
             let name = self.node_name(name);
             let judged = found.and_then(|ads| self.eligibility(vip, &name, node, ads));
             match judged.and_then(|it| self.has_local(vip, services, &name).map(|()| it)) {
@@ -43,7 +43,7 @@ impl Context<'_> {
         nodes: impl Iterator<Item = &'n NodeName>,
     ) -> BTreeMap<NodeName, u32> {
         let preference = |name: &NodeName| {
-            let node = self.observed.nodes.get(name.as_str())?;
+            let node = self.ground.nodes.get(name.as_str())?;
             let selecting = advertisements.iter().filter(|ad| ad.selects_node(node));
             let weights = selecting.map(|ad| ad.preference(&node.labels));
             Some(weights.fold(0, u32::saturating_add)).filter(|sum| *sum > 0)
@@ -59,10 +59,10 @@ impl Context<'_> {
         ineligible: &mut BTreeMap<NodeName, Ineligible>,
     ) {
         let is_cordoned = |name: &NodeName| {
-            self.observed.nodes.get(name.as_str()).is_some_and(|node| node.cordoned)
+            self.ground.nodes.get(name.as_str()).is_some_and(|node| node.cordoned)
         };
         // A drained node takes nothing.
-        let takes = |name: &NodeName| !is_cordoned(name) && !self.view.drained.contains(name);
+        let takes = |name: &NodeName| !is_cordoned(name) && !self.ground.drained.contains(name);
         if eligible.keys().any(takes) {
             for (name, _) in eligible.extract_if(.., |name, _| is_cordoned(name)) {
                 ineligible.insert(name, Ineligible::Cordoned);
@@ -75,17 +75,17 @@ impl Context<'_> {
     fn has_local(
         &self,
         vip: IpAddr,
-        services: &[Served<'_>],
+        services: &[Served],
         node: &NodeName,
     ) -> Result<(), Ineligible> {
-        let is_local = |it: &&Served<'_>| it.external_traffic_policy == TrafficPolicy::Local;
+        let is_local = |it: &&Served| it.external_traffic_policy == TrafficPolicy::Local;
         let serves_here = |endpoint: &Endpoint| {
-            let place = self.places.node_of(endpoint);
+            let place = self.ground.places.node_of(endpoint);
             can_serve(endpoint)
                 && endpoint.address.is_ipv4() == vip.is_ipv4()
                 && place.is_none_or(|place| place == node.as_str())
         };
-        let has_endpoint = |service: &Served<'_>| service.endpoints.iter().any(serves_here);
+        let has_endpoint = |service: &Served| service.endpoints().iter().any(serves_here);
         match services.iter().filter(is_local).all(has_endpoint) {
             true => Ok(()),
             false => Err(Ineligible::NoLocalEndpoint),
@@ -111,13 +111,14 @@ impl Context<'_> {
         if selected.is_empty() {
             return Err(Ineligible::NotSelected);
         }
-        let session = self.view.sessions.get(name);
+        let session = self.ground.sessions.get(name);
         let session = session.filter(|session| session.state == SessionState::Open);
         let session = session.ok_or(Ineligible::NoSession)?;
         if session.draining {
             return Err(Ineligible::Draining);
         }
-        let usable = self.facts.get(name).map(|facts| &facts.interfaces[..]).unwrap_or_default();
+        let usable =
+            self.ground.facts.get(name).map(|facts| &facts.interfaces[..]).unwrap_or_default();
         let mut interfaces = BTreeSet::new();
         for advertisement in &selected {
             let may = |interface: &&Interface| match advertisement.names_interfaces() {
@@ -127,7 +128,7 @@ impl Context<'_> {
             interfaces.extend(usable.iter().filter(may).map(|interface| interface.name.clone()));
         }
         let found = !interfaces.is_empty();
-        interfaces.retain(|interface| !self.observed.exclusions.exclude(interface));
+        interfaces.retain(|interface| !self.ground.exclusions.exclude(interface));
         if !interfaces.is_empty() {
             return Ok(interfaces);
         }

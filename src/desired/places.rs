@@ -12,25 +12,25 @@ use ipnetwork::IpNetwork;
 use crate::observed::{Endpoint, Observed};
 
 /// Addresses of nodes and networks of their pods.
-#[derive(Clone, Debug, Default)]
-pub struct Places<'a> {
-    nodes: BTreeMap<IpAddr, &'a str>,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    nodes: BTreeMap<IpAddr, String>,
     /// By first address. Networks of pods do not overlap.
-    pods: BTreeMap<IpAddr, (IpNetwork, &'a str)>,
+    pods: BTreeMap<IpAddr, (IpNetwork, String)>,
     /// Every pod that names its node has an address of that node's network.
     is_by_node: bool,
     /// Every node has a pod network, and every pod an address of one.
     is_whole: bool,
 }
 
-impl<'a> Places<'a> {
+impl Places {
     /// What the nodes say, checked against the endpoints that name theirs.
-    pub fn of(observed: &'a Observed) -> Self {
+    pub fn of(observed: &Observed) -> Self {
         let mut places = Self { is_by_node: true, is_whole: true, ..Self::default() };
         for node in observed.nodes.values() {
-            places.nodes.extend(node.addresses.iter().map(|ip| (*ip, node.name.as_str())));
+            places.nodes.extend(node.addresses.iter().map(|ip| (*ip, node.name.clone())));
             let networks = node.pod_networks.iter();
-            places.pods.extend(networks.map(|it| (it.network(), (*it, node.name.as_str()))));
+            places.pods.extend(networks.map(|it| (it.network(), (*it, node.name.clone()))));
             places.is_whole &= !node.pod_networks.is_empty();
         }
         for endpoint in observed.endpoints.values().flat_map(|it| &**it) {
@@ -39,8 +39,10 @@ impl<'a> Places<'a> {
                 continue;
             }
             let found = places.pod_network(endpoint.address);
-            places.is_whole &= found.is_some();
-            places.is_by_node &= found.is_none_or(|(_, node)| node == named);
+            let (is_inside, is_elsewhere) =
+                (found.is_some(), found.is_some_and(|(_, node)| node != named));
+            places.is_whole &= is_inside;
+            places.is_by_node &= !is_elsewhere;
         }
         places
     }
@@ -52,7 +54,7 @@ impl<'a> Places<'a> {
             let found = self.pod_network(endpoint.address).filter(|_| self.is_by_node);
             found.map(|(_, node)| node)
         };
-        let by_address = || self.nodes.get(&endpoint.address).copied();
+        let by_address = || self.nodes.get(&endpoint.address).map(String::as_str);
         endpoint.node.as_deref().or_else(by_address).or_else(by_pods)
     }
 
@@ -70,9 +72,9 @@ impl<'a> Places<'a> {
         Some(pods.chain(self.nodes.keys().map(|address| IpNetwork::from(*address))).collect())
     }
 
-    fn pod_network(&self, address: IpAddr) -> Option<(IpNetwork, &'a str)> {
-        let (_, found) = self.pods.range(..=address).next_back()?;
-        found.0.contains(address).then_some(*found)
+    fn pod_network(&self, address: IpAddr) -> Option<(IpNetwork, &str)> {
+        let (_, (network, node)) = self.pods.range(..=address).next_back()?;
+        network.contains(address).then_some((*network, node))
     }
 }
 

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use herald_leader_election::SessionState;
 
@@ -9,7 +9,7 @@ use crate::fixture::{
 use crate::observed::{Advertisement, Exclusions, Pattern, TrafficPolicy};
 
 fn the_vip(observed: &Observed, view: &View) -> Vip {
-    all_vips(observed, &assignments(), view).remove(&IpAddr::from(VIP)).unwrap()
+    Vip::clone(&all_vips(observed, &assignments(), view)[&IpAddr::from(VIP)])
 }
 
 /// As node 1 sees them, with every node answering, and nothing announced yet.
@@ -17,9 +17,22 @@ fn all_vips(
     observed: &Observed,
     assignments: &BTreeMap<ServiceName, Assignment>,
     view: &View,
-) -> BTreeMap<IpAddr, Vip> {
-    let (nobody, nothing) = (BTreeSet::new(), BTreeSet::new());
-    desired(&node(1), observed, assignments, view, &facts(view), &nobody, &nothing)
+) -> BTreeMap<IpAddr, Arc<Vip>> {
+    let nobody = BTreeSet::new();
+    let facts = facts(view);
+    desired(&seen(observed, assignments, view, &facts, &nobody), &mut Memory::default())
+}
+
+fn seen<'a>(
+    observed: &'a Observed,
+    assignments: &'a BTreeMap<ServiceName, Assignment>,
+    view: &'a View,
+    facts: &'a BTreeMap<NodeName, Facts>,
+    gone: &'a BTreeSet<NodeName>,
+) -> Seen<'a> {
+    static ME: LazyLock<NodeName> = LazyLock::new(|| node(1));
+    static NOTHING: BTreeSet<IpAddr> = BTreeSet::new();
+    Seen { me: &ME, observed, assignments, view, facts, gone, announced: &NOTHING }
 }
 
 fn why_not(observed: &Observed, view: &View, n: u8) -> Option<Ineligible> {
@@ -161,16 +174,9 @@ fn every_unused_endpoint_has_its_reason() {
     let mut view = view(1);
     let reasons = |view: &View, gone: &[NodeName]| -> Vec<_> {
         let gone = gone.iter().cloned().collect();
-        let mut vips = desired(
-            &node(1),
-            &observed,
-            &assignments(),
-            view,
-            &facts(view),
-            &gone,
-            &BTreeSet::new(),
-        );
-        let (_, vip) = vips.pop_first().unwrap();
+        let (assignments, facts) = (assignments(), facts(view));
+        let seen = seen(&observed, &assignments, view, &facts, &gone);
+        let (_, vip) = desired(&seen, &mut Memory::default()).pop_first().unwrap();
         vip.backends.iter().map(|b| b.target.err()).step_by(2).collect()
     };
     let (ill, nowhere) = (Some(Unused::NotReady), Some(Unused::NoNode));
@@ -317,7 +323,7 @@ mod external {
         observed
     }
 
-    fn all(observed: &Observed) -> BTreeMap<IpAddr, Vip> {
+    fn all(observed: &Observed) -> BTreeMap<IpAddr, Arc<Vip>> {
         all_vips(observed, &assignments(), &view(1))
     }
 

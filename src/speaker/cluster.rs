@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use herald_announcer::Conflict;
 use herald_leader_election::BootTime;
+use herald_leader_election::pace::Pace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::sync::watch;
@@ -32,7 +34,12 @@ pub(crate) struct Cluster {
     verdict: Verdict,
     /// How many Services had addresses when last seen.
     given: Option<usize>,
+    pace: Pace,
 }
+
+/// In a burst of changes the API server is told at least this often. Telling it costs more than what
+/// clients wait for: ten thousand writes are made up and compared with those that wait already.
+const MOST: Duration = Duration::from_secs(3);
 
 /// A client for the cluster that `kubeconfig` names, or for the one this process runs in.
 ///
@@ -88,6 +95,7 @@ impl Cluster {
                 since: BTreeMap::new(),
                 verdict,
                 given: None,
+                pace: Pace::waiting_at_most(MOST),
             },
             task,
         )
@@ -98,6 +106,21 @@ impl Cluster {
         let Self { tally, .. } = self;
         [("api_updates", tally.updates()), ("api_update_errors", tally.errors())]
             .map(|(name, count)| (name.to_owned(), count))
+    }
+
+    /// How long the next decision need not be told; zero when it should be.
+    pub(crate) fn rest(&self, now: BootTime) -> Duration {
+        self.pace.wait(now)
+    }
+
+    /// Whether writes of an allocator are on their way, which this node was when last told.
+    pub(crate) fn allocates(&self) -> bool {
+        !self.wanted.borrow().allocator.is_empty()
+    }
+
+    /// A decision that was told took so long, with all that led to it.
+    pub(crate) fn spend(&mut self, took: Duration, now: BootTime) {
+        self.pace.spend(took, now);
     }
 
     /// Hands the writer what follows from a decision.

@@ -17,7 +17,7 @@ use herald_leader_election::{ClaimKey, Eligible, Guard, NodeName, View, Wanted};
 
 pub(crate) use self::picture::carried;
 use crate::allocator::{self, Assignment, Plan};
-use crate::desired::{self, Vip};
+use crate::desired::{self, Seen, Vip};
 use crate::facts::Facts;
 use crate::observed::{Observed, ServiceName};
 use crate::speaker::records;
@@ -43,6 +43,8 @@ pub struct Knowledge<'a> {
     pub allocator: &'a allocator::Config,
     /// Where assignments are kept.
     pub database: Database,
+    /// The API server will be told of this decision. Else the allocator makes no plan for it.
+    pub is_reported: bool,
     /// The speaker is about to end: it gives everything away.
     pub leaving: bool,
 }
@@ -63,6 +65,13 @@ pub enum Carrier {
     Xdp,
     /// kube-proxy; the announcer answers from userspace.
     Off,
+}
+
+/// What is remembered of the last decision.
+#[derive(Debug, Default)]
+pub struct Memory {
+    vips: desired::Memory,
+    picture: picture::Memory,
 }
 
 /// Everything to be done.
@@ -86,11 +95,13 @@ pub struct Decision {
     /// What this node publishes about itself.
     pub facts: Facts,
     /// For status: the wanted VIPs.
-    pub vips: BTreeMap<IpAddr, Vip>,
+    pub vips: BTreeMap<IpAddr, Arc<Vip>>,
     /// For status: the assignments in force.
     pub current: BTreeMap<ServiceName, Assignment>,
-    /// The plan to be carried out, if this node is the allocator. The others make none: it takes as
-    /// long as all the rest.
+    /// This node is the allocator.
+    pub allocates: bool,
+    /// The plan to be carried out, if this node is the allocator and there is somebody to be told of
+    /// it: it takes as long as all the rest.
     pub plan: Option<Plan>,
 }
 
@@ -106,14 +117,17 @@ pub struct Put {
 /// VIPs with the interfaces of this node they are for.
 type ByVip = BTreeMap<IpAddr, BTreeSet<String>>;
 
-/// Decides.
-pub fn decide(known: &Knowledge<'_>) -> Decision {
+/// Decides. What is remembered of the last decision makes this one faster and nothing else.
+pub fn decide(known: &Knowledge<'_>, memory: &mut Memory) -> Decision {
     let current = match known.database {
         Database::Records => records::assignments(&known.view.records),
         Database::ServiceStatus => allocator::reported(known.observed, known.allocator),
     };
     let guard = allocating(known);
-    let plan = guard.map(|_| allocator::allocate(known.observed, &current, known.allocator));
+    let is_planned = known.is_reported || known.database == Database::Records;
+    let plan = guard
+        .filter(|_| is_planned)
+        .map(|_| allocator::allocate(known.observed, &current, known.allocator));
     // Of its own interfaces this node knows before the others do: what just went down is not used
     // until they have heard.
     let ours = Facts::of(known.links, known.interfaces.keys());
@@ -122,8 +136,16 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
     let silent = attendance::silent(known, &facts, &assigned(known, &current));
     let gone = attendance::gone(known, &silent);
     let told = records::announced(&known.view.records);
-    let vips =
-        desired::desired(known.me, known.observed, &current, known.view, &facts, &gone, &told);
+    let seen = Seen {
+        me: known.me,
+        observed: known.observed,
+        assignments: &current,
+        view: known.view,
+        facts: &facts,
+        gone: &gone,
+        announced: &told,
+    };
+    let vips = desired::desired(&seen, &mut memory.vips);
     // What somebody asked this node to hand over is silenced first, like what it may not hold.
     let is_asked_for = |key: &ClaimKey| known.view.handovers.contains_key(key);
     let held: ByVip = vips
@@ -154,13 +176,21 @@ pub fn decide(known: &Knowledge<'_>) -> Decision {
         wanted: wanted(known.view, &vips),
         releases,
         puts,
-        picture: picture::picture(known, &facts, &vips, &spoken),
+        picture: picture::picture(
+            known,
+            &facts,
+            &vips,
+            &spoken,
+            memory.vips.places(),
+            &mut memory.picture,
+        ),
         announced: announced(known, &spoken),
         neighbourhood: Neighbourhood { probed, peers: peers(known, &facts) },
         silent: silent.into_values().flatten().collect(),
         facts: ours,
         vips,
         current,
+        allocates: guard.is_some(),
         plan,
     }
 }
@@ -205,7 +235,7 @@ fn allocating(known: &Knowledge<'_>) -> Option<Guard> {
 fn assignments(
     known: &Knowledge<'_>,
     plan: &Plan,
-    vips: &BTreeMap<IpAddr, Vip>,
+    vips: &BTreeMap<IpAddr, Arc<Vip>>,
     guard: Guard,
 ) -> BTreeMap<String, Put> {
     let records = &known.view.records;
@@ -243,7 +273,7 @@ fn peers(known: &Knowledge<'_>, facts: &BTreeMap<NodeName, Facts>) -> BTreeSet<M
 }
 
 /// All VIPs, and the allocator, which any living speaker may be.
-fn wanted(view: &View, vips: &BTreeMap<IpAddr, Vip>) -> Wanted {
+fn wanted(view: &View, vips: &BTreeMap<IpAddr, Arc<Vip>>) -> Wanted {
     let speakers = view.sessions.keys().filter(|node| view.is_alive(node)).cloned().collect();
     let mut claims = BTreeMap::from([(ClaimKey::Allocator, speakers)]);
     // Most VIPs are alike, and share what is said of them.

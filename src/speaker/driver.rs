@@ -25,7 +25,7 @@ use crate::source::Snapshot;
 use crate::speaker::End;
 use crate::speaker::carriers::Carriers;
 use crate::speaker::cluster::Cluster;
-use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
+use crate::speaker::decide::{Database, Decision, Knowledge, Memory, Put, decide};
 use crate::speaker::electing::Leases;
 use crate::speaker::ended::{open, why};
 use crate::speaker::fence::Fences;
@@ -93,9 +93,12 @@ pub(crate) struct Driver {
     last: Option<Decision>,
     wanted: Option<Wanted>,
     facts: Option<Facts>,
+    memory: Memory,
     /// Writes on their way through the log, with the time they were sent.
     in_flight: BTreeMap<String, (Put, BootTime)>,
     must_retry: bool,
+    /// The API server has not been told of the last decision.
+    is_untold: bool,
     leaving_since: Option<BootTime>,
     /// The election has been told to give everything away.
     is_drained: bool,
@@ -130,8 +133,10 @@ impl Driver {
             last: None,
             wanted: None,
             facts: None,
+            memory: Memory::default(),
             in_flight: BTreeMap::new(),
             must_retry: false,
+            is_untold: false,
             leaving_since: None,
             is_drained: false,
             pace: Pace::default(),
@@ -166,7 +171,8 @@ impl Driver {
             }
             let wait = (self.must_retry || !self.in_flight.is_empty()).then_some(RETRY);
             let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
-            let wait = wait.into_iter().chain(self.until_clean()).chain(self.until_look()).min();
+            let wait = wait.into_iter().chain(self.until_clean()).chain(self.until_look());
+            let wait = wait.chain(self.until_told()).min();
             let slack = self.slack.wait(clock::boot_now());
             // In a burst of changes the next round takes in all that come until it begins. What must
             // be silent by then is so in the kernel, by its deadline.
@@ -240,10 +246,13 @@ impl Driver {
 
     fn paced_round(&mut self) {
         let begin = clock::boot_now();
-        self.round();
+        self.round(begin);
         let end = clock::boot_now();
         let took = end.since(begin);
         self.pace.spend(took, end);
+        if let Some(cluster) = self.parts.cluster.as_mut().filter(|_| !self.is_untold) {
+            cluster.spend(took, end);
+        }
         self.slack.spend(took, end);
         self.rounds.count += 1;
         self.rounds.time += took;
@@ -265,8 +274,14 @@ impl Driver {
         self.parts.carriers.is_waiting().then(|| LOOK.saturating_sub(passed))
     }
 
+    /// How long until the API server is to be told of what was decided, if it has not been.
+    fn until_told(&self) -> Option<Duration> {
+        let cluster = self.parts.cluster.as_ref().filter(|_| self.is_untold)?;
+        Some(cluster.rest(clock::boot_now()))
+    }
+
     /// Decides and performs.
-    fn round(&mut self) {
+    fn round(&mut self, now: BootTime) {
         let view = self.view.borrow_and_update().clone();
         self.is_urgent = false;
         self.moving = Moving::of(&self.parts.me, &view);
@@ -284,7 +299,10 @@ impl Driver {
             }
             return;
         }
-        let decision = self.decide(&view, &snapshot, &links);
+        let is_rested = |cluster: &Cluster| cluster.rest(now).is_zero();
+        let is_told =
+            self.leaving_since.is_some() || self.parts.cluster.as_ref().is_some_and(is_rested);
+        let decision = self.decide(&view, &snapshot, &links, is_told);
         self.publish(&decision);
         if !view.is_settled() && self.last.is_none() {
             return;
@@ -304,14 +322,24 @@ impl Driver {
         }
         self.put(&decision);
         if let Some(cluster) = &mut self.parts.cluster {
-            let conflicts = self.conflicts.borrow().clone();
-            cluster.follow(&snapshot, &decision, &conflicts);
+            // Who is the allocator no more stops at once.
+            self.is_untold = !is_told && (decision.allocates || !cluster.allocates());
+            if !self.is_untold {
+                let conflicts = self.conflicts.borrow().clone();
+                cluster.follow(&snapshot, &decision, &conflicts);
+            }
         }
         self.last = Some(decision);
     }
 
-    fn decide(&self, view: &View, snapshot: &Snapshot, links: &Links) -> Decision {
-        decide(&Knowledge {
+    fn decide(
+        &mut self,
+        view: &View,
+        snapshot: &Snapshot,
+        links: &Links,
+        is_reported: bool,
+    ) -> Decision {
+        let known = Knowledge {
             me: &self.parts.me,
             observed: &snapshot.observed,
             view,
@@ -324,8 +352,10 @@ impl Driver {
                 Some(_) => Database::ServiceStatus,
                 None => Database::Records,
             },
+            is_reported,
             leaving: self.leaving_since.is_some(),
-        })
+        };
+        decide(&known, &mut self.memory)
     }
 
     /// What the election and the other nodes should know.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::allocator::{self, Assignment};
-use crate::desired::{Vip, desired, facts};
+use crate::desired::{Memory, Seen, Vip, desired, facts};
 use crate::fixture::{VIP, node, observed, service_name, view};
 use crate::observed::{Observed, Requirement, Selector};
 use crate::source::{Assembler, FileState, Kind, Served, Snapshot, Tree};
@@ -17,8 +17,17 @@ fn with(observed: &Observed, pool: &str, announced: bool) -> Vip {
     let announced = announced.then_some(vip).into_iter().collect();
     let (view, nobody) = (view(1), Default::default());
     let facts = facts(&view);
-    let mut vips = desired(&node(1), observed, &assignments, &view, &facts, &nobody, &announced);
-    vips.remove(&vip).unwrap()
+    let seen = Seen {
+        me: &node(1),
+        observed,
+        assignments: &assignments,
+        view: &view,
+        facts: &facts,
+        gone: &nobody,
+        announced: &announced,
+    };
+    let vips = desired(&seen, &mut Memory::default());
+    Vip::clone(&vips[&vip])
 }
 
 /// What is unknown about it, or why no node may have it.

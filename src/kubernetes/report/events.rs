@@ -143,13 +143,13 @@ pub struct Foreign {
 pub fn conflicts(
     node: &str,
     observed: &Observed,
-    vips: &BTreeMap<IpAddr, Vip>,
+    vips: &BTreeMap<IpAddr, Arc<Vip>>,
     foreign: &BTreeMap<IpAddr, Foreign>,
 ) -> Vec<Write> {
     let mut events = Vec::new();
     for (address, Foreign { mac, interface, state }) in foreign {
         let message = format!("{mac} on {interface} of {node} uses {address} too ({state})");
-        for service in services(observed, vips.get(address)) {
+        for service in services(observed, vips.get(address).map(Arc::as_ref)) {
             events.push(event(service, Severity::Warning, "AddressConflict", message.clone()));
         }
     }
@@ -158,7 +158,7 @@ pub fn conflicts(
 
 /// What the allocator tells about VIPs that no node may announce because of what its manifests say.
 /// A node that is only silent or leaving just now is no news here.
-pub fn unannounced(observed: &Observed, vips: &BTreeMap<IpAddr, Vip>) -> Vec<Write> {
+pub fn unannounced(observed: &Observed, vips: &BTreeMap<IpAddr, Arc<Vip>>) -> Vec<Write> {
     let mut events = Vec::new();
     for (address, vip) in vips.iter().filter(|(_, vip)| vip.eligible.is_empty()) {
         let is_passing =

@@ -2,8 +2,10 @@ use std::sync::Arc;
 
 use herald_ebpf::{Protocol as Carried, ServicePort};
 use herald_leader_election::{Eligible, SessionState};
+use proptest::prelude::*;
 
 use super::*;
+use crate::desired::World;
 use crate::fixture::{
     VIP, assigned, claimed, links, mac, node, observed, service_name, view, vip_key,
 };
@@ -36,6 +38,11 @@ fn decide_standing(
     decide(&Knowledge { leaving, ..knowledge(&me, observed, view, &links, &interfaces, standings) })
 }
 
+/// Without anything remembered.
+fn decide(known: &Knowledge<'_>) -> Decision {
+    super::decide(known, &mut Memory::default())
+}
+
 fn knowledge<'a>(
     me: &'a NodeName,
     observed: &'a Observed,
@@ -57,6 +64,7 @@ fn knowledge<'a>(
         presences: &NOBODY,
         allocator: &ALLOCATOR,
         database: Database::Records,
+        is_reported: true,
         leaving: false,
     }
 }
@@ -173,11 +181,29 @@ fn silences_what_it_is_asked_to_hand_over_and_then_gives_it_away() {
     assert_eq!((decided.picture.vips.len(), decided.announced.vips.len()), (0, 0));
     assert_eq!(decided.releases, BTreeSet::from([vip_key()]));
     assert_eq!(decided.picture.services.len(), 2, "it forwards on");
-    assert!(decided.plan.is_some());
+    assert!(decided.allocates && decided.plan.is_some());
 
     let decided = decision(&asked(ClaimKey::Allocator), 1, false);
-    assert_eq!(decided.plan, None);
+    assert!(!decided.allocates && decided.plan.is_none());
     assert_eq!(decided.releases, BTreeSet::from([ClaimKey::Allocator]));
+}
+
+#[test]
+fn plans_only_what_somebody_is_told_of() {
+    let (observed, view) = (observed(), claimed(view(1), ClaimKey::Allocator, 1));
+    let (me, links) = (node(1), links(1));
+    let interfaces = BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]);
+    let standings = BTreeMap::new();
+    for (database, is_reported, is_planned) in [
+        (Database::ServiceStatus, true, true),
+        (Database::ServiceStatus, false, false),
+        (Database::Records, false, true),
+    ] {
+        let known = knowledge(&me, &observed, &view, &links, &interfaces, &standings);
+        let decided = decide(&Knowledge { database, is_reported, ..known });
+        assert!(decided.allocates);
+        assert_eq!(decided.plan.is_some(), is_planned, "{database:?} {is_reported}");
+    }
 }
 
 #[test]
@@ -262,6 +288,7 @@ fn a_link_that_goes_down_gives_its_vips_back_before_anybody_heard() {
             presences: &BTreeMap::new(),
             allocator: &allocator::Config::default(),
             database: Database::Records,
+            is_reported: true,
             leaving: false,
         })
     };
@@ -312,4 +339,30 @@ fn an_external_ip_is_claimed_and_announced_and_its_mark_stays() {
     let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
     assert_eq!(decided.releases, BTreeSet::from([key]));
     assert_eq!(decided.puts[&records::announced_key(external)].value, None);
+}
+
+proptest! {
+    #[test]
+    fn what_is_remembered_of_the_last_decision_changes_nothing(
+        edits in prop::collection::vec((0..18_u8, 0..12_u8, any::<bool>()), 1..40),
+    ) {
+        let (mut world, mut memory) = (World::new(), Memory::default());
+        // What the Services' status reports is assigned to them.
+        for (n, service) in world.observed.services.values_mut().enumerate() {
+            let service = Arc::make_mut(service);
+            let given = IpAddr::from([192, 168, 1, 240 + n as u8]);
+            service.reported.addresses = vec![given];
+            service.reported.pool = Some("first".into());
+            world.view = claimed(world.view, ClaimKey::Vip(given), 1);
+        }
+        let (me, links, standings) = (node(1), links(1), BTreeMap::new());
+        let interfaces = BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]);
+        for (what, n, is_on) in edits {
+            world.edit(what, n, is_on);
+            let known =
+                knowledge(&me, &world.observed, &world.view, &links, &interfaces, &standings);
+            let known = Knowledge { database: Database::ServiceStatus, ..known };
+            prop_assert_eq!(super::decide(&known, &mut memory), decide(&known));
+        }
+    }
 }

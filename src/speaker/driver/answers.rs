@@ -74,7 +74,7 @@ impl Driver {
         let snapshot = self.parts.snapshots.borrow().clone();
         let links = self.parts.links.borrow().clone();
         // What was performed last, or what would be once this process has a session.
-        let decided = self.last.is_none().then(|| self.decide(&view, &snapshot, &links));
+        let decided = self.last.is_none().then(|| self.decide(&view, &snapshot, &links, false));
         let Some(decision) = self.last.as_ref().or(decided.as_ref()) else {
             return String::new();
         };

@@ -117,7 +117,7 @@ fn tells_its_author_what_to_write_in_another_way_and_only_of_its_own_services() 
     assert_eq!(told(&observed, None, None), [], "of another class");
 }
 
-fn vip(ineligible: &[(&str, Ineligible)]) -> BTreeMap<IpAddr, Vip> {
+fn vip(ineligible: &[(&str, Ineligible)]) -> BTreeMap<IpAddr, Arc<Vip>> {
     let nodes = ineligible.iter().map(|(node, why)| (NodeName::from(*node), *why));
     let vip = Vip {
         services: vec![fixture::service_name()],
@@ -129,7 +129,7 @@ fn vip(ineligible: &[(&str, Ineligible)]) -> BTreeMap<IpAddr, Vip> {
         kept: BTreeSet::new(),
         uncertain: None,
     };
-    BTreeMap::from([(fixture::VIP.into(), vip)])
+    BTreeMap::from([(fixture::VIP.into(), Arc::new(vip))])
 }
 
 #[test]
@@ -147,8 +147,8 @@ fn tells_of_a_vip_that_no_node_can_announce_but_not_while_nodes_come_and_go() {
         assert_eq!(unannounced(&observed, &vip(ineligible)), [], "{ineligible:?}");
     }
     let mut held = faulty;
-    let eligible = &mut held.get_mut(&IpAddr::from(fixture::VIP)).unwrap().eligible;
-    Arc::make_mut(eligible).insert(NodeName::from("n3"), BTreeSet::new());
+    let held_vip = Arc::make_mut(held.get_mut(&IpAddr::from(fixture::VIP)).unwrap());
+    Arc::make_mut(&mut held_vip.eligible).insert(NodeName::from("n3"), BTreeSet::new());
     assert_eq!(unannounced(&observed, &held), []);
 }
 

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::desired;
+use crate::desired::Seen;
 use crate::fixture::{
     VIP, assignments, endpoint, links, mac, node, not_ready, observed, service_name, terminating,
     view,
@@ -17,15 +18,17 @@ const WEB: ServicePort =
 fn pictured(observed: &Observed) -> Picture {
     let (me, view) = (node(1), view(1));
     let facts = desired::facts(&view);
-    let vips = desired::desired(
-        &me,
+    let seen = Seen {
+        me: &me,
         observed,
-        &assignments(),
-        &view,
-        &facts,
-        &BTreeSet::new(),
-        &BTreeSet::new(),
-    );
+        assignments: &assignments(),
+        view: &view,
+        facts: &facts,
+        gone: &BTreeSet::new(),
+        announced: &BTreeSet::new(),
+    };
+    let mut memory = desired::Memory::default();
+    let vips = desired::desired(&seen, &mut memory);
     let known = Knowledge {
         me: &me,
         observed,
@@ -36,9 +39,11 @@ fn pictured(observed: &Observed) -> Picture {
         presences: &BTreeMap::new(),
         allocator: &crate::allocator::Config::default(),
         database: Database::Records,
+        is_reported: true,
         leaving: false,
     };
-    picture(&known, &facts, &vips, &ByVip::new())
+    let ports = &mut Memory::default();
+    picture(&known, &facts, &vips, &ByVip::new(), memory.places(), ports)
 }
 
 fn with(endpoints: Vec<Endpoint>) -> Observed {
@@ -187,7 +192,7 @@ fn a_pod_that_serves_its_last_gets_new_flows_while_nobody_else_is_ready() {
 #[test]
 fn the_policy_says_who_may_ask_and_who_stays_together() {
     let plain = &pictured(&observed()).policies[&WEB];
-    assert_eq!(*plain, Policy::default());
+    assert_eq!(**plain, Policy::default());
     let timeout = Duration::from_secs(60);
     let observed = edited(|service| {
         service.source_ranges =
