@@ -1,8 +1,8 @@
 //! Against a real API server: manifests go in, statuses come out, with the rights of Herald's own
 //! ServiceAccount.
 //!
-//! Runs against the cluster that KUBECONFIG names, which must have `manifests/` applied, no pools and
-//! no speaker running, and let the caller impersonate. Without KUBECONFIG the test brings up one of
+//! Runs against the cluster that KUBECONFIG names, which must have `manifests/` or `manifests/install`
+//! applied, no pools and no speaker running, and let the caller impersonate. Without KUBECONFIG the test brings up one of
 //! the testbed's, which `cargo build --workspace --bins` must have built.
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test")]
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use herald::allocator::{self, Config};
 use herald::kubernetes::report::{self, Component, Held, Verdict};
-use herald::kubernetes::writer::{self, Wanted};
+use herald::kubernetes::writer::{self, Tally, Wanted};
 use herald::kubernetes::{Target, Write};
 use herald::source::kubernetes as source;
 use herald_leader_election::{BootTime, clock};
@@ -27,7 +27,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+mod asking;
 mod closing;
+mod foreign;
+mod refused;
 
 const NAMESPACE: &str = "herald-test";
 
@@ -40,6 +43,7 @@ async fn serves_pools_of_both_kinds_on_a_real_api_server() {
     };
     let clients = clients(kubeconfig).await;
     let cluster = Cluster { admin: clients.0 };
+    cluster.is_fit().await;
     cluster.clear().await;
     cluster.apply("v1", "Namespace", "namespaces", None, NAMESPACE, json!({})).await;
 
@@ -109,6 +113,8 @@ async fn serves_pools_of_both_kinds_on_a_real_api_server() {
         .await;
 
     let allocator = cluster.pools_of_cilium_that_close(allocator, &clients.1).await;
+    cluster.services_that_ask().await;
+    cluster.pools_that_are_refused().await;
 
     // A type that changes gives the address back, with everything that was written down about it.
     let ours = ["metallb.io/ip-allocated-from-pool", "herald.io/assigned-addresses"];
@@ -184,7 +190,7 @@ async fn start(client: Client) -> Allocator {
     let (sender, wanted) = watch::channel(Arc::new(Wanted::default()));
     let deadline = BootTime(clock::boot_now().0 + Duration::from_secs(600));
     let (keep, deadline) = watch::channel(Some(deadline));
-    let writer = writer::start(client, wanted, deadline);
+    let writer = writer::start(client, wanted, deadline, Tally::default());
     let held = Held {
         services: vec!["herald-test/web".parse().unwrap()],
         interfaces: [("eth0".to_owned(), Some("02:00:00:00:00:01".to_owned()))].into(),
@@ -360,10 +366,10 @@ impl Cluster {
     }
 
     async fn clear(&self) {
-        for name in ["test-a", "test-b"] {
+        for name in ["test-a", "test-b", "test-h"] {
             self.delete_pool("ipaddresspools", "metallb.io/v1beta1", name).await;
         }
-        for name in ["test-c", "test-e", "test-g"] {
+        for name in ["test-c", "test-e", "test-g", "test-i"] {
             self.delete_pool("ciliumloadbalancerippools", "cilium.io/v2", name).await;
         }
         for namespace in ["herald-system", "default"] {
@@ -378,9 +384,7 @@ impl Cluster {
             let api = self.api("metallb.io/v1beta1", kind, plural, Some("herald-system"));
             api.delete_collection(&Default::default(), &Default::default()).await.unwrap();
         }
-        for name in ["web", "later", "after", "two", "asks", "nowhere", "seen"] {
-            let _ = self.services().delete(name, &Default::default()).await;
-        }
+        self.services().delete_collection(&Default::default(), &Default::default()).await.unwrap();
     }
 
     fn services(&self) -> Api<Service> {

@@ -14,6 +14,7 @@ mod queue;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use herald_leader_election::{BootTime, clock};
@@ -57,18 +58,44 @@ pub struct Wanted {
     pub is_busy: bool,
 }
 
+/// How many writes have ended, for metrics; shared by the task and whoever asks.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(Arc<[AtomicU64; 2]>);
+
+impl Tally {
+    /// All writes that have ended, those that were in vain included.
+    pub fn updates(&self) -> u64 {
+        self.0[0].load(Ordering::Relaxed)
+    }
+
+    /// Those that the API server did not do. One that met another version of its object is none of
+    /// them: nothing is wrong then.
+    pub fn errors(&self) -> u64 {
+        self.0[1].load(Ordering::Relaxed)
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.0[0].fetch_add(1, Ordering::Relaxed);
+        if outcome == Outcome::Failed {
+            self.0[1].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Starts the task that writes; it ends when the sender of `wanted` is dropped. `deadline` is when
 /// this node's session ends, as the election tells it.
 pub fn start(
     client: Client,
     wanted: watch::Receiver<Arc<Wanted>>,
     deadline: watch::Receiver<Option<BootTime>>,
+    tally: Tally,
 ) -> JoinHandle<()> {
     let writer = Writer {
         client,
         wanted,
         deadline,
         queue: Queue::default(),
+        tally,
         troubles: Troubles::default(),
         addresses: Tasks::new(),
         reports: Tasks::new(),
@@ -83,6 +110,7 @@ struct Writer {
     wanted: watch::Receiver<Arc<Wanted>>,
     deadline: watch::Receiver<Option<BootTime>>,
     queue: Queue,
+    tally: Tally,
     troubles: Troubles,
     addresses: Tasks,
     reports: Tasks,
@@ -188,6 +216,7 @@ impl Writer {
         if outcome != Outcome::Failed && self.troubles.answered(kind) {
             tracing::info!(kind, "the API server takes these writes again");
         }
+        self.tally.count(outcome);
         self.queue.ended(key, outcome, now);
     }
 }

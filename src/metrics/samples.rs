@@ -211,6 +211,12 @@ fn metallb(report: &Value) -> Vec<Metric> {
         let sent = vip["frames"]["announcements"].as_u64()?;
         Some(sample(vec![("ip", text(&vip["address"]))], float(sent)))
     });
+    // Only who writes to an API server counts that.
+    let counter = |name, help, counted: &str| {
+        let counted = report["counters"][counted].as_u64();
+        let samples = counted.map(|count| sample(vec![], float(count))).into_iter().collect();
+        Metric { name, help, kind: Kind::Counter, samples }
+    };
     let [is_loaded, is_stale] = configuration(list(&report["problems"]));
     let mut metrics = vec![
         // It only grows, but the format would append `_total` to the name of a counter.
@@ -235,6 +241,18 @@ fn metallb(report: &Value) -> Vec<Metric> {
             vec![sample(vec![], f64::from(u8::from(is_stale)))],
         ),
     ];
+    metrics.extend([
+        counter(
+            "metallb_k8s_client_updates",
+            "Writes to the API server that have ended: statuses, objects of Herald's and Events.",
+            "api_updates",
+        ),
+        counter(
+            "metallb_k8s_client_update_errors",
+            "Those of them that the API server did not do; one that met a newer version is none.",
+            "api_update_errors",
+        ),
+    ]);
     let pools: Vec<_> = list(&report["pools"]).iter().filter(|p| p["kind"] == "metallb").collect();
     let of_pools = |read: &dyn Fn(&Value) -> f64| {
         let pools = pools.iter();

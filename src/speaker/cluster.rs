@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::kubernetes::report::{self, Component, Foreign, Held, Verdict};
-use crate::kubernetes::writer::{self, Wanted};
+use crate::kubernetes::writer::{self, Tally, Wanted};
 use crate::source::Snapshot;
 use crate::speaker::decide::Decision;
 
@@ -27,6 +27,7 @@ pub(crate) struct Cluster {
     namespace: String,
     node: String,
     wanted: watch::Sender<Arc<Wanted>>,
+    tally: Tally,
     /// ServiceL2Status objects that an earlier process left.
     known: BTreeSet<String>,
     since: BTreeMap<IpAddr, String>,
@@ -81,13 +82,15 @@ impl Cluster {
         let state = report::configuration(Component::Speaker(node), namespace, &verdict);
         let first = Wanted { node: vec![state], ..Wanted::default() };
         let (wanted, receiver) = watch::channel(Arc::new(first));
-        let task = writer::start(client, receiver, deadline);
+        let tally = Tally::default();
+        let task = writer::start(client, receiver, deadline, tally.clone());
         let (namespace, node) = (namespace.to_owned(), node.to_owned());
         (
             Self {
                 namespace,
                 node,
                 wanted,
+                tally,
                 known,
                 since: BTreeMap::new(),
                 verdict,
@@ -96,6 +99,13 @@ impl Cluster {
             },
             task,
         )
+    }
+
+    /// For the report's counters.
+    pub(crate) fn counters(&self) -> [(String, u64); 2] {
+        let Self { tally, .. } = self;
+        [("api_updates", tally.updates()), ("api_update_errors", tally.errors())]
+            .map(|(name, count)| (name.to_owned(), count))
     }
 
     /// How long the next decision need not be told; zero when it should be.

@@ -20,6 +20,7 @@ pub mod flows;
 pub mod history;
 pub mod judge;
 pub mod lab;
+pub mod metrics;
 pub mod neighbour;
 pub mod ping;
 pub mod pod;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use herald_testbed::cluster::Change;
 use herald_testbed::cluster::whole::Cluster;
 use herald_testbed::e2e;
+use herald_testbed::metrics::scrape;
 use serde_json::{Value, json};
 
 const METALLB: &str = include_str!("../../src/source/testdata/reference/metallb-homelab.yaml");
@@ -124,7 +125,17 @@ fn metallb(cluster: &mut Cluster) -> anyhow::Result<()> {
         let annotations = &state["metadata"]["annotations"];
         assert!(annotations.is_null(), "a field was dropped: {annotations}");
     }
-    Ok(())
+    let counts = |name: &str, text: &str| -> Option<f64> {
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    };
+    cluster.wait("the metrics count what was written", LIMIT, |cluster| {
+        let Ok(text) = cluster.lab.netns(&node)?.inside(|| scrape(METRICS)) else {
+            return Ok(None);
+        };
+        let written = counts("metallb_k8s_client_updates_total ", &text);
+        let failed = counts("metallb_k8s_client_update_errors_total ", &text);
+        Ok((written.is_some_and(|it| it > 0.0) && failed.is_some()).then_some(()))
+    })
 }
 
 /// The conditions as Cilium's definitions store them, and the columns that they show.
@@ -234,4 +245,6 @@ fn stored(
     result.with_context(|| format!("{what:?} is {last:#}"))
 }
 
+/// Where the DaemonSet's speakers tell their metrics.
+const METRICS: &str = "127.0.0.1:7947";
 const LIMIT: Duration = Duration::from_secs(60);

@@ -2,8 +2,7 @@
 //! reported, and every form of the question "who has it?" gets exactly one answer.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::addresses::{Host, host, node_of, nodes};
 use herald_testbed::lab::netns::Netns;
+use herald_testbed::metrics::scrape;
 use herald_testbed::neighbour::{Claims, ask, claim, send};
 use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::{MANIFESTS, Scenario, manifests};
@@ -40,7 +40,7 @@ fn an_address_in_use_is_reported_and_not_announced() -> anyhow::Result<()> {
             let holder = reported(scenario, vip, router, "blocked")?;
             let sample = format!("herald_vip_conflict{{vip=\"{vip}\",state=\"blocked\"}} 1");
             scenario.wait("the metric says so too", 15, |scenario| {
-                let Ok(text) = scenario.lab.netns(&holder)?.inside(metrics) else {
+                let Ok(text) = scenario.lab.netns(&holder)?.inside(|| scrape(METRICS)) else {
                     return Ok(None);
                 };
                 Ok(text.contains(&sample).then_some(()))
@@ -76,15 +76,6 @@ fn an_address_in_use_is_reported_and_not_announced() -> anyhow::Result<()> {
         }
         Ok(())
     })
-}
-
-fn metrics() -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(METRICS).context("cannot ask for metrics")?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: herald\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).context("cannot read metrics")?;
-    Ok(text)
 }
 
 /// For so long after its first announcement a VIP is given up again when somebody else has it: the

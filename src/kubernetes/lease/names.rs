@@ -38,7 +38,7 @@ pub fn key(name: &str) -> Option<ObjectKey> {
         return Some(ObjectKey::Claim(ClaimKey::Allocator));
     }
     if let Some(node) = name.strip_prefix(NODE) {
-        return (!node.is_empty()).then(|| ObjectKey::Session(NodeName::from(node.to_owned())));
+        return (!node.is_empty()).then(|| ObjectKey::Session(NodeName::from(node)));
     }
     let vip = name.strip_prefix(VIP)?;
     let vip: IpAddr = match vip.parse() {

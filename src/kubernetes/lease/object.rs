@@ -225,9 +225,9 @@ impl Read<'_> {
         let is_held = |node: &&str| !node.is_empty() && !is_mirror(self.lease);
         let holder = self.spec.holder_identity.as_deref().filter(is_held);
         ClaimObject {
-            holder: holder.map(|node| (NodeName::from(node.to_owned()), self.number(EPOCH))),
+            holder: holder.map(|node| (NodeName::from(node), self.number(EPOCH))),
             term: self.spec.lease_transitions.and_then(|it| u64::try_from(it).ok()).unwrap_or(0),
-            move_to: self.annotation(MOVE_TO).map(|node| NodeName::from(node.to_owned())),
+            move_to: self.annotation(MOVE_TO).map(NodeName::from),
             record: self.annotation(RECORD).map(|name| {
                 (name.to_owned(), from_text(self.annotation(RECORD_VALUE).unwrap_or_default()))
             }),

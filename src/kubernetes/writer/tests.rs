@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A session that outlasts every test.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// An API server of Services, each at a version; a write that names another one is refused.
+/// An API server of Services, each at a version; a write that names another one is refused, and any
+/// write to the one called `broken` fails.
 #[derive(Default)]
 struct Server {
     versions: Mutex<BTreeMap<String, u64>>,
@@ -63,14 +64,18 @@ impl Server {
         let version = versions.entry(name.clone()).or_insert(1);
         let named = body["metadata"]["resourceVersion"].as_str();
         let is_stale = named.is_some_and(|named| named != version.to_string());
-        let code = if is_stale { 409 } else { 200 };
+        let (code, reason) = match &*name {
+            _ if is_stale => (409, "Conflict"),
+            "broken" => (500, "InternalError"),
+            _ => (200, ""),
+        };
         self.asked.lock().unwrap().push(format!("{method} {name} {code}"));
-        let answer = if is_stale {
-            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                   "message": "the object has been modified", "reason": "Conflict", "code": 409})
-        } else {
+        let answer = if code == 200 {
             *version += 1;
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}})
+        } else {
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                   "message": "not done", "reason": reason, "code": code})
         };
         let body = Body::from(serde_json::to_vec(&answer).unwrap());
         Response::builder().status(code).body(body).unwrap()
@@ -117,8 +122,32 @@ fn running(server: &Arc<Server>, writes: Vec<Write>, lasts: Duration) -> Held {
     let (sender, receiver) = watch::channel(wanted(writes));
     let end = BootTime(clock::boot_now().0 + lasts);
     let (keep, deadline) = watch::channel(Some(end));
-    let task = start(server.client(), receiver, deadline);
+    let task = start(server.client(), receiver, deadline, Tally::default());
     (sender, keep, task)
+}
+
+#[tokio::test]
+async fn counts_what_was_written_and_what_failed() {
+    let server = Arc::new(Server::default());
+    // Another allocator has written to it since this one looked.
+    server.versions.lock().unwrap().insert("a".into(), 2);
+    let writes = [status("a", 1), status("b", 1), status("broken", 1)].to_vec();
+    let (sender, receiver) = watch::channel(wanted(writes));
+    let end = BootTime(clock::boot_now().0 + LONG);
+    let (_keep, deadline) = watch::channel(Some(end));
+    let tally = Tally::default();
+    let _task = start(server.client(), receiver, deadline, tally.clone());
+    let all = async {
+        while tally.updates() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, all).await.expect("three writes have ended");
+    // On a slow machine what failed is sent a second time before this is asked.
+    let asked = server.asked.lock().unwrap().clone();
+    let failed = asked.iter().filter(|it| it.ends_with(" 500")).count() as u64;
+    assert!((1..=failed).contains(&tally.errors()), "{} errors in {asked:?}", tally.errors());
+    drop(sender);
 }
 
 #[tokio::test]

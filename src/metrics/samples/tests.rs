@@ -23,7 +23,8 @@ fn report() -> Value {
             {"name": "default/web", "reason": null},
             {"name": "default/late", "reason": "pools_exhausted"},
         ],
-        "counters": {"xdp_forwarded": 12, "announcer_probes": 3, "peer_refused_wrong_key": 1},
+        "counters": {"xdp_forwarded": 12, "announcer_probes": 3, "peer_refused_wrong_key": 1,
+            "api_updates": 9, "api_update_errors": 2},
         "problems": [],
         "flows": {
             "every": 1024, "reason": null, "read": 12, "lost": {"rate_limited": 3},
@@ -83,7 +84,10 @@ fn says_what_status_says() {
         ("herald_packets_total", vec![r#"{reason="forwarded"} 12.0"#]),
         ("herald_announcer_total", vec![r#"{event="probes"} 3.0"#]),
         ("herald_peer_refused_total", vec![r#"{reason="wrong_key"} 1.0"#]),
-        ("herald_events_total", vec![]),
+        (
+            "herald_events_total",
+            vec![r#"{event="api_update_errors"} 2.0"#, r#"{event="api_updates"} 9.0"#],
+        ),
         ("herald_flow_sampling", vec![" 1024.0"]),
         (
             "herald_flow_packets_total",
@@ -109,6 +113,8 @@ fn keeps_the_names_dashboards_know() {
         r#"metallb_allocator_addresses_total{pool="lan"} 11.0"#,
         r#"metallb_allocator_ipv4_addresses_in_use_total{pool="lan"} 1.0"#,
         r#"metallb_allocator_services_allocated_total{pool="lan"} 1.0"#,
+        "metallb_k8s_client_updates_total 9.0",
+        "metallb_k8s_client_update_errors_total 2.0",
         "metallb_k8s_client_config_loaded_bool 1.0",
         "metallb_k8s_client_config_stale_bool 0.0",
         r#"metallb_layer2_gratuitous_sent{ip="192.168.1.240"} 12.0"#,

@@ -8,6 +8,7 @@ use herald_leader_election::{ClaimKey, MoveRefusal, NodeName, View, clock};
 use super::Driver;
 use crate::allocator;
 use crate::kubernetes::lease::gate::Waits;
+use crate::speaker::cluster::Cluster;
 use crate::speaker::electing::Leases;
 use crate::speaker::flows::Book;
 use crate::speaker::report::{self, Material, report};
@@ -68,6 +69,7 @@ impl Driver {
         counters.insert("speaker_rounds".to_owned(), self.rounds.count);
         counters.insert("speaker_rounds_microseconds".to_owned(), spent);
         counters.extend(self.parts.leases.iter().flat_map(Leases::counters));
+        counters.extend(self.parts.cluster.iter().flat_map(Cluster::counters));
         let view = self.view.borrow().clone();
         let snapshot = self.parts.snapshots.borrow().clone();
         let links = self.parts.links.borrow().clone();

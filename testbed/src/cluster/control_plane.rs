@@ -271,10 +271,7 @@ impl ControlPlane {
     ///
     /// What kubectl said.
     pub fn kubectl(&self, arguments: &[&str], input: Option<&str>) -> anyhow::Result<String> {
-        let mut command = self.call("kubectl");
-        command.arg("--kubeconfig").arg(keys().join("bootstrap.kubeconfig")).args(arguments);
-        // The machine's own kubectl has a cache in $HOME; this cluster is none of its business.
-        command.env("KUBECACHEDIR", Path::new(SCRATCH).join("kubectl"));
+        let mut command = self.kubectl_command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.netns.inside(|| {
             let mut child = command.spawn().context("cannot run kubectl")?;
@@ -288,6 +285,23 @@ impl ControlPlane {
             }
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         })
+    }
+
+    /// Starts kubectl as [`Self::kubectl`] does and does not wait for its end; `name` is its log's.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started.
+    pub fn kubectl_beside(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Process> {
+        Process::start(name, self.kubectl_command(arguments), &self.netns, &self.log(name))
+    }
+
+    fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.call("kubectl");
+        command.arg("--kubeconfig").arg(keys().join("bootstrap.kubeconfig")).args(arguments);
+        // The machine's own kubectl has a cache in $HOME; this cluster is none of its business.
+        command.env("KUBECACHEDIR", Path::new(SCRATCH).join("kubectl"));
+        command
     }
 
     /// Sends a signal to one of its programs, `kube-apiserver` or `etcd`: SIGSTOP makes it a server

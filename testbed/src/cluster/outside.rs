@@ -37,6 +37,12 @@ pub fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     if args.shape.speakers {
         speakers::kustomization(&args.shape.manifests)?;
     }
+    // Told now, and not after all is up.
+    let directory = match args.kubeconfig.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
+    };
+    ensure!(directory.is_dir(), "there is no directory {}", directory.display());
     let state = State::of_user();
     let mut lock = state.begin()?;
     let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on 127.0.0.1")?;
