@@ -135,6 +135,7 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
             classless: args.default_lb_service_ipam.into(),
         },
         timing: election.timing,
+        patience: election.patience,
         key_file: election.key_file,
         raft_port: args.raft_port,
         metrics_listen: args.metrics_listen,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use herald_leader_election::lease::{self as by_leases, LeaseConfig, LeaseTiming};
-use herald_leader_election::{BootTime, Error, Handle, Key, NodeName, Patience, RaftConfig};
+use herald_leader_election::{BootTime, Error, Handle, Key, NodeName, RaftConfig};
 use kube::Client;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -131,7 +131,7 @@ fn start_raft(
         listen: own,
         nodes,
         voters,
-        patience: Patience::default(),
+        patience: config.patience,
         state_dir: config.state_dir.clone(),
         timing: config.timing,
         facts,

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use herald_announcer::{Announcer, Answering, Links};
-use herald_leader_election::{NodeName, Timing};
+use herald_leader_election::{NodeName, Patience, Timing};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -78,6 +78,8 @@ pub struct Config {
     pub allocator: allocator::Config,
     /// Heartbeat and ttl.
     pub timing: Timing,
+    /// When raft gives a member up.
+    pub patience: Patience,
     /// The key the speakers share; none: they talk in plain text.
     pub key_file: Option<PathBuf>,
     /// The port on which speakers talk to each other.

@@ -1,4 +1,5 @@
-//! Measures an outage: one datagram each millisecond over one flow, and which were answered.
+//! Measures an outage: one datagram each millisecond, or so often as is asked for, over one flow, and
+//! which were answered.
 //!
 //! A thread of its own sends and receives (edge); the judgement, [`Outcome::outage`], is pure and
 //! counts by the times of sending, so a late tick of a busy machine is not taken for a loss, nor a
@@ -19,7 +20,7 @@ use crate::pod::Answer;
 use crate::stop::{Flag, Stop};
 use crate::{client, clock};
 
-/// Time between two datagrams.
+/// Time between two datagrams, unless another one is asked for.
 const PACE: Duration = Duration::from_millis(1);
 /// How long answers to the last datagrams are waited for.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -51,12 +52,28 @@ impl Probe {
     ///
     /// If the port is taken or there is no route.
     pub fn start(netns: &Netns, server: SocketAddr, port: u16) -> anyhow::Result<Self> {
+        Self::paced(netns, server, port, PACE)
+    }
+
+    /// The same with another time between two datagrams, for what is to be watched for long: the
+    /// receive buffers on the way hold some hundred of them, which then is seconds in which a busy
+    /// machine may leave a receiver without a processor.
+    ///
+    /// # Errors
+    ///
+    /// As [`Probe::start`].
+    pub fn paced(
+        netns: &Netns,
+        server: SocketAddr,
+        port: u16,
+        pace: Duration,
+    ) -> anyhow::Result<Self> {
         let socket = netns.inside(|| client::udp(server, port))?;
         socket.set_nonblocking(true)?;
         let stop = Stop::default();
         let last_answer = Arc::new(AtomicU64::new(0));
         let (flag, last) = (stop.flag(), Arc::clone(&last_answer));
-        let thread = std::thread::spawn(move || probe(&socket, &flag, &last));
+        let thread = std::thread::spawn(move || probe(&socket, pace, &flag, &last));
         Ok(Self { stop, last_answer, thread })
     }
 
@@ -76,7 +93,12 @@ impl Probe {
     }
 }
 
-fn probe(socket: &UdpSocket, stop: &Flag, last: &AtomicU64) -> anyhow::Result<Outcome> {
+fn probe(
+    socket: &UdpSocket,
+    pace: Duration,
+    stop: &Flag,
+    last: &AtomicU64,
+) -> anyhow::Result<Outcome> {
     let begin = clock::now();
     let mut outcome = Outcome::default();
     let mut end = None;
@@ -94,7 +116,7 @@ fn probe(socket: &UdpSocket, stop: &Flag, last: &AtomicU64) -> anyhow::Result<Ou
                 // A refusal (no neighbour, an ICMP error) is a loss; the answer will be missing.
                 let _ = socket.send(outcome.probes.len().to_string().as_bytes());
                 // On the beat, but no burst after a pause of this thread.
-                next = (next + PACE).max(now);
+                next = (next + pace).max(now);
                 next
             }
         };

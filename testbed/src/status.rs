@@ -92,6 +92,17 @@ pub struct Election {
     pub drained: Vec<String>,
     /// All sessions.
     pub sessions: Vec<Session>,
+    /// Who takes part in raft.
+    pub members: Vec<Member>,
+}
+
+/// A node that takes part in raft.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Member {
+    /// The node.
+    pub node: String,
+    /// Whether it votes.
+    pub voter: bool,
 }
 
 /// One node's session.

@@ -4,7 +4,7 @@
 //! a watch that shows each object late and in no order among objects. Around it everything goes
 //! wrong: answers are lost, writes arrive late, processes freeze, restart and lose their watch.
 //! Every run checks after every event what is promised (`sim::invariants`). Bad days, one after
-//! another, are in the files of the promises, from `one_voice` on. Start at
+//! another, are in the files of the promises, from `invariants::one_voice` on. Start at
 //! [`world::World::run_for`].
 
 #![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]

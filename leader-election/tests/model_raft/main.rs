@@ -16,7 +16,7 @@
 //! itself and the fence. Three nodes cannot show
 //! that a grant needs a valid lease (3): with one node deposed, the other one is the new leader's
 //! quorum, and takes nothing from the old one any more. Nor (5) and (6), since raft's log and sessions are
-//! taken for granted here; the bad days of the real cores, from `one_voice` on, go through both.
+//! taken for granted here; the bad days of the real cores, from `invariants::one_voice` on, go through both.
 //! At most one crash and one frozen process, or a crash and a handover, and two terms, or three where it takes
 //! three to break something.
 //!

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
-use herald_leader_election::Timing;
 use herald_leader_election::lease::LeaseTiming;
+use herald_leader_election::{Patience, Timing};
 
 use crate::speaker::Election;
 
@@ -34,6 +34,11 @@ pub(super) struct ElectionArgs {
     /// node's VIPs move [default: 600ms].
     #[arg(long, value_name = "TIME", value_parser = crate::cli::duration)]
     ttl: Option<Duration>,
+    /// With raft: how long a voter may be silent before another node votes in its place, and a node
+    /// be gone from the Nodes before it is no member any more; at least ten times --ttl
+    /// [default: 5m].
+    #[arg(long, value_name = "TIME", value_parser = crate::cli::duration)]
+    member_patience: Option<Duration>,
     /// With raft: file with the key that all speakers of the cluster share: hexadecimal, base64 or
     /// any secret text. Their traffic is authenticated and encrypted with it; without it, it is
     /// neither.
@@ -73,6 +78,7 @@ pub(super) struct Judged {
     pub election: Election,
     pub voters: Vec<String>,
     pub timing: Timing,
+    pub patience: Patience,
     pub key_file: Option<PathBuf>,
 }
 
@@ -112,7 +118,16 @@ impl ElectionArgs {
         if let Err(error) = timing.check() {
             bail!("--heartbeat and --ttl do not go together: {error}");
         }
-        Ok(Judged { election, voters: self.voters, timing, key_file: self.key_file })
+        let patience = self.patience(timing)?;
+        Ok(Judged { election, voters: self.voters, timing, patience, key_file: self.key_file })
+    }
+
+    /// A voter whose machine only starts again must not be replaced meanwhile.
+    fn patience(&self, timing: Timing) -> anyhow::Result<Patience> {
+        let Some(asked) = self.member_patience else { return Ok(Patience::default()) };
+        let least = timing.ttl * LEAST_PATIENCE_TTLS;
+        ensure!(asked >= least, "--member-patience must be at least {least:?}, ten times --ttl");
+        Ok(Patience { replace_after: asked, forget_after: asked })
     }
 
     fn timing(&self) -> Timing {
@@ -137,7 +152,10 @@ impl ElectionArgs {
 
     fn refuse_raft_flags(&self) -> anyhow::Result<()> {
         refuse(
-            [("--voters", !self.voters.is_empty())],
+            [
+                ("--voters", !self.voters.is_empty()),
+                ("--member-patience", self.member_patience.is_some()),
+            ],
             "is about raft, but Leases decide: every node with a speaker takes part",
         )?;
         let given = [
@@ -152,6 +170,9 @@ impl ElectionArgs {
         )
     }
 }
+
+/// `--member-patience` is at least so many ttl.
+const LEAST_PATIENCE_TTLS: u32 = 10;
 
 fn refuse<const N: usize>(given: [(&str, bool); N], why: &str) -> anyhow::Result<()> {
     match given.into_iter().find(|(_, is_given)| *is_given) {
@@ -213,6 +234,15 @@ mod tests {
     }
 
     #[test]
+    fn members_are_given_up_after_five_minutes_unless_told_otherwise() {
+        for (line, wanted) in [("", 300), ("--member-patience 7s", 7)] {
+            let patience = judge(line, true).unwrap().patience;
+            let wanted = Duration::from_secs(wanted);
+            assert_eq!(patience, Patience { replace_after: wanted, forget_after: wanted });
+        }
+    }
+
+    #[test]
     fn what_does_not_go_together_is_refused_with_the_reason() {
         for (line, from_directory, reason) in [
             ("--election lease", true, "needs an API server"),
@@ -223,6 +253,8 @@ mod tests {
             ("--voters n1 --lease-ttl 9s", false, "--lease-ttl is about Leases"),
             ("--lease-ttl 2s", false, "must be at least 4.5s"),
             ("--voters n1 --profile calm --ttl 1s", true, "must be at least 2s"),
+            ("--member-patience 5s", true, "must be at least 6s, ten times --ttl"),
+            ("--member-patience 9s", false, "every node with a speaker takes part"),
         ] {
             let refused = judge(line, from_directory).unwrap_err().to_string();
             assert!(refused.contains(reason), "{line}: {refused}");

@@ -2,8 +2,9 @@
 //! its LAN, and Herald's speakers when asked for. `testbed/cluster` keeps one for people; tests and
 //! benchmarks build their own and have every part of it at hand.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -161,6 +162,37 @@ impl Cluster {
     /// If it does not.
     pub fn status(&self, node: &str) -> anyhow::Result<Status> {
         self.speakers.status(node)
+    }
+
+    /// Waits until there are so many VIPs, each announced by the holder that all Nodes' speakers agree
+    /// on, and returns the holders.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cluster::wait`].
+    pub fn announced(
+        &mut self,
+        count: usize,
+        limit: Duration,
+    ) -> anyhow::Result<BTreeMap<IpAddr, String>> {
+        let what = format!("{count} VIPs are announced by their holders");
+        self.wait(&what, limit, |cluster| {
+            let mut statuses = BTreeMap::new();
+            for node in &cluster.nodes {
+                // One that is being started does not answer yet.
+                let Ok(status) = cluster.status(node) else { return Ok(None) };
+                statuses.insert(node.as_str(), status);
+            }
+            let Some(holders) = statuses.values().next().map(Status::holders) else {
+                return Ok(None);
+            };
+            let agreed = statuses.values().all(|status| status.holders() == holders);
+            let spoken = holders.iter().all(|(vip, holder)| {
+                let own = statuses.get(holder.as_str()).and_then(|it| it.vip(*vip));
+                own.is_some_and(|vip| vip.announcing)
+            });
+            Ok((holders.len() == count && agreed && spoken).then_some(holders))
+        })
     }
 
     /// Waits, and fails at once when a part of the cluster ends meanwhile.

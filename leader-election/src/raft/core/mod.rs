@@ -169,13 +169,9 @@ impl Core {
         Ok(core)
     }
 
-    /// Who takes part, as far as this node knows, and whether it votes.
+    /// Who takes part, as far as this node knows, and whether it votes: [`Machine::votes`].
     pub fn members(&self) -> BTreeMap<NodeName, bool> {
-        let mut members = BTreeMap::new();
-        for member in self.machine.members.values() {
-            *members.entry(member.node.clone()).or_insert(false) |= member.voter;
-        }
-        members
+        self.machine.votes()
     }
 
     /// When to call [`Core::handle`] with [`Input::Tick`] if nothing happens before.

@@ -5,7 +5,7 @@
 //! library is told to go by (`core::ready`), and nothing else: the two must never differ. At most
 //! one voter comes or goes with each command, and the last one never goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Machine, Outcome};
 use crate::model::{NodeName, SessionState};
@@ -36,6 +36,19 @@ impl Machine {
     pub fn id_of(&self, node: &NodeName) -> Option<u64> {
         let its = self.members.iter().filter(|(_, member)| member.node == *node);
         its.max_by_key(|(_, member)| member.since).map(|(id, _)| *id)
+    }
+
+    /// The nodes that take part, and whether each votes under its latest id: what was lost with a
+    /// directory casts no vote any more, though it counts until it is replaced.
+    pub fn votes(&self) -> BTreeMap<NodeName, bool> {
+        let mut latest: BTreeMap<&NodeName, &Member> = BTreeMap::new();
+        for member in self.members.values() {
+            let known = latest.entry(&member.node).or_insert(member);
+            if known.since < member.since {
+                *known = member;
+            }
+        }
+        latest.into_iter().map(|(node, member)| (node.clone(), member.voter)).collect()
     }
 
     /// Raft ids of the voters.

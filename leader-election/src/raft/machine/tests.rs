@@ -272,6 +272,8 @@ fn a_second_directory_of_a_node_waits_for_the_end_of_its_session() {
     assert_eq!(machine.apply(3, &Command::Revoke { node: "b".into(), epoch: 1 }), Applied);
     assert_eq!(machine.apply(4, &member(3, "b", Change::Learn)), Applied);
     assert_eq!(machine.id_of(&"b".into()), Some(3));
+    // The vote of the directory that is lost is none of the node's.
+    assert_eq!(machine.votes(), [("a".into(), true), ("b".into(), false)].into());
 }
 
 #[test]

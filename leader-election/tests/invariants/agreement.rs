@@ -1,21 +1,12 @@
 //! Agreement: one holder in a term, one state after so many log entries, and when all has been well
 //! for a while, one picture of it all in every node.
 
-#![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
-
-#[path = "lease/api.rs"]
-mod api;
-#[path = "lease/days.rs"]
-mod days;
-mod sim;
-#[path = "lease/world.rs"]
-mod world;
-
 use std::sync::Arc;
 
-use sim::invariants::Invariants;
-use sim::seeds::each_seed;
-use sim::{MS, vip};
+use crate::sim::invariants::Invariants;
+use crate::sim::seeds::each_seed;
+use crate::sim::{self, MS, vip};
+use crate::{days, world};
 
 #[test]
 fn by_raft() {

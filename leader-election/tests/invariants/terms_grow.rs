@@ -1,19 +1,10 @@
 //! Terms grow: what is decided, learned and spoken in, while VIPs are moved all the time.
 
-#![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
-
-#[path = "lease/api.rs"]
-mod api;
-#[path = "lease/days.rs"]
-mod days;
-mod sim;
-#[path = "lease/world.rs"]
-mod world;
-
 use std::sync::Arc;
 
-use sim::seeds::each_seed;
-use sim::{MS, vip};
+use crate::sim::seeds::each_seed;
+use crate::sim::{self, MS, vip};
+use crate::{days, world};
 
 #[test]
 fn by_raft() {

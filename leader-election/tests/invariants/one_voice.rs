@@ -1,19 +1,10 @@
 //! One voice: at one instant, one node's kernel at most speaks for a key, whatever goes wrong, by raft
 //! and by API objects; also where two machines have one name.
 
-#![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
-
-#[path = "lease/api.rs"]
-mod api;
-#[path = "lease/days.rs"]
-mod days;
-mod sim;
-#[path = "lease/world.rs"]
-mod world;
-
+use crate::sim::seeds::each_seed;
+use crate::sim::{self, MS, vip};
+use crate::{days, world};
 use herald_leader_election::BootTime;
-use sim::seeds::each_seed;
-use sim::{MS, vip};
 
 #[test]
 fn by_raft() {

@@ -1,18 +1,9 @@
 //! Heals: however short the day was before nothing is wrong any more, every key is spoken for after a
 //! bounded time, and stays so.
 
-#![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
-
-#[path = "lease/api.rs"]
-mod api;
-#[path = "lease/days.rs"]
-mod days;
-mod sim;
-#[path = "lease/world.rs"]
-mod world;
-
-use sim::seeds::each_seed;
-use sim::{MS, Weather, patience};
+use crate::sim::seeds::each_seed;
+use crate::sim::{self, MS, Weather, patience};
+use crate::{days, world};
 
 #[test]
 fn by_raft() {
