@@ -12,6 +12,10 @@ use serde::{Deserialize, Serialize};
 pub struct Facts {
     /// Interfaces that are up, have carrier and may carry announcements, by name.
     pub interfaces: Vec<Interface>,
+    /// Interfaces that are there for announcements and cannot carry them now: without them, status
+    /// could not tell a pulled cable from a node of another network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unusable: Vec<Unusable>,
 }
 
 /// One usable interface.
@@ -25,18 +29,30 @@ pub struct Interface {
     pub addresses: Vec<IpNetwork>,
 }
 
+/// One interface that is down, has no carrier, belongs to another or speaks no ARP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unusable {
+    /// Its name on that node.
+    pub name: String,
+    /// Its addresses with their prefix lengths; the kernel takes those of IPv6 from one that is down.
+    pub addresses: Vec<IpNetwork>,
+}
+
 impl Facts {
-    /// The facts about those of `names` that can be used now.
+    /// The facts about those of `names` that are there.
     pub fn of<'a>(links: &Links, names: impl IntoIterator<Item = &'a String>) -> Self {
-        let interfaces = names
-            .into_iter()
-            .filter_map(|name| links.by_name.get(name))
-            .filter(|link| link.up && link.carrier && !link.is_enslaved && !link.no_arp)
-            .filter_map(|link| {
-                let mac = link.mac?.to_string();
-                Some(Interface { name: link.name.clone(), mac, addresses: link.addresses.clone() })
-            });
-        Self { interfaces: interfaces.collect() }
+        let mut facts = Self::default();
+        for link in names.into_iter().filter_map(|name| links.by_name.get(name)) {
+            let (name, addresses) = (link.name.clone(), link.addresses.clone());
+            let is_usable = link.up && link.carrier && !link.is_enslaved && !link.no_arp;
+            match link.mac.filter(|_| is_usable) {
+                Some(mac) => {
+                    facts.interfaces.push(Interface { name, mac: mac.to_string(), addresses });
+                }
+                None => facts.unusable.push(Unusable { name, addresses }),
+            }
+        }
+        facts
     }
 
     /// As published. Facts of another version that cannot be read count as none: such a node
@@ -89,30 +105,37 @@ mod tests {
 
     fn facts(name: &str, mac: &str, address: &str) -> Facts {
         let addresses = vec![address.parse().unwrap(), "fe80::1/64".parse().unwrap()];
-        Facts { interfaces: vec![Interface { name: name.into(), mac: mac.into(), addresses }] }
+        let interfaces = vec![Interface { name: name.into(), mac: mac.into(), addresses }];
+        Facts { interfaces, ..Facts::default() }
     }
 
     #[test]
     fn reads_back_what_it_published() {
-        let facts = facts("eth0", "02:00:00:00:01:0b", "192.168.1.11/24");
+        let mut facts = facts("eth0", "02:00:00:00:01:0b", "192.168.1.11/24");
+        assert_eq!(Facts::decode(&facts.encode()), facts);
+        let addresses = vec!["10.0.0.12/24".parse().unwrap()];
+        facts.unusable = vec![Unusable { name: "eth1".into(), addresses }];
         assert_eq!(Facts::decode(&facts.encode()), facts);
         assert_eq!(Facts::decode(b"of a later version"), Facts::default());
     }
 
     #[test]
-    fn interfaces_that_cannot_speak_are_not_published() {
+    fn interfaces_that_cannot_speak_are_published_as_such() {
         let names = |change: fn(&mut herald_announcer::Link)| {
             let mut links = crate::fixture::links(1);
             change(links.by_name.get_mut("eth0").unwrap());
             let facts = Facts::of(&links, &["eth0".to_owned(), "eth9".to_owned()]);
-            facts.interfaces.into_iter().map(|it| it.name).collect::<Vec<_>>()
+            let usable: Vec<_> = facts.interfaces.into_iter().map(|it| it.name).collect();
+            let unusable: Vec<_> = facts.unusable.into_iter().map(|it| it.name).collect();
+            (usable.join(" "), unusable.join(" "))
         };
-        assert_eq!(names(|_| {}), ["eth0"]);
-        assert_eq!(names(|link| link.up = false), [""; 0]);
-        assert_eq!(names(|link| link.carrier = false), [""; 0]);
-        assert_eq!(names(|link| link.is_enslaved = true), [""; 0]);
-        assert_eq!(names(|link| link.no_arp = true), [""; 0]);
-        assert_eq!(names(|link| link.mac = None), [""; 0]);
+        let [usable, unusable] = [("eth0", ""), ("", "eth0")].map(|(a, b)| (a.into(), b.into()));
+        assert_eq!(names(|_| {}), usable);
+        assert_eq!(names(|link| link.up = false), unusable);
+        assert_eq!(names(|link| link.carrier = false), unusable);
+        assert_eq!(names(|link| link.is_enslaved = true), unusable);
+        assert_eq!(names(|link| link.no_arp = true), unusable);
+        assert_eq!(names(|link| link.mac = None), unusable);
     }
 
     #[test]

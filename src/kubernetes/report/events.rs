@@ -167,6 +167,7 @@ pub fn unannounced(observed: &Observed, vips: &BTreeMap<IpAddr, Vip>) -> Vec<Wri
             matches!(
                 why,
                 Ineligible::NoSuchInterface
+                    | Ineligible::NoUsableInterface
                     | Ineligible::NotInSubnet
                     | Ineligible::InterfaceExcluded
                     | Ineligible::SharedAddress
