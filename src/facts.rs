@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 pub struct Facts {
     /// Interfaces that are up, have carrier and may carry announcements, by name.
     pub interfaces: Vec<Interface>,
+    /// Interfaces that are there for announcements and cannot carry them now: without them, status
+    /// could not tell a pulled cable from a node of another network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unusable: Vec<Unusable>,
 }
 
 /// One usable interface.
@@ -40,18 +44,32 @@ pub enum Carrier {
     Off,
 }
 
+/// One interface that is down, has no carrier, belongs to another or speaks no ARP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unusable {
+    /// Its name on that node.
+    pub name: String,
+    /// Its addresses with their prefix lengths; the kernel takes those of IPv6 from one that is down.
+    pub addresses: Vec<IpNetwork>,
+}
+
 impl Facts {
-    /// The facts about those of the `served` interfaces that can be used now.
+    /// The facts about those of the `served` interfaces that are there.
     pub fn of(links: &Links, served: &BTreeMap<String, Carrier>) -> Self {
-        let interfaces = served
-            .iter()
-            .filter_map(|(name, carrier)| Some((links.by_name.get(name)?, *carrier)))
-            .filter(|(link, _)| link.up && link.carrier && !link.is_enslaved && !link.no_arp)
-            .filter_map(|(link, carrier)| {
-                let (name, mac) = (link.name.clone(), link.mac?.to_string());
-                Some(Interface { name, mac, addresses: link.addresses.clone(), carrier })
-            });
-        Self { interfaces: interfaces.collect() }
+        let mut facts = Self::default();
+        let there = served.iter().filter_map(|(name, carrier)| Some((links.by_name.get(name)?, carrier)));
+        for (link, carrier) in there {
+            let (name, addresses, carrier) = (link.name.clone(), link.addresses.clone(), *carrier);
+            let is_usable = link.up && link.carrier && !link.is_enslaved && !link.no_arp;
+            match link.mac.filter(|_| is_usable) {
+                Some(mac) => {
+                    let mac = mac.to_string();
+                    facts.interfaces.push(Interface { name, mac, addresses, carrier });
+                }
+                None => facts.unusable.push(Unusable { name, addresses }),
+            }
+        }
+        facts
     }
 
     /// As published. Facts of another version that cannot be read count as none: such a node
@@ -104,13 +122,17 @@ mod tests {
 
     fn facts(name: &str, mac: &str, address: &str) -> Facts {
         let addresses = vec![address.parse().unwrap(), "fe80::1/64".parse().unwrap()];
-        let (name, mac) = (name.into(), mac.into());
-        Facts { interfaces: vec![Interface { name, mac, addresses, carrier: Carrier::Xdp }] }
+        let (name, mac, carrier) = (name.into(), mac.into(), Carrier::Xdp);
+        let interfaces = vec![Interface { name, mac, addresses, carrier }];
+        Facts { interfaces, ..Facts::default() }
     }
 
     #[test]
     fn reads_back_what_it_published() {
-        let facts = facts("eth0", "02:00:00:00:01:0b", "192.168.1.11/24");
+        let mut facts = facts("eth0", "02:00:00:00:01:0b", "192.168.1.11/24");
+        assert_eq!(Facts::decode(&facts.encode()), facts);
+        let addresses = vec!["10.0.0.12/24".parse().unwrap()];
+        facts.unusable = vec![Unusable { name: "eth1".into(), addresses }];
         assert_eq!(Facts::decode(&facts.encode()), facts);
         assert_eq!(Facts::decode(b"of a later version"), Facts::default());
     }
@@ -127,20 +149,23 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_that_cannot_speak_are_not_published() {
+    fn interfaces_that_cannot_speak_are_published_as_such() {
         let names = |change: fn(&mut herald_announcer::Link)| {
             let mut links = crate::fixture::links(1);
             change(links.by_name.get_mut("eth0").unwrap());
             let served = ["eth0", "eth9"].map(|name| (name.to_owned(), Carrier::Xdp));
             let facts = Facts::of(&links, &served.into());
-            facts.interfaces.into_iter().map(|it| it.name).collect::<Vec<_>>()
+            let usable: Vec<_> = facts.interfaces.into_iter().map(|it| it.name).collect();
+            let unusable: Vec<_> = facts.unusable.into_iter().map(|it| it.name).collect();
+            (usable.join(" "), unusable.join(" "))
         };
-        assert_eq!(names(|_| {}), ["eth0"]);
-        assert_eq!(names(|link| link.up = false), [""; 0]);
-        assert_eq!(names(|link| link.carrier = false), [""; 0]);
-        assert_eq!(names(|link| link.is_enslaved = true), [""; 0]);
-        assert_eq!(names(|link| link.no_arp = true), [""; 0]);
-        assert_eq!(names(|link| link.mac = None), [""; 0]);
+        let [usable, unusable] = [("eth0", ""), ("", "eth0")].map(|(a, b)| (a.into(), b.into()));
+        assert_eq!(names(|_| {}), usable);
+        assert_eq!(names(|link| link.up = false), unusable);
+        assert_eq!(names(|link| link.carrier = false), unusable);
+        assert_eq!(names(|link| link.is_enslaved = true), unusable);
+        assert_eq!(names(|link| link.no_arp = true), unusable);
+        assert_eq!(names(|link| link.mac = None), unusable);
     }
 
     #[test]

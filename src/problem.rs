@@ -124,6 +124,8 @@ pub enum Reason {
     Deprecated,
     /// What an earlier version of the file said stays in force.
     LastGoodKept,
+    /// Every Node is not ready, which says more about who watches them than about them.
+    AllNodesNotReady,
 }
 
 impl Reason {
@@ -150,6 +152,7 @@ impl Reason {
         Self::NotSupportedYet,
         Self::Deprecated,
         Self::LastGoodKept,
+        Self::AllNodesNotReady,
     ];
 
     /// The fixed name in metrics, logs and status.
@@ -176,6 +179,7 @@ impl Reason {
             Self::NotSupportedYet => "not_supported_yet",
             Self::Deprecated => "deprecated",
             Self::LastGoodKept => "last_good_kept",
+            Self::AllNodesNotReady => "all_nodes_not_ready",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! shape and prints it.
 
 mod backends;
+mod election;
 mod flows;
 mod lease;
 mod raft;
@@ -336,12 +337,7 @@ impl Received {
     /// may not hold one, backends not used, problems of the configuration.
     fn noes(&self) -> Vec<Vec<String>> {
         let report = &self.0;
-        let mut noes = Vec::new();
-        let waits = &report["election"]["waits"];
-        if !waits.is_null() {
-            let what = format!("speaking on {}", text(&report["node"]));
-            noes.push(vec![what, text(&waits["reason"]), text(&waits["message"])]);
-        }
+        let mut noes = election::noes(report);
         for service in list(&report["services"]).filter(|s| s["reason"].is_string()) {
             let name = format!("address for {}", text(&service["name"]));
             noes.push(vec![name, text(&service["reason"]), text(&service["message"])]);
@@ -461,6 +457,7 @@ mod tests {
                 "no_fence": super::NO_FENCE}],
             "election": {"backend": "raft", "leader": "n2", "term": 3, "deadline_ms": 480,
                 "waits": {"reason": "other_back_end", "message": "speakers on n2 elect otherwise"},
+                "drained": ["n3"],
                 "sessions": [{"node": "n1", "state": "open"}, {"node": "n2", "state": "revoked"}]},
             "vips": [{"address": "192.168.1.240", "service": "default/echo", "pool": "first",
                 "holder": "n1", "term": 2, "expires_ms": 480, "ineligible": [],
@@ -489,6 +486,7 @@ VIP            SERVICE       HOLDER  TERM  EXPIRES  BACKENDS  POOL
 
 NOT                                               REASON                  MESSAGE
 speaking on n1                                    other_back_end          speakers on n2 elect otherwise
+VIPs for n3                                       drained                 holds and takes nothing until `herald undrain n3`
 address for default/late                          pool_exhausted          no free address in pool first
 ready endpoint of default/echo for 192.168.1.240  all_not_ready_together  all endpoints turned not ready together: kept
 certainty about 192.168.1.240                     pool_unknown            announced as before; what says so cannot be read

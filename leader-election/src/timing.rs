@@ -50,18 +50,20 @@ impl Timing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TimingError {
     /// Scheduling delay alone would end sessions.
-    #[error("heartbeat {heartbeat:?} is shorter than {SHORTEST_HEARTBEAT:?}")]
+    #[error("a renewal each {heartbeat:?} is too often: it must be at least {least:?}")]
     HeartbeatTooShort {
-        /// The heartbeat asked for.
+        /// The time between renewals asked for.
         heartbeat: Duration,
+        /// The shortest.
+        least: Duration,
     },
-    /// The death of the raft leader would silence nodes that live.
+    /// One late renewal, or the death of the raft leader, would silence nodes that live.
     #[error(
-        "ttl {ttl:?} is too short for heartbeat {heartbeat:?}: a lost heartbeat must not cost an \
-         election, nor an election a living node its voice, so ttl must be at least {least:?}"
+        "ttl {ttl:?} is too short for a renewal each {heartbeat:?}: one that is late, or lost with \
+         who grants it, must not cost a living node its voice, so ttl must be at least {least:?}"
     )]
     TtlTooShort {
-        /// The heartbeat asked for.
+        /// The time between renewals asked for.
         heartbeat: Duration,
         /// The ttl asked for.
         ttl: Duration,
@@ -69,12 +71,12 @@ pub enum TimingError {
         least: Duration,
     },
     /// A dead node's VIPs would be gone for too long.
-    #[error(
-        "ttl {ttl:?} is longer than {LONGEST_TTL:?}: VIPs of a dead node would be gone as long"
-    )]
+    #[error("ttl {ttl:?} is longer than {most:?}: VIPs of a dead node would be gone as long")]
     TtlTooLong {
         /// The ttl asked for.
         ttl: Duration,
+        /// The longest.
+        most: Duration,
     },
 }
 
@@ -86,12 +88,12 @@ impl Timing {
     pub fn check(&self) -> Result<(), TimingError> {
         let Self { heartbeat, ttl } = *self;
         if heartbeat < SHORTEST_HEARTBEAT {
-            return Err(TimingError::HeartbeatTooShort { heartbeat });
+            return Err(TimingError::HeartbeatTooShort { heartbeat, least: SHORTEST_HEARTBEAT });
         }
         if ttl > LONGEST_TTL {
-            return Err(TimingError::TtlTooLong { ttl });
+            return Err(TimingError::TtlTooLong { ttl, most: LONGEST_TTL });
         }
-        let least = heartbeat * LEAST_TTL;
+        let least = heartbeat.saturating_mul(LEAST_TTL);
         if ttl < least {
             return Err(TimingError::TtlTooShort { heartbeat, ttl, least });
         }

@@ -34,7 +34,8 @@ Examples:
 
 Leases need nothing but the API server; a dead node's VIPs move after --lease-ttl, and all fall
 silent while the API server is away for longer. Raft needs neither, and moves them within a second.
-Stop all speakers to change from one to the other.
+To change from one to the other, set --election and restart all speakers: no two kinds speak at
+once.
 
 With raft, speakers reach each other at the first InternalIP of their Nodes. Three nodes vote, five
 from five nodes on, and one of two; members come and go with their Nodes. Give the same --voters, or
@@ -54,13 +55,10 @@ pub struct SpeakerArgs {
     namespace: String,
     #[command(flatten)]
     election: election::ElectionArgs,
-    /// Directory of the election's log; must survive a restart.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/herald")]
-    state_dir: PathBuf,
     /// Directory of the status socket.
     #[arg(long, value_name = "DIR", default_value = "/run/herald", env = "HERALD_RUN_DIR")]
     run_dir: PathBuf,
-    /// Directory on a BPF filesystem for programs and maps.
+    /// Directory on a BPF filesystem for programs and maps; not used with --datapath off.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/herald")]
     pin_dir: PathBuf,
     /// Interface to announce on; repeat for more. Default: those with the node's addresses.
@@ -72,11 +70,13 @@ pub struct SpeakerArgs {
     /// How long after a Service's backends changed the connections that were open before stay with
     /// their old one, where a new one has taken its place for new connections: from 1s to 7d. Those
     /// open for longer are cut off when it is over, and need to connect anew. Until then the changed
-    /// part of the table keeps an entry for each of its connections, 32768 on a node.
+    /// part of the table keeps an entry for each of its connections, 32768 on a node. Of no effect
+    /// with --datapath off.
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = drain_time)]
     drain_time: Duration,
     /// Sample one packet of so many for `herald flows`, `herald status` and metrics, at random; at
-    /// most 32 a second and CPU. 0 samples none, 1 all up to that; the others get no slower.
+    /// most 32 a second and CPU. 0 samples none, 1 all up to that; the others get no slower. None are
+    /// sampled with --datapath off.
     #[arg(long, value_name = "PACKETS", default_value_t = EVERY, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_EVERY)))]
     flow_samples: u32,
     /// The only loadBalancerClass to serve; without it, Services that have no class, and the classes
@@ -98,9 +98,6 @@ pub struct SpeakerArgs {
     /// Let nodes take part that are labelled node.kubernetes.io/exclude-from-external-load-balancers.
     #[arg(long)]
     ignore_exclude_lb: bool,
-    /// TCP port on which speakers talk to each other.
-    #[arg(long, value_name = "PORT", default_value_t = 7946)]
-    raft_port: u16,
     /// Address and port of an HTTP server with /metrics (Prometheus), /healthz and /readyz, such as
     /// 0.0.0.0:7947; none by default.
     #[arg(long, value_name = "ADDRESS")]
@@ -123,7 +120,7 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
             None => Origin::Kubernetes(args.kubeconfig),
         },
         voters: election.voters,
-        state_dir: args.state_dir,
+        state_dir: election.state_dir,
         run_dir: args.run_dir,
         pin_dir: args.pin_dir,
         interfaces: args.interface,
@@ -137,7 +134,7 @@ pub fn run(args: SpeakerArgs) -> anyhow::Result<ExitCode> {
         timing: election.timing,
         patience: election.patience,
         key_file: election.key_file,
-        raft_port: args.raft_port,
+        raft_port: election.raft_port,
         metrics_listen: args.metrics_listen,
         reading: source::kubernetes::Config {
             pool_namespaces: args.pool_namespace,

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use herald_leader_election::{NodeName, SessionState};
+use ipnetwork::IpNetwork;
 
 use super::{Context, Ineligible, Judged, Served};
-use crate::facts::Interface;
+use crate::facts::{Interface, Unusable};
 use crate::observed::{Advertisement, Endpoint, Node, TrafficPolicy};
 
 impl Context<'_> {
@@ -134,8 +135,8 @@ impl Context<'_> {
         if session.draining {
             return Err(Ineligible::Draining);
         }
-        let usable =
-            self.ground.facts.get(name).map(|facts| &facts.interfaces[..]).unwrap_or_default();
+        let facts = self.ground.facts.get(name);
+        let usable = facts.map(|facts| &facts.interfaces[..]).unwrap_or_default();
         let mut interfaces = BTreeSet::new();
         for advertisement in &selected {
             let may = |interface: &&Interface| match advertisement.names_interfaces() {
@@ -152,10 +153,25 @@ impl Context<'_> {
         if found {
             return Err(Ineligible::InterfaceExcluded);
         }
+        let unusable = facts.map(|facts| &facts.unusable[..]).unwrap_or_default();
+        if unusable.iter().any(|it| selected.iter().any(|ad| would_do(vip, ad, it))) {
+            return Err(Ineligible::NoUsableInterface);
+        }
         match selected.iter().any(|ad| !ad.names_interfaces()) {
             true => Err(Ineligible::NotInSubnet),
             false => Err(Ineligible::NoSuchInterface),
         }
+    }
+}
+
+/// Whether an interface could announce the VIP, were it usable. One that is down has lost its IPv6
+/// addresses, so one without any may well be in the network that is wanted.
+fn would_do(vip: IpAddr, advertisement: &Advertisement, interface: &Unusable) -> bool {
+    let Unusable { name, addresses } = interface;
+    match advertisement.names_interfaces() {
+        true => advertisement.selects_interface(name),
+        false if addresses.iter().any(|network| network.contains(vip)) => true,
+        false => vip.is_ipv6() && !addresses.iter().any(IpNetwork::is_ipv6),
     }
 }
 

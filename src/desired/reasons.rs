@@ -28,11 +28,13 @@ pub enum Ineligible {
     NoReadyEndpoint,
     /// It is a node's own address: others must not claim it, nor the fence silence the node.
     AddressOfNode,
-    /// No usable interface of the node is named by an L2Advertisement.
+    /// No interface of the node is named by an L2Advertisement.
     NoSuchInterface,
     /// The interfaces of the node that would do are excluded by `metallb-excludel2`.
     InterfaceExcluded,
-    /// No usable interface of the node is in a network that contains the VIP.
+    /// The interface of the node that would do is down or has no carrier, or belongs to another.
+    NoUsableInterface,
+    /// No interface of the node is in a network that contains the VIP.
     NotInSubnet,
 }
 
@@ -54,6 +56,7 @@ impl Ineligible {
             Self::AddressOfNode => "address_of_a_node",
             Self::NoSuchInterface => "no_such_interface",
             Self::InterfaceExcluded => "interface_excluded",
+            Self::NoUsableInterface => "no_usable_interface",
             Self::NotInSubnet => "not_in_subnet",
         }
     }

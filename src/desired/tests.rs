@@ -3,6 +3,7 @@ use std::sync::{Arc, LazyLock};
 use herald_leader_election::SessionState;
 
 use super::*;
+use crate::facts::Unusable;
 use crate::fixture::{
     VIP, assignments, endpoint, mac, node, not_ready, observed, service_name, terminating, view,
 };
@@ -84,6 +85,45 @@ fn every_reason_against_a_node_has_its_name() {
     let mut no_link = view(1);
     no_link.sessions.get_mut(&node(2)).unwrap().facts = Facts::default().encode().into();
     assert_eq!(why_not(&observed(), &no_link, 2), Some(Ineligible::NotInSubnet));
+}
+
+/// Node 2's interface has no carrier, or is down and has but these addresses left.
+#[test]
+fn an_interface_that_would_do_and_cannot_be_used_is_the_reason() {
+    let with = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|it| it.parse().unwrap()).collect();
+        let unusable = vec![Unusable { name: "eth0".into(), addresses }];
+        let facts = Facts { unusable, ..Facts::default() };
+        let mut state = view(1);
+        state.sessions.get_mut(&node(2)).unwrap().facts = facts.encode().into();
+        state
+    };
+    let here = with(&["192.168.1.12/24"]);
+    assert_eq!(why_not(&observed(), &here, 2), Some(Ineligible::NoUsableInterface));
+    let elsewhere = with(&["10.0.0.12/24"]);
+    assert_eq!(why_not(&observed(), &elsewhere, 2), Some(Ineligible::NotInSubnet));
+
+    let mut named = observed();
+    for (name, why) in
+        [("eth0", Ineligible::NoUsableInterface), ("eth9", Ineligible::NoSuchInterface)]
+    {
+        for advertisement in named.advertisements.values_mut() {
+            advertisement.interfaces = [name.to_owned()].into();
+        }
+        assert_eq!(why_not(&named, &elsewhere, 2), Some(why));
+    }
+
+    let v6: IpAddr = "fd00:1::f0".parse().unwrap();
+    let assignment = Assignment { pool: "first".into(), addresses: vec![v6] };
+    let assignments = BTreeMap::from([(service_name(), assignment)]);
+    for (left, why) in [
+        (&["192.168.1.12/24"][..], Ineligible::NoUsableInterface),
+        (&["192.168.1.12/24", "fd00:1::12/64"], Ineligible::NoUsableInterface),
+        (&["192.168.1.12/24", "fe80::12/64"], Ineligible::NotInSubnet),
+    ] {
+        let vips = all_vips(&observed(), &assignments, &with(left));
+        assert_eq!(vips[&v6].ineligible[&node(2)], why, "{left:?}");
+    }
 }
 
 #[test]

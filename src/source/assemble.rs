@@ -343,7 +343,7 @@ impl Assembler {
         if self.options.ignores_exclude_label {
             snapshot.observed.nodes.values_mut().for_each(|node| node.excluded = false);
         }
-        self.steady.keep(&mut snapshot.observed);
+        snapshot.problems.extend(self.steady.keep(&mut snapshot.observed));
         self.weights.keep(&mut snapshot.observed.nodes);
         snapshot.problems.extend(soft::mark(&mut snapshot.observed.pools));
         self.had_pool |= !snapshot.observed.pools.is_empty();

@@ -19,6 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::observed::{Endpoint, EndpointPort, Node, Observed, Service, ServiceName};
+use crate::problem::{Level, Problem, Reason};
 
 /// Fewer endpoints than this may be ill together.
 const TOGETHER: usize = 2;
@@ -46,8 +47,10 @@ struct Past {
 }
 
 impl Steady {
-    /// Marks the endpoints of the picture that count as ready although they say otherwise.
-    pub fn keep(&mut self, observed: &mut Observed) {
+    /// Marks the endpoints of the picture that count as ready although they say otherwise. Says so
+    /// while every Node is not ready, before any endpoint follows: that alone is news.
+    #[must_use]
+    pub fn keep(&mut self, observed: &mut Observed) -> Option<Problem> {
         let Observed { services, endpoints, nodes, .. } = observed;
         let all_nodes_failed = !nodes.is_empty() && nodes.values().all(|node| node.not_ready);
         let before = std::mem::take(&mut self.services);
@@ -71,6 +74,15 @@ impl Steady {
             });
             self.services.insert(name.clone(), Pasts(remembered.collect()));
         }
+        all_nodes_failed.then(|| Problem {
+            level: Level::Warning,
+            object: Some("Nodes".to_owned()),
+            location: None,
+            reason: Reason::AllNodesNotReady,
+            message: "every Node is not ready: taken for a failing control plane; endpoints count \
+                      as they did while their Nodes were ready"
+                .to_owned(),
+        })
     }
 }
 
@@ -141,7 +153,8 @@ mod tests {
         let mut steady = Steady::default();
         let step = |(text, nodes): &(&str, &str)| {
             let mut observed = say(text, nodes);
-            steady.keep(&mut observed);
+            let said = steady.keep(&mut observed);
+            assert_eq!(said.is_some(), !nodes.contains('+'), "{nodes}: {said:?}");
             let sign = |e: &Endpoint| match (e.ready, e.kept) {
                 (true, true) => 'k',
                 (true, false) => '+',
@@ -198,6 +211,18 @@ mod tests {
     }
 
     #[test]
+    fn every_node_not_ready_is_told_while_all_endpoints_still_read_ready() {
+        let mut steady = Steady::default();
+        assert_eq!(steady.keep(&mut say("+++", "--+")), None);
+        let told = steady.keep(&mut say("+++", "---")).unwrap();
+        assert_eq!((told.reason, told.level), (Reason::AllNodesNotReady, Level::Warning));
+        assert_eq!(steady.keep(&mut say("+++", "-+-")), None);
+        let mut nobody = say("+++", "");
+        nobody.nodes.clear();
+        assert_eq!(steady.keep(&mut nobody), None, "no Nodes at all is another matter");
+    }
+
+    #[test]
     fn a_lone_endpoint_counts_on_when_every_node_has_failed() {
         assert_eq!(counts(&[("+", "+++"), ("+", "---"), ("-", "---")]), ["+", "+", "k"]);
         assert_eq!(counts(&[("-", "+++"), ("-", "---")]), [".", "."], "it was ill before");
@@ -206,12 +231,12 @@ mod tests {
     #[test]
     fn a_deleted_service_is_forgotten() {
         let mut steady = Steady::default();
-        steady.keep(&mut say("+++", "+++"));
+        assert_eq!(steady.keep(&mut say("+++", "+++")), None);
         let mut without = say("---", "+++");
         without.services.clear();
-        steady.keep(&mut without);
+        assert_eq!(steady.keep(&mut without), None);
         let mut again = say("---", "+++");
-        steady.keep(&mut again);
+        assert_eq!(steady.keep(&mut again), None);
         assert!(again.endpoints[&service_name()].iter().all(|e| !e.ready));
     }
 
@@ -224,7 +249,7 @@ mod tests {
             for (text, nodes) in story {
                 let said = say(&text, &nodes);
                 let mut counted = said.clone();
-                steady.keep(&mut counted);
+                let told = steady.keep(&mut counted);
                 let said_by = &said.endpoints[&service_name()];
                 let all_failed = !nodes.contains('+');
                 for (raw, counts) in said_by.iter().zip(&*counted.endpoints[&service_name()]) {
@@ -233,7 +258,7 @@ mod tests {
                     prop_assert_eq!(counts.ready, raw.ready || counts.kept);
                 }
                 let mut again = said.clone();
-                steady.keep(&mut again);
+                prop_assert_eq!(steady.keep(&mut again), told);
                 prop_assert_eq!(again, counted);
             }
         }

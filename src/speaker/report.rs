@@ -193,7 +193,7 @@ impl Material<'_> {
     }
 
     fn mac(&self, interface: &str) -> Option<String> {
-        let Facts { interfaces } = &self.decision.facts;
+        let Facts { interfaces, .. } = &self.decision.facts;
         interfaces.iter().find(|ours| ours.name == interface).map(|ours| ours.mac.clone())
     }
 

@@ -60,12 +60,9 @@ impl Trial {
     ///
     /// If the request is refused, or does not help in time.
     pub fn give_all(&mut self, scenario: &mut Scenario, node: &str) -> anyhow::Result<()> {
-        let witness = other(&[node])?;
-        for vip in self.holders.keys() {
-            let (is_done, said) = scenario.command(&witness, &["move", &vip.to_string(), node])?;
-            ensure!(is_done || said.contains("already_there"), "{said}");
-        }
-        self.held(scenario, &witness, |holder| holder == node)
+        let vips: Vec<IpAddr> = self.holders.keys().copied().collect();
+        gather(scenario, &vips, node)?;
+        self.held(scenario, &other(&[node])?, |holder| holder == node)
     }
 
     /// Who was last known to hold a VIP.
@@ -132,6 +129,24 @@ impl Trial {
     pub fn end(self, scenario: &Scenario, witness: &str) -> anyhow::Result<Seen> {
         self.judge.end(|| scenario.status(witness))
     }
+}
+
+/// Moves VIPs to a node, by request on another one, and waits until it announces them.
+///
+/// # Errors
+///
+/// If the request is refused, or does not help in time.
+pub fn gather(scenario: &mut Scenario, vips: &[IpAddr], node: &str) -> anyhow::Result<()> {
+    let witness = other(&[node])?;
+    for vip in vips {
+        let (is_done, said) = scenario.command(&witness, &["move", &vip.to_string(), node])?;
+        ensure!(is_done || said.contains("already_there"), "{said}");
+    }
+    scenario.wait(&format!("{node} announces the VIPs"), PATIENCE, |scenario| {
+        let Ok(status) = scenario.status(node) else { return Ok(None) };
+        let announced = |vip: &IpAddr| status.vip(*vip).is_some_and(|vip| vip.announcing);
+        Ok(vips.iter().all(announced).then_some(()))
+    })
 }
 
 /// Waits until a node has a session again, as it and a witness see it.

@@ -13,27 +13,29 @@ use crate::scenario::{Scenario, service};
 /// A busy machine may leave the probes without an answer for some time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Probes two flows, one to a pod on the node and one to a pod elsewhere, while something happens;
-/// both must lose nothing and stay where they are.
+/// Probes two flows to each VIP, one to a pod on the node and one to a pod elsewhere, while something
+/// happens; all must lose nothing and stay where they are.
 ///
 /// # Errors
 ///
 /// If one does not; or what happens fails.
 pub fn without_loss(
     scenario: &mut Scenario,
-    vip: IpAddr,
+    vips: &[IpAddr],
     node: &str,
     happens: impl FnOnce(&mut Scenario) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let server = service(vip, Transport::Udp);
     let client = scenario.lab.netns("c1")?.clone();
     let mut probes = Vec::new();
-    for wants_here in [true, false] {
-        let port = scenario.port_to("c1", vip, |on| (on == node) == wants_here)?;
-        probes.push((wants_here, Probe::start(&client, server, port)?));
+    for vip in vips {
+        for place in ["on", "not on"] {
+            let port = scenario.port_to("c1", *vip, |on| (on == node) == (place == "on"))?;
+            let flow = format!("to {vip}, to a pod {place} {node}");
+            probes.push((flow, Probe::start(&client, service(*vip, Transport::Udp), port)?));
+        }
     }
     let answered = |count: u64| {
-        clock::await_for("both probes are answered", PATIENCE, || {
+        clock::await_for("all probes are answered", PATIENCE, || {
             Ok(probes.iter().all(|(_, probe)| probe.last_answer() >= count).then_some(()))
         })
     };
@@ -41,14 +43,13 @@ pub fn without_loss(
     happens(scenario)?;
     let so_far = probes.iter().map(|(_, probe)| probe.last_answer()).max().unwrap_or_default();
     answered(so_far + 500)?;
-    for (is_here, probe) in probes {
+    for (flow, probe) in probes {
         let outcome = probe.finish()?;
-        let place = if is_here { "on" } else { "not on" };
         let (lost, sent) = (outcome.lost(), outcome.sent());
-        ensure!(lost == 0, "{lost} of {sent} lost, to a pod {place} {node}");
+        ensure!(lost == 0, "{lost} of {sent} lost, {flow}");
         // Another pod would answer a datagram too; a connection would be broken.
         let nodes = outcome.nodes();
-        ensure!(nodes.len() == 1, "to a pod {place} {node}: {nodes:?}");
+        ensure!(nodes.len() == 1, "{flow}: {nodes:?}");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A hundred VIPs at once: the node that holds them is cut off, the others take all of them over,
+//! A hundred VIPs of both families at once: the node that holds them is cut off, the others take all of them over,
 //! and no VIP has two voices at any instant, seen at every bridge port.
 
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use herald_testbed::e2e::in_lab;
 use herald_testbed::scenario::{MANIFESTS, PATIENCE};
-use herald_testbed::services::{POOL, manifests, vip};
+use herald_testbed::services::{POOL, manifests, vip, vip6};
 use herald_testbed::trial::{Trial, other, rejoined};
 
 /// Each VIP is asked for ten times a second: a thousand questions a second in all.
@@ -15,7 +15,7 @@ const PACE: Duration = Duration::from_millis(100);
 #[test]
 fn a_hundred_vips_at_once() -> anyhow::Result<()> {
     in_lab(|scenario| {
-        let vips: Vec<IpAddr> = (0..100).map(vip).collect();
+        let vips: Vec<IpAddr> = (0..50).flat_map(|index| [vip(index), vip6(index)]).collect();
         scenario.start_all(&[])?;
         scenario.put_manifest("pool.yaml", POOL)?;
         scenario.put_manifest(MANIFESTS[2].0, MANIFESTS[2].1)?;

@@ -1,6 +1,6 @@
 //! The fence against the kernel itself: every node has the VIPs bound to interfaces of its own, as
 //! kube-proxy's IPVS mode does it and as another load balancer leaves it behind, and ARP is not made
-//! strict. Only the holder is heard, and status counts what was held back.
+//! strict. Only the holder is heard, a holder that hangs is not, and status counts what was held back.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -9,8 +9,9 @@ use herald_testbed::e2e::in_lab;
 use herald_testbed::lab::addresses::{host, nodes};
 use herald_testbed::neighbour::Claims;
 use herald_testbed::resolve::who_has;
-use herald_testbed::scenario::Scenario;
+use herald_testbed::scenario::{PATIENCE, Scenario};
 use herald_testbed::status::Fence;
+use herald_testbed::trial::{gather, other};
 
 /// Nobody's addresses, so that whoever sends to them has to ask for them.
 const NOBODY: [&str; 2] = ["192.168.1.77", "fd00:1::77"];
@@ -57,7 +58,40 @@ fn a_vip_bound_to_every_node_has_one_voice() -> anyhow::Result<()> {
                 assert_eq!(of_vip > 0, node == *holder, "{of_vip} claims of {node} to {vip}");
             }
         }
-        Ok(())
+        a_frozen_holder_is_silent_though_its_kernel_has_the_vips(scenario, &served)
+    })
+}
+
+/// Nobody takes the addresses off its interfaces, and nobody tells the fence that it holds them no
+/// more: the programs find that out for themselves.
+fn a_frozen_holder_is_silent_though_its_kernel_has_the_vips(
+    scenario: &mut Scenario,
+    served: &[(IpAddr, String)],
+) -> anyhow::Result<()> {
+    let vips: Vec<IpAddr> = served.iter().map(|(vip, _)| *vip).collect();
+    let old = &served[0].1;
+    let silent = host(old).context("not of the lab")?.mac();
+    let witness = other(&[old])?;
+    gather(scenario, &vips, old)?;
+    let before = fence(scenario, old)?;
+    scenario.speaker(old)?.signal(libc::SIGSTOP)?;
+    for vip in vips {
+        let new = scenario.wait("another node announces the VIP", PATIENCE, |scenario| {
+            let Some(new) = scenario.holder(&witness, vip) else { return Ok(None) };
+            let speaks =
+                new != *old && scenario.status(&new)?.vip(vip).is_some_and(|v| v.announcing);
+            Ok(speaks.then_some(new))
+        })?;
+        let mac = host(&new).context("not of the lab")?.mac();
+        for _ in 0..5 {
+            let voices = who_has(&scenario.lab, vip)?;
+            assert!(!voices.contains(&silent), "{old} hangs and speaks for {vip}");
+            assert_eq!(voices, [mac], "voices for {vip}");
+        }
+    }
+    scenario.speaker(old)?.signal(libc::SIGCONT)?;
+    held_back(scenario, old, "what its kernel answered while it was frozen", |fence| {
+        fence.arp > before.arp && fence.advertisements > before.advertisements
     })
 }
 

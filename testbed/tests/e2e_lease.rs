@@ -1,9 +1,12 @@
 //! Leases in a real API server decide who speaks: one holder, read off `kubectl get leases`; another
-//! one when its node is cut off, by itself when asked to end; silence while the API server or etcd is
+//! one when its node is cut off, hangs or is drained, by itself when asked to end; silence while the API server or etcd is
 //! away for longer than the ttl, and of a second speaker under one name, with one voice at every
 //! instant at every bridge port; and writes that do not grow with VIPs.
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test")]
+
+#[path = "e2e_lease/process.rs"]
+mod process;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,6 +22,7 @@ use herald_testbed::cluster::whole::Cluster;
 use herald_testbed::e2e::{in_cluster, in_large_cluster};
 use herald_testbed::judge::Judge;
 use herald_testbed::lab::addresses::{host, node_of, nodes};
+use herald_testbed::probe::Probe;
 use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::service;
 use herald_testbed::tap::Tap;
@@ -49,6 +53,9 @@ fn leases_in_a_real_api_server_decide_who_speaks() -> anyhow::Result<()> {
         a_node_that_is_cut_off_is_replaced(cluster, vip, &holder)?;
         all_are_silent_while_it_hangs(cluster, "kube-apiserver", TTL * 3, vip)?;
         all_are_silent_while_it_hangs(cluster, "etcd", TTL * 2, vip)?;
+        process::a_killed_holder_starts_anew_without_loss(cluster, vip)?;
+        process::a_drained_holder_hands_over_without_loss(cluster, vip)?;
+        process::a_holder_that_hangs_takes_nothing_back(cluster, vip)?;
         let (old, new) = a_speaker_that_ends_hands_over(cluster, vip)?;
         a_second_speaker_under_one_name_is_silent(cluster, vip, &old, &new)?;
         judge.end(|| cluster.status(&new)).map(drop)

@@ -35,7 +35,7 @@ fn a_holder_that_is_labelled_out_or_not_selected_hands_over_without_loss() -> an
             let old = trial.holder(vip)?.to_owned();
             let witness = other(&[&old])?;
             let session = scenario.status(&witness)?.open_session(&old).map(|it| it.epoch);
-            without_loss(scenario, vip, &old, |scenario| {
+            without_loss(scenario, &[vip], &old, |scenario| {
                 put_nodes(scenario, |node| if node == old { label } else { ON_LAN })?;
                 trial.held(scenario, &witness, |holder| holder != old)
             })?;
@@ -68,7 +68,7 @@ fn all_endpoints_or_all_nodes_not_ready_at_once_change_nothing() -> anyhow::Resu
             let failed = "status:\n  conditions: [{type: Ready, status: Unknown}]\n";
             scenario.put_manifest("nodes.yaml", &MANIFESTS[0].1.replace("status:\n", failed))
         };
-        without_loss(scenario, vips[0], &holder, |scenario| {
+        without_loss(scenario, &vips[..1], &holder, |scenario| {
             // All endpoints together.
             put_endpoints(scenario, |_| true)?;
             is_kept(scenario, &before, true)?;

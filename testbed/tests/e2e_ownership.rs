@@ -16,9 +16,42 @@ use herald_testbed::resolve::who_has;
 use herald_testbed::scenario::directory;
 use herald_testbed::tap::Tap;
 use herald_testbed::tap::turns::speakers;
-use herald_testbed::trial::{other, rejoined};
+use herald_testbed::trial::{gather, other, rejoined};
 use herald_testbed::unbroken::without_loss;
 use herald_testbed::watch::PACE;
+
+/// Brings a VIP of each family to one node; returns them, IPv4 first, and the node.
+fn gathered(scenario: &mut Scenario) -> anyhow::Result<([IpAddr; 2], String)> {
+    let served = scenario.served()?;
+    let old = served[0].1.clone();
+    let vips = [served[0].0, served[1].0];
+    gather(scenario, &vips, &old)?;
+    Ok((vips, old))
+}
+
+/// Waits until a witness sees all VIPs with holders other than a node, and announced by them.
+fn moved_off(
+    scenario: &mut Scenario,
+    witness: &str,
+    vips: &[IpAddr],
+    old: &str,
+) -> anyhow::Result<Vec<String>> {
+    scenario.wait("other nodes announce the VIPs", 20, |scenario| {
+        let holder = |vip: &IpAddr| {
+            let new = scenario.holder(witness, *vip).filter(|holder| holder != old)?;
+            scenario.status(&new).ok()?.vip(*vip)?.announcing.then_some(new)
+        };
+        Ok(vips.iter().map(holder).collect())
+    })
+}
+
+/// Asserts that the VIPs are answered for by these nodes, and by nobody else.
+fn answer(scenario: &Scenario, vips: &[IpAddr], by: &[String]) -> anyhow::Result<()> {
+    for (vip, node) in vips.iter().zip(by) {
+        assert_eq!(who_has(&scenario.lab, *vip)?, [host(node).unwrap().mac()], "{vip}");
+    }
+    Ok(())
+}
 
 /// The pins of a node's programs.
 fn programs(node: &str) -> anyhow::Result<BTreeSet<PathBuf>> {
@@ -49,27 +82,21 @@ fn vips_move_and_nodes_are_drained_without_loss() -> anyhow::Result<()> {
     in_lab(|scenario| {
         scenario.start_all(&[])?;
         scenario.put_all_manifests()?;
-        let served = scenario.served()?;
-        let vips: Vec<_> = served.iter().map(|(vip, _)| *vip).collect();
-        let (vip, old) = served[0].clone();
+        let (vips, old) = gathered(scenario)?;
         let new = other(&[&old])?;
         let third = other(&[&old, &new])?;
-        // Both families: what is drained holds either.
         let judge = Judge::begin(&scenario.lab, &vips, PACE)?;
-        let (v6, at) = &served[1];
-        let to = other(&[at])?;
-        let (ok, said) = scenario.command(&third, &["move", &v6.to_string(), &to])?;
-        assert!(ok && said == format!("{v6} moved from {at} to {to}\n"), "{said}");
-        assert_eq!(who_has(&scenario.lab, *v6)?, [host(&to).unwrap().mac()]);
 
         // Asked on a third node, which has to pass it on.
-        without_loss(scenario, vip, &old, |scenario| {
-            let (ok, said) = scenario.command(&third, &["move", &vip.to_string(), &new])?;
-            assert!(ok, "{said}");
-            assert_eq!(said, format!("{vip} moved from {old} to {new}\n"));
+        without_loss(scenario, &vips, &old, |scenario| {
+            for vip in vips {
+                let (ok, said) = scenario.command(&third, &["move", &vip.to_string(), &new])?;
+                assert!(ok && said == format!("{vip} moved from {old} to {new}\n"), "{said}");
+            }
             Ok(())
         })?;
-        assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+        answer(scenario, &vips, &[new.clone(), new.clone()])?;
+        let vip = vips[0];
         for (arguments, expected) in [
             (["move", &vip.to_string(), &new], "already_there"),
             (["move", &vip.to_string(), "n9"], "unknown_node"),
@@ -79,14 +106,14 @@ fn vips_move_and_nodes_are_drained_without_loss() -> anyhow::Result<()> {
             assert!(!ok && said.contains(expected), "{arguments:?}: {said}");
         }
 
-        without_loss(scenario, vip, &new, |scenario| {
+        without_loss(scenario, &vips, &new, |scenario| {
             let (ok, said) = scenario.command(&new, &["drain"])?;
             assert!(ok && said.ends_with(&format!("{new} holds nothing\n")), "{said}");
             assert_eq!(scenario.status(&third)?.election.drained, [new.as_str()]);
             Ok(())
         })?;
-        let after_drain = scenario.holder(&third, vip).unwrap();
-        assert_ne!(after_drain, new);
+        let after_drain = vips.map(|vip| scenario.holder(&third, vip).unwrap());
+        assert!(!after_drain.contains(&new), "{after_drain:?}");
         let (ok, said) = scenario.command(&third, &["move", &vip.to_string(), &new])?;
         assert!(!ok && said.contains("drained"), "{said}");
 
@@ -98,11 +125,13 @@ fn vips_move_and_nodes_are_drained_without_loss() -> anyhow::Result<()> {
         let (ok, said) = scenario.command(&third, &["undrain", &new])?;
         assert!(ok, "{said}");
         clock::pause(Duration::from_secs(1));
-        assert_eq!(scenario.holder(&third, vip), Some(after_drain.clone()));
+        assert_eq!(vips.map(|vip| scenario.holder(&third, vip).unwrap()), after_drain);
 
         let seen = judge.end(|| scenario.status(&third))?;
-        let expected = [&old, &new, &after_drain].map(|node| host(node).unwrap().mac());
-        assert_eq!(speakers(&seen.heard.claims, vip), expected);
+        for (vip, last) in vips.into_iter().zip(&after_drain) {
+            let expected = [&old, &new, last].map(|node| host(node).unwrap().mac());
+            assert_eq!(speakers(&seen.heard.claims, vip), expected, "{vip}");
+        }
         Ok(())
     })
 }
@@ -112,17 +141,14 @@ fn a_killed_speaker_loses_nothing_and_its_node_goes_on_delivering() -> anyhow::R
     in_lab(|scenario| {
         scenario.start_all(&[])?;
         scenario.put_all_manifests()?;
-        let (vip, old) = scenario.served()?.remove(0);
+        let (vips, old) = gathered(scenario)?;
         let tap = Tap::at("c1", &[])?;
-        assert_eq!(who_has(&scenario.lab, vip)?, [host(&old).unwrap().mac()]);
+        answer(scenario, &vips, &[old.clone(), old.clone()])?;
         let witness = other(&[&old])?;
-        let bystander = other(&[&old, &witness])?;
-        let mut new = String::new();
-        without_loss(scenario, vip, &old, |scenario| {
+        let mut new = Vec::new();
+        without_loss(scenario, &vips, &old, |scenario| {
             scenario.kill(&old)?;
-            new = scenario.wait("another node holds the VIP", 20, |scenario| {
-                Ok(scenario.holder(&witness, vip).filter(|holder| *holder != old))
-            })?;
+            new = moved_off(scenario, &witness, &vips, &old)?;
             // Longer than it takes to call the node gone, were it gone.
             clock::pause(Duration::from_secs(2));
             // The next one is of another version: it loads programs of its own and swaps them in.
@@ -132,17 +158,19 @@ fn a_killed_speaker_loses_nothing_and_its_node_goes_on_delivering() -> anyhow::R
             assert_eq!(programs(&old)?, ours, "neither taken over nor left behind");
             Ok(())
         })?;
-        assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+        answer(scenario, &vips, &new)?;
 
-        // A speaker that holds nothing.
-        let idle = if new == bystander { old.clone() } else { bystander };
-        without_loss(scenario, vip, &idle, |scenario| {
-            scenario.kill(&idle)?;
+        // Now a speaker that holds nothing.
+        without_loss(scenario, &vips, &old, |scenario| {
+            scenario.kill(&old)?;
             clock::pause(Duration::from_secs(2));
             Ok(())
         })?;
-        assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
-        assert_eq!(tap.finish()?.turns(vip), [old.as_str(), &new]);
+        answer(scenario, &vips, &new)?;
+        let capture = tap.finish()?;
+        for (vip, new) in vips.into_iter().zip(&new) {
+            assert_eq!(capture.turns(vip), [old.as_str(), new.as_str()], "{vip}");
+        }
         Ok(())
     })
 }
@@ -152,25 +180,26 @@ fn a_speaker_that_hangs_loses_nothing_and_is_silent_when_it_goes_on() -> anyhow:
     in_lab(|scenario| {
         scenario.start_all(&[])?;
         scenario.put_all_manifests()?;
-        let (vip, old) = scenario.served()?.remove(0);
+        let (vips, old) = gathered(scenario)?;
         let tap = Tap::at("c1", &[])?;
-        assert_eq!(who_has(&scenario.lab, vip)?, [host(&old).unwrap().mac()]);
+        answer(scenario, &vips, &[old.clone(), old.clone()])?;
         let witness = other(&[&old])?;
-        let mut new = String::new();
-        without_loss(scenario, vip, &old, |scenario| {
+        let mut new = Vec::new();
+        without_loss(scenario, &vips, &old, |scenario| {
             scenario.speaker(&old)?.signal(libc::SIGSTOP)?;
-            new = scenario.wait("another node holds the VIP", 20, |scenario| {
-                Ok(scenario.holder(&witness, vip).filter(|holder| *holder != old))
-            })?;
+            new = moved_off(scenario, &witness, &vips, &old)?;
             clock::pause(Duration::from_secs(3));
-            assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+            answer(scenario, &vips, &new)?;
             scenario.speaker(&old)?.signal(libc::SIGCONT)?;
             rejoined(scenario, &witness, &old)
         })?;
         for _ in 0..20 {
-            assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).unwrap().mac()]);
+            answer(scenario, &vips, &new)?;
         }
-        assert_eq!(tap.finish()?.turns(vip), [old.as_str(), &new]);
+        let capture = tap.finish()?;
+        for (vip, new) in vips.into_iter().zip(&new) {
+            assert_eq!(capture.turns(vip), [old.as_str(), new.as_str()], "{vip}");
+        }
         Ok(())
     })
 }

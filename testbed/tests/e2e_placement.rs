@@ -84,7 +84,7 @@ fn hands_over(
 
     let status = scenario.status(&new)?;
     let why = status.vip(vip).context("the VIP is gone")?.ineligible.clone();
-    assert_eq!(why, [Ineligible { node: old.clone(), reason: "not_in_subnet".to_owned() }]);
+    assert_eq!(why, [Ineligible { node: old.clone(), reason: "no_usable_interface".to_owned() }]);
     assert_eq!(who_has(&scenario.lab, vip)?, [host(&new).context("not of the lab")?.mac()]);
     // An announcement may still be on its way to the client.
     scenario.wait("the client has learned of the new holder", 15, |scenario| {

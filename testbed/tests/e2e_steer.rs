@@ -1,5 +1,5 @@
 //! Who holds a VIP follows the cluster: cordoned nodes are emptied to the node that is preferred,
-//! without a lost packet, and endpoints that all turn not ready together change nothing.
+//! without a lost packet and with one voice at every bridge port, and endpoints that all turn not ready together change nothing.
 
 use std::time::Duration;
 
@@ -7,9 +7,13 @@ use anyhow::Context;
 use herald_testbed::client::Transport;
 use herald_testbed::clock;
 use herald_testbed::e2e::in_lab;
-use herald_testbed::lab::addresses::nodes;
+use herald_testbed::judge::Judge;
+use herald_testbed::lab::addresses::{host, nodes};
 use herald_testbed::probe::Probe;
 use herald_testbed::scenario::{MANIFESTS, Scenario, service};
+use herald_testbed::tap::turns::speakers;
+use herald_testbed::trial::gather;
+use herald_testbed::watch::PACE;
 
 const LIMIT: u64 = 20;
 
@@ -35,7 +39,11 @@ fn a_cordoned_node_hands_over_to_the_preferred_node_without_loss() -> anyhow::Re
     in_lab(|scenario| {
         scenario.start_all(&[])?;
         scenario.put_all_manifests()?;
-        let (vip, old) = scenario.served()?.remove(0);
+        let served = scenario.served()?;
+        let vips: Vec<_> = served.iter().map(|(vip, _)| *vip).collect();
+        let old = served[0].1.clone();
+        gather(scenario, &vips, &old)?;
+        let judge = Judge::begin(&scenario.lab, &vips, PACE)?;
         let others: Vec<String> = nodes().filter(|node| *node != old).collect();
         let [witness, preferred] = &others[..] else {
             anyhow::bail!("not three nodes: {others:?}")
@@ -53,27 +61,43 @@ fn a_cordoned_node_hands_over_to_the_preferred_node_without_loss() -> anyhow::Re
         );
         scenario.put_manifest("l2advertisement.yaml", &advertisement)?;
         told(scenario, &format!("\"preference\":{{\"{preferred}\":50}}"))?;
-        assert_eq!(scenario.holder(witness, vip).as_ref(), Some(&old), "nothing is taken");
+        let held = |scenario: &Scenario| -> Vec<_> {
+            vips.iter().map(|vip| scenario.holder(witness, *vip)).collect()
+        };
+        assert_eq!(held(scenario), vec![Some(old.clone()); 2], "nothing is taken");
 
         let client = scenario.lab.netns("c1")?.clone();
-        let port = scenario.port_to("c1", vip, |_| true)?;
-        let probe = Probe::start(&client, service(vip, Transport::Udp), port)?;
-        let answered = |count: u64| {
-            clock::await_for("the probe is answered", Duration::from_secs(LIMIT), || {
-                Ok((probe.last_answer() >= count).then_some(()))
+        let mut probes = Vec::new();
+        for vip in &vips {
+            let port = scenario.port_to("c1", *vip, |_| true)?;
+            probes.push((vip, Probe::start(&client, service(*vip, Transport::Udp), port)?));
+        }
+        let answered = |more: u64| {
+            let last = probes.iter().map(|(_, probe)| probe.last_answer()).max();
+            let wanted = last.unwrap_or_default() + more;
+            clock::await_for("the probes are answered", Duration::from_secs(LIMIT), || {
+                Ok(probes.iter().all(|(_, probe)| probe.last_answer() >= wanted).then_some(()))
             })
         };
         answered(300)?;
         let cordoned = format!("  name: {old}\nspec:\n  unschedulable: true\nstatus:");
         scenario.put_manifest("nodes.yaml", &nodes.replace(&name(&old), &cordoned))?;
-        let new = scenario.wait("another node holds the VIP", LIMIT, |scenario| {
-            Ok(scenario.holder(witness, vip).filter(|holder| *holder != old))
+        scenario.wait("the preferred node holds the VIPs", LIMIT, |scenario| {
+            Ok((held(scenario) == vec![Some(preferred.clone()); 2]).then_some(()))
         })?;
-        assert_eq!(new, *preferred);
-        answered(probe.last_answer() + 300)?;
+        answered(300)?;
         told(scenario, "node_cordoned")?;
-        let outcome = probe.finish()?;
-        assert_eq!(outcome.lost(), 0, "of {}", outcome.sent());
+        for (vip, probe) in probes {
+            let outcome = probe.finish()?;
+            assert_eq!(outcome.lost(), 0, "of {} to {vip}", outcome.sent());
+        }
+        let seen = judge.end(|| scenario.status(witness))?;
+        for vip in vips {
+            // Straight to the preferred node, and nowhere else in between.
+            let expected = [&old, preferred].map(|node| host(node).map(|host| host.mac()));
+            let spoke: Vec<_> = speakers(&seen.heard.claims, vip).into_iter().map(Some).collect();
+            assert_eq!(spoke, expected, "{vip}");
+        }
         Ok(())
     })
 }

@@ -10,6 +10,9 @@ use crate::timing::TimingError;
 const LEAST_RENEWALS: u32 = 3;
 /// Shortest time between renewals: an API server is not asked more often by every node.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(200);
+/// Longest ttl. Longer than raft's, for it is also how long VIPs outlast an API server that is away,
+/// such as one that is upgraded; and a dead node's VIPs are gone for as long.
+const LONGEST_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// The two durations of sessions in the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +37,15 @@ impl LeaseTiming {
     pub fn check(&self) -> Result<(), TimingError> {
         let Self { renew, ttl } = *self;
         if renew < SHORTEST_RENEWAL {
-            return Err(TimingError::HeartbeatTooShort { heartbeat: renew });
+            return Err(TimingError::HeartbeatTooShort {
+                heartbeat: renew,
+                least: SHORTEST_RENEWAL,
+            });
         }
-        let least = renew * LEAST_RENEWALS;
+        if ttl > LONGEST_TTL {
+            return Err(TimingError::TtlTooLong { ttl, most: LONGEST_TTL });
+        }
+        let least = renew.saturating_mul(LEAST_RENEWALS);
         if ttl < least {
             return Err(TimingError::TtlTooShort { heartbeat: renew, ttl, least });
         }
@@ -70,5 +79,11 @@ mod tests {
         assert!(matches!(short.check(), Err(TimingError::TtlTooShort { .. })));
         let eager = LeaseTiming { renew: Duration::from_millis(10), ..LeaseTiming::default() };
         assert!(matches!(eager.check(), Err(TimingError::HeartbeatTooShort { .. })));
+        let [longest, longer] = [600, 601].map(|seconds| LeaseTiming {
+            ttl: Duration::from_secs(seconds),
+            ..LeaseTiming::default()
+        });
+        assert_eq!(longest.check(), Ok(()));
+        assert!(matches!(longer.check(), Err(TimingError::TtlTooLong { .. })));
     }
 }

@@ -1,5 +1,7 @@
 //! What each step takes and does, with and without flaws; what it means is said in `main`.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use stateright::{Model, Property};
@@ -48,7 +50,7 @@ pub enum Flaw {
 pub struct Protocol {
     pub flaw: Flaw,
     pub crashes: u8,
-    /// Nobody else crashes, and what becomes of it once all is well is another search's matter.
+    /// Nobody else crashes.
     pub only_leaders_crash: bool,
     pub freezes: u8,
     pub most_raft_term: u8,
@@ -316,7 +318,8 @@ impl Protocol {
     }
 
     /// Whether the VIP has a voice again, once nothing goes wrong any more and everybody does what it
-    /// can: thaw, restart, elect, and so on, and then time.
+    /// can: thaw, restart, elect, and so on, and then time. Looking ahead from each state anew would
+    /// take many times longer than the search: where one way to a voice meets another, it ends.
     fn heals(&self, from: &State) -> bool {
         let well = Self {
             most_raft_term: u8::MAX,
@@ -325,7 +328,7 @@ impl Protocol {
             hands: 0,
             ..*self
         };
-        let mut s = *from;
+        let mut s = State { crashes: 0, freezes: 0, hands: 0, ..*from };
         for n in 0..NODES {
             for step in [Step::Thaw(n), Step::Restart(n)] {
                 if well.can(&s, step) {
@@ -333,40 +336,62 @@ impl Protocol {
                 }
             }
         }
+        let mut way = Vec::new();
         for _ in 0..8 * TTL {
-            if s.nodes.iter().any(|node| well.speaks(node)) {
+            let here = (self.late_claims, s);
+            if s.nodes.iter().any(|node| well.speaks(node)) || is_on_a_way(&here) {
+                remember(&way);
                 return true;
             }
-            let newest = s.newest_term();
-            let leads = |leading: Leading| !leading.forfeited;
-            let led = s
-                .nodes
-                .iter()
-                .any(|node| node.leading.is_some_and(leads) && node.raft_term == newest);
-            for step in well.steps() {
-                let goes_wrong = matches!(step, Step::Time | Step::Crash(_) | Step::Freeze(_));
-                let elects =
-                    matches!(step, Step::Elect(..) | Step::Resume(..) | Step::TakeOver(..));
-                let usurps = elects && led;
-                // Nobody that renews is revoked.
-                if !goes_wrong && !usurps && well.can(&s, step) {
-                    s = well.after(&s, step);
-                    if elects {
-                        break;
-                    }
-                }
-            }
-            s = well.after(&s, Step::Time);
+            way.push(here);
+            s = well.round(&s);
         }
         false
     }
+
+    /// Each node does once what it can, and then time passes.
+    fn round(&self, from: &State) -> State {
+        let mut s = *from;
+        let newest = s.newest_term();
+        let leads = |leading: Leading| !leading.forfeited;
+        let mut nodes = s.nodes.iter();
+        let led = nodes.any(|node| node.leading.is_some_and(leads) && node.raft_term == newest);
+        for step in self.steps() {
+            let goes_wrong = matches!(step, Step::Time | Step::Crash(_) | Step::Freeze(_));
+            let elects = matches!(step, Step::Elect(..) | Step::Resume(..) | Step::TakeOver(..));
+            let usurps = elects && led;
+            // Nobody that renews is revoked.
+            if !goes_wrong && !usurps && self.can(&s, step) {
+                s = self.after(&s, step);
+                if elects {
+                    break;
+                }
+            }
+        }
+        self.after(&s, Step::Time)
+    }
 }
 
-/// Looking ahead costs more than the search itself, so only some states are looked ahead from.
-fn sampled(s: &State) -> bool {
+/// A state on the way to a voice, and whether claims are decided late in it.
+type Waypoint = (bool, State);
+
+thread_local! {
+    /// By fingerprint, as the search itself knows the states that it has seen.
+    static WAYS: RefCell<HashSet<u64>> = RefCell::default();
+}
+
+fn is_on_a_way(here: &Waypoint) -> bool {
+    WAYS.with_borrow(|ways| ways.contains(&fingerprint(here)))
+}
+
+fn remember(way: &[Waypoint]) {
+    WAYS.with_borrow_mut(|ways| ways.extend(way.iter().map(fingerprint)));
+}
+
+fn fingerprint(here: &Waypoint) -> u64 {
     let mut hasher = DefaultHasher::new();
-    s.hash(&mut hasher);
-    hasher.finish().is_multiple_of(64)
+    here.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Model for Protocol {
@@ -424,7 +449,7 @@ impl Model for Protocol {
                 s.claim_term > 1 && s.nodes.iter().any(|node| protocol.speaks(node))
             }),
             Property::<Self>::always("a holder is found once all is well", |protocol, s| {
-                protocol.only_leaders_crash || !sampled(s) || protocol.heals(s)
+                protocol.heals(s)
             }),
         ]
     }

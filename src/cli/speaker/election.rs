@@ -44,6 +44,13 @@ pub(super) struct ElectionArgs {
     /// neither.
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// With raft: TCP port on which speakers talk to each other, the same on every node
+    /// [default: 7946].
+    #[arg(long, value_name = "PORT")]
+    raft_port: Option<u16>,
+    /// With raft: directory of the log; must survive a restart.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/herald")]
+    state_dir: PathBuf,
     /// With Leases: how often a session is renewed in the API server [default: 1500ms].
     #[arg(long, value_name = "TIME", value_parser = crate::cli::duration)]
     lease_renew: Option<Duration>,
@@ -51,6 +58,8 @@ pub(super) struct ElectionArgs {
     #[arg(long, value_name = "TIME", value_parser = crate::cli::duration)]
     lease_ttl: Option<Duration>,
 }
+
+const RAFT_PORT: u16 = 7946;
 
 /// Who decides about claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -80,6 +89,8 @@ pub(super) struct Judged {
     pub timing: Timing,
     pub patience: Patience,
     pub key_file: Option<PathBuf>,
+    pub raft_port: u16,
+    pub state_dir: PathBuf,
 }
 
 impl ElectionArgs {
@@ -119,7 +130,15 @@ impl ElectionArgs {
             bail!("--heartbeat and --ttl do not go together: {error}");
         }
         let patience = self.patience(timing)?;
-        Ok(Judged { election, voters: self.voters, timing, patience, key_file: self.key_file })
+        Ok(Judged {
+            election,
+            voters: self.voters,
+            timing,
+            patience,
+            key_file: self.key_file,
+            raft_port: self.raft_port.unwrap_or(RAFT_PORT),
+            state_dir: self.state_dir,
+        })
     }
 
     /// A voter whose machine only starts again must not be replaced meanwhile.
@@ -165,7 +184,7 @@ impl ElectionArgs {
         ];
         refuse(given, "is about raft, but Leases decide: see --lease-renew and --lease-ttl")?;
         refuse(
-            [("--key-file", self.key_file.is_some())],
+            [("--key-file", self.key_file.is_some()), ("--raft-port", self.raft_port.is_some())],
             "is about raft, but Leases decide: speakers do not talk to each other",
         )
     }
@@ -250,8 +269,18 @@ mod tests {
             ("--ttl 1s", false, "--ttl is about raft"),
             ("--profile fast", false, "--profile is about raft"),
             ("--key-file k", false, "speakers do not talk"),
+            ("--raft-port 7000", false, "--raft-port is about raft"),
             ("--voters n1 --lease-ttl 9s", false, "--lease-ttl is about Leases"),
+            ("--lease-ttl 2s", false, "renewal each 1.5s: one that is late"),
             ("--lease-ttl 2s", false, "must be at least 4.5s"),
+            ("--lease-renew 100ms", false, "each 100ms is too often: it must be at least 200ms"),
+            ("--lease-ttl 10h", false, "36000s is longer than 600s: VIPs of a dead node"),
+            (
+                "--voters n1 --heartbeat 5ms",
+                true,
+                "each 5ms is too often: it must be at least 10ms",
+            ),
+            ("--voters n1 --ttl 2m", true, "120s is longer than 60s"),
             ("--voters n1 --profile calm --ttl 1s", true, "must be at least 2s"),
             ("--member-patience 5s", true, "must be at least 6s, ten times --ttl"),
             ("--member-patience 9s", false, "every node with a speaker takes part"),

@@ -167,6 +167,7 @@ pub fn unannounced(observed: &Observed, vips: &BTreeMap<IpAddr, Arc<Vip>>) -> Ve
             matches!(
                 why,
                 Ineligible::NoSuchInterface
+                    | Ineligible::NoUsableInterface
                     | Ineligible::NotInSubnet
                     | Ineligible::InterfaceExcluded
                     | Ineligible::SharedAddress

@@ -188,12 +188,23 @@ impl Speakers {
     }
 
     fn ask(&self, node: &str, output: &str) -> anyhow::Result<String> {
+        let said = self.command(node, &["status", "--output", output]);
+        said.with_context(|| format!("no status of {node}"))
+    }
+
+    /// Runs a `herald` command that asks a node's speaker, and returns what it printed.
+    ///
+    /// # Errors
+    ///
+    /// If it fails.
+    pub fn command(&self, node: &str, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(herald()?);
-        command.args(["status", "--output", output, "--run-dir"]).arg(run_dir(node));
-        let output = command.stdin(Stdio::null()).output().context("cannot run herald status")?;
+        command.args(arguments).arg("--run-dir").arg(run_dir(node)).stdin(Stdio::null());
+        let output =
+            command.output().with_context(|| format!("cannot run herald {arguments:?}"))?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "no status of {node}: {}", said.trim());
-        String::from_utf8(output.stdout).context("a status of strange bytes")
+        ensure!(output.status.success(), "herald {arguments:?} failed: {}", said.trim());
+        String::from_utf8(output.stdout).context("strange bytes were printed")
     }
 
     /// Asks a node's speaker to end and waits for that.

@@ -19,6 +19,8 @@ mod leading;
 mod member;
 #[cfg(test)]
 mod placing_tests;
+#[cfg(test)]
+mod quorum_tests;
 mod ready;
 mod resuming;
 #[cfg(test)]
