@@ -19,6 +19,8 @@ use herald_leader_election::{NodeName, View};
 
 use self::announcing::StandIns;
 pub use self::ground::Memory;
+#[cfg(test)]
+pub(crate) use self::ground::tests::World;
 use self::ground::{Ground, Remembered};
 pub use self::places::Places;
 pub use self::reasons::{Ineligible, Uncertain, Unused};

@@ -2,30 +2,42 @@
 //! gets whose flow was evicted. A pod's port that serves several VIPs' ports is known as none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use herald_ebpf_common::{ReverseValue, ServiceKey};
 
-use crate::picture::{Picture, ServicePort};
+use crate::picture::{Backend, Picture, Policy, Protocol, ServicePort};
 
 /// What was known at the last update.
 #[derive(Debug, Default)]
 pub struct Fallback {
-    /// This node's pods behind each service port, in order.
-    pods: BTreeMap<ServicePort, Vec<ServiceKey>>,
+    /// This node's pods behind each service port.
+    pods: BTreeMap<ServicePort, Pods>,
     /// The same from the other side.
     ports: HashMap<ServiceKey, BTreeSet<ServicePort>>,
+}
+
+/// This node's pods behind a service port, those that drain too, and what they were read from.
+#[derive(Debug)]
+struct Pods {
+    set: Arc<BTreeSet<Backend>>,
+    policy: Option<Arc<Policy>>,
+    /// Their ports, in order.
+    ports: Vec<ServiceKey>,
 }
 
 impl Fallback {
     /// Takes in a picture; the pods' ports for which something changed.
     pub fn update(&mut self, picture: &Picture) -> BTreeSet<ServiceKey> {
         let mut changed = BTreeSet::new();
-        let wanted = picture.services.keys().filter(|_| picture.direct.is_some());
+        let wanted = picture.services.iter().filter(|_| picture.direct.is_some());
         let mut known = 0;
-        for port in wanted {
+        for (port, set) in wanted {
             known += 1;
-            let pods = local_pods(picture, port);
-            if self.pods.get(port) != Some(&pods) {
+            let policy = picture.policies.get(port);
+            let is_of = |pods: &Pods| pods.set == *set && pods.policy.as_ref() == policy;
+            if !self.pods.get(port).is_some_and(is_of) {
+                let pods = Pods::of(port.protocol, set, policy);
                 self.replace(*port, Some(pods), &mut changed);
             }
         }
@@ -52,16 +64,17 @@ impl Fallback {
     fn replace(
         &mut self,
         port: ServicePort,
-        pods: Option<Vec<ServiceKey>>,
+        pods: Option<Pods>,
         changed: &mut BTreeSet<ServiceKey>,
     ) {
-        for pod in pods.iter().flatten() {
+        let ports = pods.as_ref().map(|pods| &pods.ports[..]).unwrap_or_default();
+        for pod in ports {
             if self.ports.entry(*pod).or_default().insert(port) {
                 changed.insert(*pod);
             }
         }
-        let is_left = |pod: &ServiceKey| !pods.as_ref().is_some_and(|pods| pods.contains(pod));
-        for pod in self.pods.remove(&port).into_iter().flatten().filter(is_left) {
+        let before = self.pods.remove(&port).map(|pods| pods.ports).unwrap_or_default();
+        for pod in before.into_iter().filter(|pod| !ports.contains(pod)) {
             changed.insert(pod);
             if let Some(ports) = self.ports.get_mut(&pod) {
                 ports.remove(&port);
@@ -76,20 +89,19 @@ impl Fallback {
     }
 }
 
-/// The ports of this node's pods behind a service port, those that drain too.
-fn local_pods(picture: &Picture, port: &ServicePort) -> Vec<ServiceKey> {
-    let set = picture.services.get(port).into_iter().flatten();
-    let draining = picture.policies.get(port).into_iter().flat_map(|policy| &policy.draining);
-    let key = |backend: &crate::picture::Backend| ServicePort {
-        vip: backend.address.ip(),
-        port: backend.address.port(),
-        protocol: port.protocol,
-    };
-    let mut pods: Vec<ServiceKey> =
-        set.chain(draining).filter(|backend| backend.is_local).map(|it| key(it).key()).collect();
-    pods.sort_unstable();
-    pods.dedup();
-    pods
+impl Pods {
+    fn of(protocol: Protocol, set: &Arc<BTreeSet<Backend>>, policy: Option<&Arc<Policy>>) -> Self {
+        let draining = policy.into_iter().flat_map(|policy| &policy.draining);
+        let key = |backend: &Backend| {
+            let (vip, port) = (backend.address.ip(), backend.address.port());
+            ServicePort { vip, port, protocol }.key()
+        };
+        let local = set.iter().chain(draining).filter(|backend| backend.is_local);
+        let mut ports: Vec<ServiceKey> = local.map(key).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self { set: Arc::clone(set), policy: policy.cloned(), ports }
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +126,7 @@ mod tests {
 
     fn picture(services: &[(u16, &[Backend])]) -> Picture {
         let service = |(number, pods): &(u16, &[Backend])| {
-            (port(*number), pods.iter().copied().collect::<BTreeSet<_>>())
+            (port(*number), Arc::new(pods.iter().copied().collect()))
         };
         Picture {
             services: services.iter().map(service).collect(),
@@ -159,7 +171,7 @@ mod tests {
         let mut fallback = Fallback::default();
         let mut drained = picture(&[(80, &[])]);
         let policy = Policy { draining: [pod(1, true)].into(), ..Policy::default() };
-        drained.policies.insert(port(80), policy);
+        drained.policies.insert(port(80), policy.into());
         update(&mut fallback, &picture(&[(80, &[pod(1, true)])]));
         assert_eq!(update(&mut fallback, &drained), []);
         assert_eq!(update(&mut fallback, &picture(&[(80, &[])])), [key(1)]);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use herald_ebpf_common::{self as common, protocol};
@@ -20,10 +21,11 @@ pub struct Picture {
     pub links: BTreeMap<u32, [u8; 6]>,
     /// The other speakers: MAC to their own addresses, where they have one of the family.
     pub peers: BTreeMap<[u8; 6], (Option<Ipv4Addr>, Option<Ipv6Addr>)>,
-    /// Service ports and the backends that each spreads new flows over.
-    pub services: BTreeMap<ServicePort, BTreeSet<Backend>>,
+    /// Service ports and the backends that each spreads new flows over. Shared, because from one
+    /// picture to the next most stay what they are: then there is nothing to compare.
+    pub services: BTreeMap<ServicePort, Arc<BTreeSet<Backend>>>,
     /// What else is wanted of a service port; those not named get the default.
-    pub policies: BTreeMap<ServicePort, Policy>,
+    pub policies: BTreeMap<ServicePort, Arc<Policy>>,
     /// Networks whose clients reach pods under the pods' own addresses: the pods' and the nodes'.
     /// With them known, a TCP reply whose flow was evicted still gets its VIP if only one VIP's
     /// port has that pod and port; without (`None`), it leaves untouched.

@@ -11,6 +11,7 @@ mod roles;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use herald_ebpf_common::{
@@ -74,8 +75,8 @@ struct Installed {
 /// What a service's table depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Spec {
-    set: BTreeSet<Backend>,
-    policy: Policy,
+    set: Arc<BTreeSet<Backend>>,
+    policy: Arc<Policy>,
 }
 
 #[derive(Debug)]
@@ -142,7 +143,7 @@ impl Tables {
         let mut tables = Vec::new();
         let mut late = Vec::new();
         let mut present = 0;
-        let default = Policy::default();
+        let default = Arc::default();
         for (port, set) in &picture.services {
             let policy = picture.policies.get(port).unwrap_or(&default);
             let key = port.key();
@@ -155,7 +156,7 @@ impl Tables {
                 present += 1;
                 continue;
             }
-            let spec = Spec { set: set.clone(), policy: policy.clone() };
+            let spec = Spec { set: Arc::clone(set), policy: Arc::clone(policy) };
             let install = Install { key, protocol: port.protocol, spec, now };
             match self.install(install, &mut update.writes, &mut tables, &mut late) {
                 Some(()) => present += 1,

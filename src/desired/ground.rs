@@ -87,4 +87,4 @@ impl Remembered {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,7 +17,7 @@ use herald_leader_election::{ClaimKey, Eligible, Guard, NodeName, View, Wanted};
 
 pub(crate) use self::picture::carried;
 use crate::allocator::{self, Assignment, Plan};
-use crate::desired::{self, Memory, Seen, Vip};
+use crate::desired::{self, Seen, Vip};
 use crate::facts::Facts;
 use crate::observed::{Observed, ServiceName};
 use crate::speaker::records;
@@ -65,6 +65,13 @@ pub enum Carrier {
     Xdp,
     /// kube-proxy; the announcer answers from userspace.
     Off,
+}
+
+/// What is remembered of the last decision.
+#[derive(Debug, Default)]
+pub struct Memory {
+    vips: desired::Memory,
+    picture: picture::Memory,
 }
 
 /// Everything to be done.
@@ -138,7 +145,7 @@ pub fn decide(known: &Knowledge<'_>, memory: &mut Memory) -> Decision {
         gone: &gone,
         announced: &told,
     };
-    let vips = desired::desired(&seen, memory);
+    let vips = desired::desired(&seen, &mut memory.vips);
     // What somebody asked this node to hand over is silenced first, like what it may not hold.
     let is_asked_for = |key: &ClaimKey| known.view.handovers.contains_key(key);
     let held: ByVip = vips
@@ -169,7 +176,14 @@ pub fn decide(known: &Knowledge<'_>, memory: &mut Memory) -> Decision {
         wanted: wanted(known.view, &vips),
         releases,
         puts,
-        picture: picture::picture(known, &facts, &vips, &spoken, memory.places()),
+        picture: picture::picture(
+            known,
+            &facts,
+            &vips,
+            &spoken,
+            memory.vips.places(),
+            &mut memory.picture,
+        ),
         announced: announced(known, &spoken),
         neighbourhood: Neighbourhood { probed, peers: peers(known, &facts) },
         silent: silent.into_values().flatten().collect(),

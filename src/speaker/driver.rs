@@ -19,14 +19,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::allocator::Config;
-use crate::desired::Memory;
 use crate::facts::Facts;
 use crate::kubernetes::lease::gate::Gate;
 use crate::source::Snapshot;
 use crate::speaker::End;
 use crate::speaker::carriers::Carriers;
 use crate::speaker::cluster::Cluster;
-use crate::speaker::decide::{Database, Decision, Knowledge, Put, decide};
+use crate::speaker::decide::{Database, Decision, Knowledge, Memory, Put, decide};
 use crate::speaker::electing::Leases;
 use crate::speaker::ended::{open, why};
 use crate::speaker::fence::Fences;

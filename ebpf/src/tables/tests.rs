@@ -24,13 +24,13 @@ fn backend(n: u16) -> Backend {
 fn picture(entries: &[(u8, &[u16])]) -> Picture {
     let services = entries
         .iter()
-        .map(|(n, backends)| (port(*n), backends.iter().copied().map(backend).collect()))
+        .map(|(n, backends)| (port(*n), Arc::new(backends.iter().copied().map(backend).collect())))
         .collect();
     Picture { services, ..Picture::default() }
 }
 
 fn with(mut picture: Picture, n: u8, policy: Policy) -> Picture {
-    picture.policies.insert(port(n), policy);
+    picture.policies.insert(port(n), policy.into());
     picture
 }
 
@@ -191,10 +191,10 @@ fn a_dead_backend_loses_its_flows_and_a_draining_one_keeps_them() {
 fn new_udp_flows_do_not_arrive_at_a_draining_backend() {
     let udp = ServicePort { protocol: Protocol::Udp, ..port(1) };
     let mut tables = Tables::new(DRAIN);
-    let set = |backends: &[u16]| backends.iter().copied().map(backend).collect();
-    let wanted = |backends: &[u16], policy| Picture {
+    let set = |backends: &[u16]| Arc::new(backends.iter().copied().map(backend).collect());
+    let wanted = |backends: &[u16], policy: Policy| Picture {
         services: BTreeMap::from([(udp, set(backends))]),
-        policies: BTreeMap::from([(udp, policy)]),
+        policies: BTreeMap::from([(udp, policy.into())]),
         ..Picture::default()
     };
     let _ = tables.update(&wanted(&[1, 2], Policy::default()), at(0));
@@ -363,7 +363,7 @@ fn a_backend_whose_node_has_a_new_mac_keeps_its_slots_clean() {
     let before = maps.slots(1);
     let moved = Backend { node_mac: [2, 9, 9, 9, 9, 9], ..backend(2) };
     let mut wanted = picture(&[(1, &[1])]);
-    wanted.services.entry(port(1)).or_default().insert(moved);
+    Arc::make_mut(wanted.services.entry(port(1)).or_default()).insert(moved);
     let _ = maps.update(&wanted, at(1));
     assert_eq!(maps.slots(1), before);
     let macs: BTreeSet<_> = maps.services[&port(1).key()]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use herald_ebpf::{Affinity, Backend, Picture, Policy, Protocol};
@@ -35,7 +36,7 @@ impl Wanted {
         let mut wanted = picture(Pods::Nowhere);
         for (port, set) in &mut wanted.services {
             let backend = |n: &u8| backend(port.vip.is_ipv4(), *n);
-            set.extend(self.backends.iter().map(backend));
+            Arc::make_mut(set).extend(self.backends.iter().map(backend));
             let weight = |(n, weight): (u8, u32)| (backend(&n).address, weight);
             let policy = Policy {
                 affinity: Affinity::Client { timeout: TIMEOUT },
@@ -43,7 +44,7 @@ impl Wanted {
                 weights: self.heavy.map(weight).into_iter().collect(),
                 ..Policy::default()
             };
-            wanted.policies.insert(*port, policy);
+            wanted.policies.insert(*port, policy.into());
         }
         wanted
     }

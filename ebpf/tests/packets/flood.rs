@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use herald_ebpf::{Backend, Picture};
 
@@ -16,7 +17,7 @@ const ACK: u8 = 0x10;
 fn of(backends: u8) -> Picture {
     let mut wanted = picture(Pods::Nowhere);
     for (_, set) in wanted.services.iter_mut().filter(|(port, _)| port.vip == IpAddr::from(VIP4)) {
-        set.extend((1..=backends).map(|n| Backend {
+        Arc::make_mut(set).extend((1..=backends).map(|n| Backend {
             address: SocketAddr::from(([10, 244, n, 2], 8080)),
             node_mac: [2, 0, 0, 0, 7, n],
             is_local: false,

@@ -64,7 +64,7 @@ fn picture(pods: Pods) -> Picture {
                 Pods::Both => BTreeSet::from([here, there]),
                 Pods::Nowhere => BTreeSet::new(),
             };
-            services.insert(ServicePort { vip, port: 80, protocol }, backends);
+            services.insert(ServicePort { vip, port: 80, protocol }, backends.into());
         }
     }
     Picture {

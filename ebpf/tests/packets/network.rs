@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use herald_ebpf::{Backend, Picture};
@@ -297,7 +298,7 @@ fn serves_a_pod_that_has_its_nodes_address() {
     let own = |is_v4| SocketAddr::new(ip(if is_v4 { "192.168.1.11" } else { "fd00:1::11" }), 8080);
     for (port, set) in &mut wanted.services {
         let address = own(port.vip.is_ipv4());
-        set.insert(Backend { address, node_mac: OURS, is_local: true });
+        Arc::make_mut(set).insert(Backend { address, node_mac: OURS, is_local: true });
     }
     let mut kernel = Kernel::with(&wanted);
     for request in requests() {

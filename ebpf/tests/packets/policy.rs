@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use herald_ebpf::{Affinity, Backend, Locality, Network, Picture, Policy, ServicePort, WhenEmpty};
@@ -14,7 +15,8 @@ use crate::{CLIENT, OURS, PEER, Pods, ip, picture, pod, requests};
 
 fn with(mut picture: Picture, policy: &Policy) -> Picture {
     let ports: Vec<ServicePort> = picture.services.keys().copied().collect();
-    picture.policies.extend(ports.into_iter().map(|port| (port, policy.clone())));
+    let policy = Arc::new(policy.clone());
+    picture.policies.extend(ports.into_iter().map(|port| (port, Arc::clone(&policy))));
     picture
 }
 
@@ -141,7 +143,7 @@ fn spread(backends: &[u8], policy: &Policy) -> Picture {
     let mut wanted = picture(Pods::Nowhere);
     for (port, set) in &mut wanted.services {
         let of_family = |n: &u8| both(*n).into_iter().find(|it| is_v4(it) == port.vip.is_ipv4());
-        set.extend(backends.iter().filter_map(of_family));
+        Arc::make_mut(set).extend(backends.iter().filter_map(of_family));
     }
     with(wanted, policy)
 }

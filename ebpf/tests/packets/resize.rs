@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use herald_ebpf::{Affinity, Backend, Datapath, Picture, Policy, Protocol};
@@ -19,9 +20,9 @@ const PORTS: std::ops::Range<u16> = 40_000..40_060;
 fn of(backends: u8, affinity: Affinity) -> Picture {
     let mut wanted = picture(Pods::Nowhere);
     for (port, set) in &mut wanted.services {
-        set.extend((1..=backends).map(|n| backend(port.vip.is_ipv4(), n)));
+        Arc::make_mut(set).extend((1..=backends).map(|n| backend(port.vip.is_ipv4(), n)));
         let policy = Policy { affinity, ..Policy::default() };
-        wanted.policies.insert(*port, policy);
+        wanted.policies.insert(*port, policy.into());
     }
     wanted
 }
@@ -130,8 +131,8 @@ fn of_many(backends: impl Iterator<Item = u16>) -> Picture {
         }
     }
     for (port, set) in &mut wanted.services {
-        set.clone_from(&many);
-        wanted.policies.insert(*port, policy.clone());
+        *set = Arc::new(many.clone());
+        wanted.policies.insert(*port, policy.clone().into());
     }
     wanted
 }

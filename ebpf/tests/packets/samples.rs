@@ -28,7 +28,8 @@ fn a_packet_that_was_carried_or_refused_has_a_sample() {
     samples.set_every(1).unwrap();
     let refusing = |policy: Policy| {
         let mut refusing = picture(Pods::Nowhere);
-        refusing.policies = refusing.services.keys().map(|port| (*port, policy.clone())).collect();
+        refusing.policies =
+            refusing.services.keys().map(|port| (*port, policy.clone().into())).collect();
         refusing
     };
     let stranger = Network { address: ip("10.9.0.0"), prefix: 16 };
@@ -99,7 +100,8 @@ fn samples_are_as_many_as_asked_for_and_never_above_the_rate() {
         ..Policy::default()
     };
     let mut picture = picture(Pods::Here);
-    picture.policies = picture.services.keys().map(|port| (*port, refused.clone())).collect();
+    picture.policies =
+        picture.services.keys().map(|port| (*port, refused.clone().into())).collect();
     let mut kernel = Kernel::with(&picture);
     let mut samples = kernel.datapath.samples().unwrap();
     // Each CPU draws for itself.

@@ -1,6 +1,7 @@
 //! SCTP: its checksum covers the whole packet and no address.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use herald_ebpf::{Picture, Protocol};
 
@@ -135,7 +136,7 @@ fn same_port() -> Picture {
             backend.address.set_port(port.port);
             backend
         };
-        *backends = std::mem::take(backends).into_iter().map(of_port).collect();
+        *backends = Arc::new(backends.iter().copied().map(of_port).collect());
     }
     wanted
 }

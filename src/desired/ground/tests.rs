@@ -8,17 +8,17 @@ use crate::fixture::{endpoint, node, not_ready, observed, service_name, terminat
 use crate::observed::{Observed, Service, ServiceName, TrafficPolicy};
 
 /// Everything that is seen, to be changed bit by bit.
-struct World {
-    observed: Observed,
+pub(crate) struct World {
+    pub observed: Observed,
     assignments: BTreeMap<ServiceName, Assignment>,
-    view: View,
+    pub view: View,
     gone: BTreeSet<NodeName>,
     announced: BTreeSet<IpAddr>,
 }
 
 impl World {
     /// Three Services with an address each.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut observed = observed();
         let template = Service::clone(&observed.services[&service_name()]);
         let endpoints = observed.endpoints[&service_name()].clone();
@@ -47,7 +47,7 @@ impl World {
         desired(&seen, memory)
     }
 
-    fn edit(&mut self, what: u8, n: u8, is_on: bool) {
+    pub fn edit(&mut self, what: u8, n: u8, is_on: bool) {
         let name = service(n % 3);
         let at = usize::from(n % 3);
         let service = Arc::make_mut(self.observed.services.get_mut(&name).unwrap());

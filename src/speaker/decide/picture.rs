@@ -3,7 +3,6 @@
 //!
 //! Must never put a VIP into the picture's `vips` that is not among those to be spoken for.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -20,13 +19,27 @@ use crate::desired::{Backend as Endpoint, Places, Unused, Vip};
 use crate::facts::Facts;
 use crate::observed::{Protocol, Service, SessionAffinity, TrafficPolicy};
 
-/// The picture; `spoken` are the VIPs to answer for.
+/// The ports of the VIPs of the last picture.
+#[derive(Debug, Default)]
+pub(super) struct Memory(BTreeMap<IpAddr, Ports>);
+
+/// The ports of a VIP, each with where it leads.
+#[derive(Debug)]
+struct Ports {
+    /// What they follow from, with its Services, which it follows from itself.
+    vip: Arc<Vip>,
+    ports: Vec<(ServicePort, Arc<BTreeSet<Backend>>, Arc<Policy>)>,
+}
+
+/// The picture; `spoken` are the VIPs to answer for. What is remembered of the last one makes it faster
+/// and nothing else.
 pub(super) fn picture(
     known: &Knowledge<'_>,
     facts: &BTreeMap<NodeName, Facts>,
     vips: &BTreeMap<IpAddr, Arc<Vip>>,
     spoken: &ByVip,
     places: &Places,
+    memory: &mut Memory,
 ) -> Picture {
     let is_vip = |ip: IpAddr| vips.get(&ip).is_some_and(|vip| !vip.is_address_of_a_node());
     let index = |name: &String| {
@@ -50,36 +63,43 @@ pub(super) fn picture(
     // address is nobody's VIP, and its packets are none of ours.
     let ours = || vips.iter().filter(|(_, wanted)| !wanted.is_address_of_a_node());
     picture.all_vips = ours().map(|(vip, _)| *vip).collect();
-    for (vip, wanted) in ours() {
-        for service in wanted.services.iter().filter_map(|it| known.observed.services.get(it)) {
-            ports(known, *vip, wanted, service, &mut picture);
-        }
-    }
+    let mut before = std::mem::take(&mut memory.0);
+    let ports = |(vip, wanted): (&IpAddr, &Arc<Vip>)| {
+        let same = before.remove(vip).filter(|it| Arc::ptr_eq(&it.vip, wanted));
+        (*vip, same.unwrap_or_else(|| Ports::of(known, *vip, wanted)))
+    };
+    memory.0 = ours().map(ports).collect();
+    let all = || memory.0.values().flat_map(|vip| &vip.ports);
+    picture.services = all().map(|(port, set, _)| (*port, Arc::clone(set))).collect();
+    picture.policies = all().map(|(port, _, policy)| (*port, Arc::clone(policy))).collect();
     let direct = places.networks();
     picture.direct = direct.map(|it| it.into_iter().map(network).collect());
     picture
 }
 
-/// The ports of a Service at a VIP and where each leads. Every port is there, also without any
-/// backend: then its packets are rejected or passed to the stack, and counted as such.
-fn ports(
-    known: &Knowledge<'_>,
-    vip: IpAddr,
-    wanted: &Vip,
-    service: &Service,
-    picture: &mut Picture,
-) {
-    for port in &service.ports {
-        let is_of_port = |it: &&Endpoint| {
-            it.service == service.name && (it.port, it.protocol) == (port.port, port.protocol)
-        };
-        let key = ServicePort { vip, port: port.port, protocol: carried(port.protocol) };
-        // Only externalIPs can have one port twice: the Service whose name comes first has it.
-        let Entry::Vacant(place) = picture.services.entry(key) else { continue };
-        let backends: Vec<&Endpoint> = wanted.backends.iter().filter(is_of_port).collect();
-        let (set, policy) = behind(known.me, service, &backends);
-        place.insert(set);
-        picture.policies.insert(key, policy);
+impl Ports {
+    /// Every port is there, also without any backend: then its packets are rejected or passed to the
+    /// stack, and counted as such.
+    fn of(known: &Knowledge<'_>, vip: IpAddr, wanted: &Arc<Vip>) -> Self {
+        let mut ports = Vec::new();
+        let mut taken = BTreeSet::new();
+        for service in wanted.services.iter().filter_map(|it| known.observed.services.get(it)) {
+            for port in &service.ports {
+                let is_of_port = |it: &&Endpoint| {
+                    it.service == service.name
+                        && (it.port, it.protocol) == (port.port, port.protocol)
+                };
+                let key = ServicePort { vip, port: port.port, protocol: carried(port.protocol) };
+                // Only externalIPs can have one port twice: the Service whose name comes first has it.
+                if !taken.insert(key) {
+                    continue;
+                }
+                let backends: Vec<&Endpoint> = wanted.backends.iter().filter(is_of_port).collect();
+                let (set, policy) = behind(known.me, service, &backends);
+                ports.push((key, set.into(), policy.into()));
+            }
+        }
+        Self { vip: Arc::clone(wanted), ports }
     }
 }
 

@@ -2,8 +2,10 @@ use std::sync::Arc;
 
 use herald_ebpf::{Protocol as Carried, ServicePort};
 use herald_leader_election::{Eligible, SessionState};
+use proptest::prelude::*;
 
 use super::*;
+use crate::desired::World;
 use crate::fixture::{
     VIP, assigned, claimed, links, mac, node, observed, service_name, view, vip_key,
 };
@@ -337,4 +339,30 @@ fn an_external_ip_is_claimed_and_announced_and_its_mark_stays() {
     let decided = decide_with(&observed, &view, 1, Carrier::Xdp, false);
     assert_eq!(decided.releases, BTreeSet::from([key]));
     assert_eq!(decided.puts[&records::announced_key(external)].value, None);
+}
+
+proptest! {
+    #[test]
+    fn what_is_remembered_of_the_last_decision_changes_nothing(
+        edits in prop::collection::vec((0..18_u8, 0..12_u8, any::<bool>()), 1..40),
+    ) {
+        let (mut world, mut memory) = (World::new(), Memory::default());
+        // What the Services' status reports is assigned to them.
+        for (n, service) in world.observed.services.values_mut().enumerate() {
+            let service = Arc::make_mut(service);
+            let given = IpAddr::from([192, 168, 1, 240 + n as u8]);
+            service.reported.addresses = vec![given];
+            service.reported.pool = Some("first".into());
+            world.view = claimed(world.view, ClaimKey::Vip(given), 1);
+        }
+        let (me, links, standings) = (node(1), links(1), BTreeMap::new());
+        let interfaces = BTreeMap::from([("eth0".to_owned(), Carrier::Xdp)]);
+        for (what, n, is_on) in edits {
+            world.edit(what, n, is_on);
+            let known =
+                knowledge(&me, &world.observed, &world.view, &links, &interfaces, &standings);
+            let known = Knowledge { database: Database::ServiceStatus, ..known };
+            prop_assert_eq!(super::decide(&known, &mut memory), decide(&known));
+        }
+    }
 }

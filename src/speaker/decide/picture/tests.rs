@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::desired;
-use crate::desired::{Memory, Seen};
+use crate::desired::Seen;
 use crate::fixture::{
     VIP, assignments, endpoint, links, mac, node, not_ready, observed, service_name, terminating,
     view,
@@ -27,7 +27,7 @@ fn pictured(observed: &Observed) -> Picture {
         gone: &BTreeSet::new(),
         announced: &BTreeSet::new(),
     };
-    let mut memory = Memory::default();
+    let mut memory = desired::Memory::default();
     let vips = desired::desired(&seen, &mut memory);
     let known = Knowledge {
         me: &me,
@@ -42,7 +42,8 @@ fn pictured(observed: &Observed) -> Picture {
         is_reported: true,
         leaving: false,
     };
-    picture(&known, &facts, &vips, &ByVip::new(), memory.places())
+    let ports = &mut Memory::default();
+    picture(&known, &facts, &vips, &ByVip::new(), memory.places(), ports)
 }
 
 fn with(endpoints: Vec<Endpoint>) -> Observed {
@@ -191,7 +192,7 @@ fn a_pod_that_serves_its_last_gets_new_flows_while_nobody_else_is_ready() {
 #[test]
 fn the_policy_says_who_may_ask_and_who_stays_together() {
     let plain = &pictured(&observed()).policies[&WEB];
-    assert_eq!(*plain, Policy::default());
+    assert_eq!(**plain, Policy::default());
     let timeout = Duration::from_secs(60);
     let observed = edited(|service| {
         service.source_ranges =

@@ -47,9 +47,15 @@ fn many(scope: &Scope, suffix: &str, is_weighted: bool, rows: &mut Vec<Row>) -> 
     }
     let mut wanted = picture(IFINDEX, 1, MANY, Pods::Here);
     if is_weighted {
-        let heavy = wanted.services.values().flatten().step_by(3).map(|it| (it.address, 2));
+        let heavy = wanted
+            .services
+            .values()
+            .flat_map(|set| set.iter())
+            .step_by(3)
+            .map(|it| (it.address, 2));
         let policy = Policy { weights: heavy.collect(), ..Policy::default() };
-        wanted.policies = wanted.services.keys().map(|port| (*port, policy.clone())).collect();
+        wanted.policies =
+            wanted.services.keys().map(|port| (*port, policy.clone().into())).collect();
     }
     let (mut loads, mut changes) = (Vec::new(), Vec::new());
     for run in 0..scope.samples() as u32 {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use herald_ebpf::{Backend, Picture, Protocol, ServicePort};
 
@@ -75,12 +76,12 @@ pub fn port(vip: IpAddr) -> ServicePort {
 fn add(picture: &mut Picture, ifindex: u32, vip: IpAddr, backends: BTreeSet<Backend>) {
     picture.vips.insert((vip, ifindex));
     picture.all_vips.insert(vip);
-    picture.services.insert(port(vip), backends);
+    picture.services.insert(port(vip), backends.into());
 }
 
 /// The same, with one endpoint of one Service replaced.
 pub fn replace(picture: &mut Picture, vip: IpAddr, change: u32, pods: Pods) {
-    let Some(set) = picture.services.get_mut(&port(vip)) else { return };
+    let Some(set) = picture.services.get_mut(&port(vip)).map(Arc::make_mut) else { return };
     set.pop_first();
     set.insert(backend(stranger4(change).into(), pods));
 }
