@@ -200,11 +200,9 @@ impl Backend {
 
     /// What an entry of the array `BACKENDS` says.
     pub fn of_entry(entry: &common::Backend) -> Self {
-        let octets = entry.address.map(u32::to_ne_bytes);
-        let ip = Ipv6Addr::from_octets(std::array::from_fn(|i| octets[i / 4][i % 4]));
         let mac = entry.node_mac.map(u16::to_ne_bytes);
         Self {
-            address: SocketAddr::new(ip.to_canonical(), u16::from_be(entry.port_be)),
+            address: SocketAddr::new(common::ip(&entry.address), u16::from_be(entry.port_be)),
             node_mac: std::array::from_fn(|i| mac[i / 2][i % 2]),
             is_local: entry.flags & common::IS_LOCAL != 0,
         }

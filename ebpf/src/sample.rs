@@ -6,11 +6,16 @@
 //! ports is read.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use herald_ebpf_common::headers::{
+    DESTINATION, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, EXTENSIONS, Ethernet, Extension, FRAGMENT,
+    Fragment, HOP_BY_HOP, Header, Ipv4, Ipv6, Ports, ROUTING, TAG_LEN, Tag, VERSION_6_BE, is_tag,
+};
+use herald_ebpf_common::parse::Octets;
 use herald_ebpf_common::sample::{FRAME, Sample};
-use herald_ebpf_common::{Reason, protocol};
+use herald_ebpf_common::{Reason, ip, mapped, protocol};
 
 use crate::picture::Protocol;
 
@@ -108,7 +113,7 @@ impl FlowSample {
         let (number, frame) = (Number(record), &record[size_of::<Sample>() - FRAME..]);
         let (length, held) = (number.u32(24), number.u32(28));
         let frame = frame.get(..held as usize).filter(|_| held <= length);
-        let frame = Octets(frame.ok_or(Unreadable::HoldsTooMuch)?);
+        let frame = Beginning(frame.ok_or(Unreadable::HoldsTooMuch)?);
         let reason = number.u32(16);
         let known = Reason::ALL.get(reason as usize).copied();
         let known = known.filter(|_| herald_ebpf_common::sample::is_sampled(reason));
@@ -136,7 +141,7 @@ impl FlowSample {
             protocol,
             client,
             vip: (!is_delivered).then_some(asked),
-            next_hop: (reason == Reason::Forwarded).then(|| frame.array(0)).transpose()?,
+            next_hop: (reason == Reason::Forwarded).then(|| frame.destination()).transpose()?,
             pod: is_delivered.then_some(asked),
         })
     }
@@ -192,7 +197,7 @@ struct Packet {
 
 impl Packet {
     /// The packet that an ICMP error of ours quotes.
-    fn quoted(self, frame: Octets<'_>) -> Result<Self, Unreadable> {
+    fn quoted(self, frame: Beginning<'_>) -> Result<Self, Unreadable> {
         const ICMP_LEN: usize = 8;
         match self.protocol.0 {
             protocol::ICMP => frame.ipv4(self.l4 + ICMP_LEN),
@@ -201,98 +206,96 @@ impl Packet {
         }
     }
 
-    fn ports(self, frame: Octets<'_>) -> Result<Option<(u16, u16)>, Unreadable> {
-        match self.is_later {
-            true => Ok(None),
-            false => Ok(Some((frame.u16(self.l4)?, frame.u16(self.l4 + 2)?))),
+    fn ports(self, frame: Beginning<'_>) -> Result<Option<(u16, u16)>, Unreadable> {
+        if self.is_later {
+            return Ok(None);
         }
+        let ports = frame.read::<Ports>(self.l4)?;
+        Ok(Some((u16::from_be(ports.source_be), u16::from_be(ports.destination_be))))
     }
 }
 
-/// The beginning of a frame.
+/// The beginning of a frame. It is not read by `parse::walk`: what the programs pass on because it
+/// is too short for their purposes has ends all the same, and a piece of an IPv6 packet a protocol.
 #[derive(Clone, Copy)]
-struct Octets<'a>(&'a [u8]);
+struct Beginning<'a>(&'a [u8]);
 
-impl Octets<'_> {
+impl Beginning<'_> {
     fn packet(self) -> Result<Packet, Unreadable> {
-        let mut at = 12;
-        for _ in 0..=TAGS {
-            let ether_type = self.u16(at)?;
-            at += 2;
-            match ether_type {
-                0x0800 => return self.ipv4(at),
-                0x86dd => return self.ipv6(at),
-                // IEEE 802.1Q and 802.1ad: two octets of tag, then the next type.
-                0x8100 | 0x88a8 => at += 2,
-                _ => break,
+        let mut ether_type_be = self.read::<Ethernet>(0)?.ether_type_be;
+        let mut at = ETH_LEN;
+        for _ in 0..TAGS {
+            if is_tag(ether_type_be) {
+                ether_type_be = self.read::<Tag>(at)?.ether_type_be;
+                at += TAG_LEN;
             }
         }
-        Err(Unreadable::NotCarried)
+        match ether_type_be {
+            ETH_IPV4_BE => self.ipv4(at),
+            ETH_IPV6_BE => self.ipv6(at),
+            _ => Err(Unreadable::NotCarried),
+        }
     }
 
     /// RFC 791 3.1.
     fn ipv4(self, at: usize) -> Result<Packet, Unreadable> {
-        let header: [u8; 20] = self.array(at)?;
-        let length = usize::from(header[0] & 0x0f) * 4;
-        if header[0] >> 4 != 4 || length < header.len() {
-            return Err(Unreadable::NotCarried);
-        }
+        let header = self.read::<Ipv4>(at)?;
         Ok(Packet {
-            source: self.array::<4>(at + 12)?.into(),
-            destination: self.array::<4>(at + 16)?.into(),
-            protocol: Carries(header[9]),
-            l4: at + length,
-            is_later: u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0,
+            source: ip(&mapped(header.source)),
+            destination: ip(&mapped(header.destination)),
+            protocol: Carries(header.protocol),
+            l4: at + header.header_length().ok_or(Unreadable::NotCarried)?,
+            is_later: header.is_later(),
         })
     }
 
     /// RFC 8200 3 and 4, as far as the programs look.
     fn ipv6(self, at: usize) -> Result<Packet, Unreadable> {
-        let header: [u8; 40] = self.array(at)?;
-        if header[0] >> 4 != 6 {
+        let header = self.read::<Ipv6>(at)?;
+        if header.version_class_flow_be & 0xf000_0000_u32.to_be() != VERSION_6_BE {
             return Err(Unreadable::NotCarried);
         }
         let mut packet = Packet {
-            source: Ipv6Addr::from(self.array::<16>(at + 8)?).into(),
-            destination: Ipv6Addr::from(self.array::<16>(at + 24)?).into(),
-            protocol: Carries(header[6]),
-            l4: at + header.len(),
+            source: ip(&header.source),
+            destination: ip(&header.destination),
+            protocol: Carries(header.next_header),
+            l4: at + size_of::<Ipv6>(),
             is_later: false,
         };
         for _ in 0..EXTENSIONS {
-            let [next, length, offset_high, offset_low] = match packet.protocol.0 {
-                HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT => self.array(packet.l4)?,
+            match packet.protocol.0 {
+                HOP_BY_HOP | ROUTING | DESTINATION => {
+                    let extension = self.read::<Extension>(packet.l4)?;
+                    packet.protocol = Carries(extension.next_header);
+                    packet.l4 += (usize::from(extension.length) + 1) * 8;
+                }
+                FRAGMENT => {
+                    let fragment = self.read::<Fragment>(packet.l4)?;
+                    packet.protocol = Carries(fragment.next_header);
+                    packet.l4 += size_of::<Fragment>();
+                    packet.is_later = fragment.is_later();
+                }
                 _ => break,
-            };
-            let is_fragment = packet.protocol.0 == FRAGMENT;
-            packet.l4 += if is_fragment { 8 } else { (usize::from(length) + 1) * 8 };
-            packet.protocol = Carries(next);
-            if is_fragment && u16::from_be_bytes([offset_high, offset_low]) & 0xfff8 != 0 {
-                packet.is_later = true;
+            }
+            if packet.is_later {
                 break;
             }
         }
         Ok(packet)
     }
 
-    fn u16(self, at: usize) -> Result<u16, Unreadable> {
-        self.array(at).map(u16::from_be_bytes)
+    /// The MAC the frame is for.
+    fn destination(self) -> Result<[u8; 6], Unreadable> {
+        self.0.first_chunk().copied().ok_or(Unreadable::Cut)
     }
 
-    fn array<const N: usize>(self, at: usize) -> Result<[u8; N], Unreadable> {
-        let octets = self.0.get(at..).and_then(|rest| rest.first_chunk());
-        octets.copied().ok_or(Unreadable::Cut)
+    fn read<T: Header>(self, at: usize) -> Result<T, Unreadable> {
+        Octets::read::<T>(self.0, at).map(|header| *header).ok_or(Unreadable::Cut)
     }
 }
 
 /// VLAN tags looked through, as the programs do.
 const TAGS: usize = 2;
-/// IPv6 extension headers looked through, as the programs do.
-const EXTENSIONS: usize = 4;
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION: u8 = 60;
 
 #[cfg(test)]
 mod tests;

@@ -98,7 +98,6 @@ impl Tree {
     }
 
     /// A tree without places.
-    #[cfg(test)]
     pub fn from_json(json: &serde_json::Value) -> Self {
         use serde_json::Value as Json;
         let value = match json {

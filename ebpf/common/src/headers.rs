@@ -21,8 +21,16 @@ pub const TAG_LEN: usize = 4;
 /// The first word of an IPv6 header without traffic class and flow label.
 pub const VERSION_6_BE: u32 = 0x6000_0000_u32.to_be();
 
+/// Next headers of IPv6's [`Extension`]s (RFC 8200 4): hop-by-hop options.
+pub const HOP_BY_HOP: u8 = 0;
+/// Routing.
+pub const ROUTING: u8 = 43;
+/// Destination options.
+pub const DESTINATION: u8 = 60;
 /// Next header of [`Fragment`].
 pub const FRAGMENT: u8 = 44;
+/// IPv6 extension headers that are looked through; behind more of them, the stack looks.
+pub const EXTENSIONS: usize = 4;
 
 /// Plain words without padding, of which any bits are valid. Only the types of this file are.
 pub trait Header: Copy + sealed::Plain {}
@@ -88,6 +96,38 @@ pub struct Ipv4 {
     pub source: u32,
     pub destination: u32,
 }
+
+impl Ipv4 {
+    /// Octets of the header with its options; none if it is no IPv4 header.
+    #[inline(always)]
+    pub fn header_length(&self) -> Option<usize> {
+        let length = ((self.version_ihl & 0x0f) as usize) * 4;
+        (self.version_ihl >> 4 == 4 && length >= size_of::<Self>()).then_some(length)
+    }
+
+    /// Whether other fragments come before this one.
+    #[inline(always)]
+    pub fn is_later(&self) -> bool {
+        self.fragment_be & OFFSET_BE != 0
+    }
+
+    /// Whether other fragments come after this one.
+    #[inline(always)]
+    pub fn has_more(&self) -> bool {
+        self.fragment_be & MORE_BE != 0
+    }
+
+    /// Whether it is a fragment at all.
+    #[inline(always)]
+    pub fn is_piece(&self) -> bool {
+        self.fragment_be & (OFFSET_BE | MORE_BE) != 0
+    }
+}
+
+/// The fragment offset in [`Ipv4::fragment_be`] (RFC 791 3.1).
+const OFFSET_BE: u16 = 0x1fff_u16.to_be();
+/// The more-fragments flag there.
+const MORE_BE: u16 = 0x2000_u16.to_be();
 
 /// IPv6 header (RFC 8200 3).
 #[repr(C)]

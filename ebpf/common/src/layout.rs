@@ -1,7 +1,7 @@
 //! Keys and values of the maps. A change here is a change of the pinned format: raise
 //! [`PIN_FORMAT`], so that a new speaker does not adopt maps it would misread.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv6Addr};
 
 /// Names the format of everything pinned; part of the pin directory's path.
 pub const PIN_FORMAT: &str = "v7";
@@ -64,6 +64,12 @@ pub const fn address(ip: IpAddr) -> Address {
         i += 1;
     }
     words
+}
+
+/// The address that a common form stands for.
+pub fn ip(address: &Address) -> IpAddr {
+    let octets = address.map(u32::to_ne_bytes);
+    Ipv6Addr::from_octets(core::array::from_fn(|i| octets[i / 4][i % 4])).to_canonical()
 }
 
 /// A MAC address as three words, so that it moves as words and not as bytes.

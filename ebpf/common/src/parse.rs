@@ -7,23 +7,14 @@
 //! [`headers`](crate::headers).
 
 use crate::headers::{
-    ETH_ARP_BE, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, Extension, FRAGMENT, Fragment, Header,
-    Ipv4, Ipv6, Ports, TAG_LEN, Tag, VERSION_6_BE, is_tag,
+    DESTINATION, ETH_ARP_BE, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, EXTENSIONS, Ethernet, Extension,
+    FRAGMENT, Fragment, HOP_BY_HOP, Header, Ipv4, Ipv6, Ports, ROUTING, TAG_LEN, Tag, VERSION_6_BE,
+    is_tag,
 };
 use crate::{Address, FragmentKey, Reason, ServiceKey, mapped, protocol};
 
-/// The fragment offset (RFC 791 3.1).
-const OFFSET_BE: u16 = 0x1fff_u16.to_be();
-/// The more-fragments flag.
-const MORE_BE: u16 = 0x2000_u16.to_be();
-/// IPv6 extension headers looked through; behind more of them, the stack looks.
-const EXTENSIONS: usize = 4;
 /// Octets every transport packet has behind its IP headers: UDP's whole header.
 const LEAST: u16 = 8;
-
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const DESTINATION: u8 = 60;
 
 /// The type of a neighbour solicitation (RFC 4861 4.3).
 pub const SOLICITATION: u8 = 135;
@@ -150,8 +141,9 @@ fn network<W: Ways>(
     }
 }
 
+/// Whether this protocol's packets have ports that Services are named by.
 #[inline(always)]
-fn is_transport(number: u8) -> bool {
+pub fn is_transport(number: u8) -> bool {
     number == protocol::TCP || number == protocol::UDP || number == protocol::SCTP
 }
 
@@ -160,16 +152,14 @@ fn ipv4<W: Ways>(frame: &(impl Octets + ?Sized), ways: W, l3: usize) -> W::Verdi
     let Some(ip) = frame.read::<Ipv4>(l3) else {
         return ways.pass(Reason::Truncated);
     };
-    let header_length = ((ip.version_ihl & 0x0f) as usize) * 4;
-    let total = u16::from_be(ip.total_length_be);
-    if ip.version_ihl >> 4 != 4
-        || header_length < size_of::<Ipv4>()
-        || total < header_length as u16 + LEAST
-    {
+    let Some(header_length) = ip.header_length() else {
+        return ways.pass(Reason::Truncated);
+    };
+    if u16::from_be(ip.total_length_be) < header_length as u16 + LEAST {
         return ways.pass(Reason::Truncated);
     }
     let l4 = l3 + header_length;
-    let is_piece = ip.fragment_be & (OFFSET_BE | MORE_BE) != 0;
+    let is_piece = ip.is_piece();
     if !is_transport(ip.protocol) {
         return match ip.protocol == protocol::ICMP && !is_piece {
             true => ways.icmp(l3, l4),
@@ -177,7 +167,7 @@ fn ipv4<W: Ways>(frame: &(impl Octets + ?Sized), ways: W, l3: usize) -> W::Verdi
         };
     }
     let identification = u32::from(ip.identification_be);
-    if ip.fragment_be & OFFSET_BE != 0 {
+    if ip.is_later() {
         let key = FragmentKey {
             vip: mapped(ip.destination),
             client: mapped(ip.source),
@@ -292,7 +282,7 @@ pub fn usual_v4<O: Octets + ?Sized>(frame: &O) -> Option<(O::Seen<'_, Ipv4>, O::
     let ports = frame.read::<Ports>(ETH_LEN + size_of::<Ipv4>())?;
     let ip = frame.read::<Ipv4>(ETH_LEN)?;
     let is_usual = ip.version_ihl == 0x45
-        && ip.fragment_be & (OFFSET_BE | MORE_BE) == 0
+        && !ip.is_piece()
         && u16::from_be(ip.total_length_be) >= size_of::<Ipv4>() as u16 + LEAST
         && is_rewritten(ip.protocol);
     is_usual.then_some((ip, ports))

@@ -10,6 +10,7 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use herald_ebpf_common::checksum::Change;
+use herald_ebpf_common::parse::{is_transport, of_pieces};
 use herald_ebpf_common::{
     DIRECT, FragmentKey, Reason, ReverseKey, ReverseValue, ServiceKey, SourceKey, WHOLE_SOURCE,
     mapped, protocol,
@@ -104,7 +105,7 @@ pub fn give(ctx: &TcContext, reply: &Reply) -> Restore {
         vip: words(&reply.key.pod),
         client: words(&reply.key.client),
         identification: reply.identification,
-        protocol: reply.key.protocol,
+        protocol: of_pieces(reply.key.protocol as u8, reply.is_v4),
     };
     let (known, reason) = if reply.part == Part::Later {
         let Some(vip) = REPLY_FRAGMENTS.get_ptr(&fragment) else {
@@ -206,14 +207,11 @@ fn parse(ctx: &TcContext) -> Option<Reply> {
 #[inline(always)]
 pub fn ipv4(ctx: &TcContext, l3: usize) -> Option<Reply> {
     let ip = tc_read::<Ipv4>(ctx, l3)?;
-    let header_length = ((ip.version_ihl & 0x0f) as usize) * 4;
-    if !is_transport(ip.protocol) || header_length < 20 {
+    if !is_transport(ip.protocol) {
         return None;
     }
-    let l4 = l3 + header_length;
-    let is_later = ip.fragment_be & 0x1fff_u16.to_be() != 0;
-    let has_more = ip.fragment_be & 0x2000_u16.to_be() != 0;
-    let part = part(is_later, has_more);
+    let l4 = l3 + ip.header_length()?;
+    let part = part(ip.is_later(), ip.has_more());
     let (pod, client) = (mapped(ip.source), mapped(ip.destination));
     let identification = u32::from(ip.identification_be);
     let protocol = u32::from(ip.protocol);
@@ -237,11 +235,6 @@ pub fn ports(ctx: &TcContext, l4: usize, part: Part) -> Option<(u16, u16)> {
         return Some((0, 0));
     }
     tc_read::<Ports>(ctx, l4).map(|ports| (ports.source_be, ports.destination_be))
-}
-
-#[inline(always)]
-pub fn is_transport(number: u8) -> bool {
-    number == protocol::TCP || number == protocol::UDP || number == protocol::SCTP
 }
 
 #[inline(always)]

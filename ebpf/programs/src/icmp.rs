@@ -65,15 +65,15 @@ pub fn v4(ctx: &XdpContext, l3: usize, l4: usize) -> Verdict {
     let Some(quoted) = read_variable::<Ipv4>(ctx, inner) else {
         return pass(Reason::NotForVip);
     };
-    let header_length = ((quoted.version_ihl & 0x0f) as usize) * 4;
-    let is_whole = quoted.version_ihl >> 4 == 4 && header_length >= size_of::<Ipv4>();
+    let Some(header_length) = quoted.header_length() else {
+        return pass(Reason::NotForVip);
+    };
     let ports = inner + header_length;
     let Some(port) = read_variable::<Ports>(ctx, ports) else {
         return pass(Reason::NotForVip);
     };
     // Only the VIP itself may be told about the VIP's packets; a later fragment has no ports.
-    let is_sent_by_vip = quoted.source == ip.destination;
-    if !is_whole || !is_sent_by_vip || quoted.fragment_be & 0x1fff_u16.to_be() != 0 {
+    if quoted.source != ip.destination || quoted.is_later() {
         return pass(Reason::NotForVip);
     }
     let key = ServiceKey {

@@ -4,8 +4,9 @@
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::{TcContext, XdpContext};
 pub use herald_ebpf_common::headers::{
-    ETH_ARP_BE, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, FRAGMENT, Fragment, Header, Ipv4,
-    Ipv6, Ports, TAG_LEN, Tag, VERSION_6_BE, is_tag,
+    DESTINATION, ETH_ARP_BE, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, EXTENSIONS, Ethernet, Extension,
+    FRAGMENT, Fragment, HOP_BY_HOP, Header, Ipv4, Ipv6, Ports, ROUTING, TAG_LEN, Tag, VERSION_6_BE,
+    is_tag,
 };
 pub use herald_ebpf_common::mac_number;
 use herald_ebpf_common::parse::Octets;

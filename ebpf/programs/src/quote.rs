@@ -42,19 +42,19 @@ struct Quote {
 #[inline(always)]
 pub fn v4(ctx: &TcContext, l3: usize) -> Option<Restore> {
     let ip = read::<Ipv4>(ctx, l3)?;
-    let l4 = l3 + header_length(ip)?;
+    let l4 = l3 + ip.header_length()?;
     let end = l3 + u16::from_be(ip.total_length_be) as usize;
     let (reporter, client) = (mapped(ip.source), ip.destination);
     // Destination unreachable, time exceeded, parameter problem (RFC 792).
     let [kind, _] = *read::<[u8; 2]>(ctx, l4)?;
-    if ip.fragment_be & 0x3fff_u16.to_be() != 0 || !(kind == 3 || kind == 11 || kind == 12) {
+    if ip.is_piece() || !(kind == 3 || kind == 11 || kind == 12) {
         return None;
     }
     let inner = l4 + ICMP_LEN;
     let quoted = read::<Ipv4>(ctx, inner)?;
-    let ports = inner + header_length(quoted)?;
+    let ports = inner + quoted.header_length()?;
     // A later fragment has no ports.
-    if quoted.source != client || quoted.fragment_be & 0x1fff_u16.to_be() != 0 {
+    if quoted.source != client || quoted.is_later() {
         return None;
     }
     let (pod, protocol) = (mapped(quoted.destination), u32::from(quoted.protocol));
@@ -82,13 +82,6 @@ pub fn v6(ctx: &TcContext, l3: usize, l4: usize) -> Option<Restore> {
     let (pod, protocol) = (words(&quoted.destination), u32::from(quoted.next_header));
     let key = flow(ctx, ports, pod, client, protocol)?;
     tell(ctx, &Quote { key, reporter, l3, l4, inner, ports, end, is_v4: false })
-}
-
-/// Octets of an IPv4 header.
-#[inline(always)]
-fn header_length(ip: &Ipv4) -> Option<usize> {
-    let length = ((ip.version_ihl & 0x0f) as usize) * 4;
-    (ip.version_ihl >> 4 == 4 && length >= size_of::<Ipv4>()).then_some(length)
 }
 
 #[inline(always)]

@@ -4,24 +4,19 @@
 //! In functions of their own, so that the usual reply neither runs nor carries any of it.
 
 use aya_ebpf::programs::TcContext;
+use herald_ebpf_common::parse::is_transport;
 use herald_ebpf_common::{ReverseKey, protocol};
 
-use crate::egress::{Part, Reply, Restore, UNTOUCHED, give, ipv4, is_transport, part, ports};
+use crate::egress::{Part, Reply, Restore, UNTOUCHED, give, ipv4, part, ports};
 use crate::packet::{
-    ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, Ethernet, FRAGMENT, Fragment, Ipv4, Ipv6, TAG_LEN, Tag,
-    is_tag, tc_read, words,
+    DESTINATION, ETH_IPV4_BE, ETH_IPV6_BE, ETH_LEN, EXTENSIONS, Ethernet, Extension, FRAGMENT,
+    Fragment, HOP_BY_HOP, Ipv4, Ipv6, ROUTING, TAG_LEN, Tag, is_tag, tc_read, words,
 };
 use crate::quote;
 
 /// Octets that are brought into the linear part: an error's quote with all its headers, and more
 /// extension headers than anybody sends.
 const PULL: u32 = 256;
-/// IPv6 extension headers looked through, as on the way in.
-const EXTENSIONS: usize = 4;
-
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const DESTINATION: u8 = 60;
 
 /// What becomes of a packet that [`crate::egress::restore`] does not look at, as
 /// [`Restore::number`] has it.
@@ -89,9 +84,9 @@ fn v6<const L3: usize>(ctx: &TcContext) -> Option<Restore> {
     for _ in 0..EXTENSIONS {
         match next {
             HOP_BY_HOP | ROUTING | DESTINATION => {
-                let [following, length] = *read::<[u8; 2]>(ctx, l4)?;
-                l4 += (length as usize + 1) * 8;
-                next = following;
+                let extension = read::<Extension>(ctx, l4)?;
+                l4 += (extension.length as usize + 1) * 8;
+                next = extension.next_header;
             }
             FRAGMENT => {
                 let fragment = read::<Fragment>(ctx, l4)?;
@@ -109,7 +104,9 @@ fn v6<const L3: usize>(ctx: &TcContext) -> Option<Restore> {
     if next == protocol::ICMPV6 && piece == Part::Whole {
         return quote::v6(ctx, L3, l4);
     }
-    if !is_transport(next) {
+    // What a later fragment names is what its packet's first one begins with: the protocol, or
+    // further extension headers (RFC 8200 4.5).
+    if piece != Part::Later && !is_transport(next) {
         return None;
     }
     let l4 = core::hint::black_box(l4);

@@ -1,14 +1,14 @@
 //! Flow samples out of the ring buffer `SAMPLES` (edge). One reader at a time: it owns the ring's
 //! end. It never waits; whoever holds it waits for its file descriptor.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, RawFd};
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use herald_ebpf_common::sample::Sampler;
 use herald_ebpf_common::{
-    Address, ReverseKey, ReverseKey4, ReverseValue, ReverseValue4, address, mapped,
+    ReverseKey, ReverseKey4, ReverseValue, ReverseValue4, address, ip, mapped,
 };
 
 use super::{Datapath, failed, take};
@@ -123,9 +123,4 @@ impl AsRawFd for Samples {
     fn as_raw_fd(&self) -> RawFd {
         self.ring.as_raw_fd()
     }
-}
-
-fn ip(address: &Address) -> IpAddr {
-    let octets = address.map(u32::to_ne_bytes);
-    Ipv6Addr::from_octets(std::array::from_fn(|i| octets[i / 4][i % 4])).to_canonical()
 }

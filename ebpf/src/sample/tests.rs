@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::net::Ipv6Addr;
+
 use proptest::prelude::*;
 
 use super::*;

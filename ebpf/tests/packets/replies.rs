@@ -6,7 +6,7 @@ use herald_ebpf::{Network, Picture, ServicePort};
 
 use crate::build::{Frame, UDP, tagged};
 use crate::kernel::Kernel;
-use crate::network::fragments;
+use crate::network::{fragments, pieces_with_options};
 use crate::{CLIENT, OURS, Pods, ip, picture, pod, requests};
 
 fn reply(request: &Frame) -> Frame {
@@ -164,6 +164,24 @@ fn fragments_of_a_reply_behind_another_extension_header_get_the_vip() {
     for (piece, restored) in fragments(&reply).iter().zip(fragments(&expected)) {
         let left = kernel.egress(&behind(&reply, piece));
         assert_eq!(left, (behind(&expected, &restored), Some("restored")));
+    }
+}
+
+/// Only the first piece has the options and the ports; the others name the options all the same.
+#[test]
+fn fragments_of_a_reply_with_options_of_its_own_get_the_vip() {
+    let mut kernel = Kernel::with(&picture(Pods::Here));
+    let request = requests().into_iter().find(|it| it.protocol == UDP && !it.to.is_ipv4()).unwrap();
+    let reply = reply(&request);
+    let expected = Frame { from: request.to, ..reply.clone() };
+    kernel.leaves_alone(&pieces_with_options(&reply)[1], "no first one yet");
+    let _ = kernel.xdp(&request.bytes());
+    let pieces = pieces_with_options(&reply).into_iter().zip(pieces_with_options(&expected));
+    for (piece, restored) in pieces {
+        let tag = &[(0x8100, 10)];
+        let behind_a_tag = kernel.egress(&tagged(&piece, tag));
+        assert_eq!(behind_a_tag, (tagged(&restored, tag), Some("restored")));
+        assert_eq!(kernel.egress(&piece), (restored, Some("restored")));
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::build::{Frame, tagged};
 use crate::kernel::{Action, Kernel};
 use crate::model::{Expected, Kind, Sum, half, kind, one};
-use crate::network::fragments;
+use crate::network::{fragments, pieces_with_options};
 use crate::random::Random;
 use crate::{CLIENT, OURS, Pods, picture, pod, requests};
 
@@ -65,7 +65,7 @@ fn walk(frame: &[u8]) -> Option<Headers> {
         0x86dd => {
             let header = frame.get(14..54)?;
             let is_usual = header[0] >> 4 == 6;
-            let whole = Headers {
+            let mut headers = Headers {
                 l4: 54,
                 protocol: header[6],
                 is_v4: false,
@@ -74,19 +74,26 @@ fn walk(frame: &[u8]) -> Option<Headers> {
                 name: vec![],
                 is_usual,
             };
-            if whole.protocol != 44 {
-                return Some(whole);
+            // Extension headers, the fragment's among them; a later fragment has none behind it.
+            for _ in 0..4 {
+                let at = headers.l4;
+                let octets = match headers.protocol {
+                    0 | 43 | 60 => 8 + 8 * usize::from(*frame.get(at + 1)?),
+                    44 => 8,
+                    _ => break,
+                };
+                if headers.protocol == 44 {
+                    let field = half(frame, at + 2)?;
+                    headers.name = [&header[8..40], frame.get(at + 4..at + 8)?].concat();
+                    (headers.offset, headers.has_more) = (field >> 3, field & 1 != 0);
+                }
+                headers.protocol = *frame.get(at)?;
+                headers.l4 += octets;
+                if headers.offset != 0 {
+                    break;
+                }
             }
-            let piece = frame.get(54..62)?;
-            let field = half(piece, 2)?;
-            Some(Headers {
-                l4: 62,
-                protocol: piece[0],
-                offset: field >> 3,
-                has_more: field & 1 != 0,
-                name: [&header[8..40], &piece[4..8]].concat(),
-                ..whole
-            })
+            Some(headers)
         }
         _ => None,
     }
@@ -102,20 +109,18 @@ impl Model {
         match fate {
             Fate::Restored(expected) if !headers.is_usual => Fate::Either(Some(expected)),
             Fate::Dropped if !headers.is_usual => Fate::Either(None),
-            // IPv6's other extension headers.
-            Fate::Untouched if matches!(headers.protocol, 0 | 43 | 44 | 60) => {
-                Fate::Either(self.behind_options(frame))
-            }
             fate => fate,
         }
     }
 
     fn of(&mut self, frame: &[u8], headers: &Headers) -> Option<Fate> {
         let Headers { l4, protocol, is_v4, offset, has_more, ref name, .. } = *headers;
-        if !matches!(protocol, 6 | 17 | 132) {
+        let is_later = offset != 0;
+        // What IPv6 calls a later fragment is what its first began with (RFC 8200 4.5).
+        if !matches!(protocol, 6 | 17 | 132) && (is_v4 || !is_later) {
             return None;
         }
-        if offset != 0 {
+        if is_later {
             let vip = self.requests.iter().find(|it| it.to.is_ipv4() == is_v4)?.to;
             let is_known = self.firsts.contains(name);
             return is_known.then(|| Fate::Either(Some(restored(frame, headers, vip))));
@@ -153,48 +158,21 @@ impl Model {
     /// The same frame restored behind its tags, if it would be without them.
     fn behind_tags(&mut self, frame: &[u8]) -> Option<Expected> {
         let tags = if matches!(half(frame, 16), Some(0x8100 | 0x88a8)) { 8 } else { 4 };
-        self.inserted(frame, 12, tags, |_| ())
-    }
-
-    /// The same behind one extension header, which names what follows.
-    fn behind_options(&mut self, frame: &[u8]) -> Option<Expected> {
-        let next = *frame.get(54)?;
-        let length = 8 * (1 + usize::from(*frame.get(55)?));
-        // The header counts in the packet's length.
-        let payload = half(frame, 18)?.saturating_sub(u16::try_from(length).ok()?);
-        self.inserted(frame, 54, length, |bare| {
-            bare[20] = next;
-            bare[18..20].copy_from_slice(&payload.to_be_bytes());
-        })
-    }
-
-    /// What becomes of the frame without some of its octets, with them in their place again.
-    fn inserted(
-        &mut self,
-        frame: &[u8],
-        at: usize,
-        length: usize,
-        mend: impl FnOnce(&mut Vec<u8>),
-    ) -> Option<Expected> {
-        let mut bare = [frame.get(..at)?, frame.get(at + length..)?].concat();
-        mend(&mut bare);
+        let bare = [frame.get(..12)?, frame.get(12 + tags..)?].concat();
         let headers = walk(&bare)?;
         let (Fate::Restored(mut expected) | Fate::Either(Some(mut expected))) =
             self.of(&bare, &headers)?
         else {
             return None;
         };
-        let place = |octet: usize| if octet < at { octet } else { octet + length };
+        let place = |octet: usize| if octet < 12 { octet } else { octet + tags };
         for sum in &mut expected.sums {
             sum.at = place(sum.at);
             for range in &mut sum.covers {
                 *range = place(range.start)..place(range.end);
             }
         }
-        expected.frame.splice(at..at, frame[at..at + length].iter().copied());
-        if at == 54 {
-            expected.frame[18..21].copy_from_slice(&frame[18..21]);
-        }
+        expected.frame.splice(12..12, frame[12..12 + tags].iter().copied());
         Some(expected)
     }
 }
@@ -263,6 +241,7 @@ fn seeds(requests: &[Frame]) -> Vec<Vec<u8>> {
         if request.to.is_ipv6() {
             let options = [&[reply.protocol, 0, 1, 4, 0, 0, 0, 0], &bytes[54..]].concat();
             seeds.push(reply.ipv6(60, &options));
+            seeds.extend(pieces_with_options(&reply));
         } else {
             let mut options = bytes;
             options[14] = 0x46;

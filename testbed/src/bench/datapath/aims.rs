@@ -61,6 +61,8 @@ const AIMS: &[(&str, Aim)] = &[
     ("TCP connections, 1 service, to nft", Times("live_tcp_connections", Program::Nft, 1.15)),
     ("endpoint change, apply only, p99, 1k svc", Most("endpoint_change_p99_1k", 5.0, "ms")),
     ("endpoint change, apply only, p99, 10k svc", Most("endpoint_change_p99_10k", 10.0, "ms")),
+    ("endpoint change, decided, p99, 1k svc", Most("endpoint_change_decided_p99_1k", 5.0, "ms")),
+    ("endpoint change, decided, p99, 10k svc", Most("endpoint_change_decided_p99_10k", 10.0, "ms")),
     ("cold load, apply only, 10k svc, 3 endp.", Most("cold_load_10k", 1000.0, "ms")),
     ("map memory, 100 services", Most("map_memory_100", 40.0, "MB")),
     ("map memory, 10k services", Most("map_memory_10k", 400.0, "MB")),

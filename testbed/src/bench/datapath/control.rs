@@ -1,6 +1,6 @@
 //! How long a change takes to be in the maps, and what the maps weigh. What is timed begins with
 //! the data plane's wanted state and ends with the last map written (`Datapath::apply`); that the
-//! speaker sees an object change and decides on it comes before.
+//! speaker sees an object change and decides on it comes before, and is in [`decided`](super::decided).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,12 +14,13 @@ use super::rows::{MB, MS, Program, Row};
 use super::{Scope, keep};
 use crate::clock;
 
-const ENDPOINTS: u32 = 3;
+/// Endpoints of each of many Services.
+pub(super) const ENDPOINTS: u32 = 3;
 const CHANGES: u32 = 200;
 /// The most endpoints a Service can have.
-const MANY: u32 = 4_096;
+pub(super) const MANY: u32 = 4_096;
 /// Any interface: nothing is attached.
-const IFINDEX: u32 = 1;
+pub(super) const IFINDEX: u32 = 1;
 
 /// Measures the cases that are wanted.
 ///
@@ -102,19 +103,28 @@ fn sized(scope: &Scope, services: u32, rows: &mut Vec<Row>) -> anyhow::Result<()
     }
     keep(rows, Row::of(&weight, Program::Herald, MB, vec![memory()?]));
     let Some(mut loaded) = last.filter(|_| is_large) else { return Ok(()) };
-    let mut runs = Vec::new();
-    for run in 0..scope.samples() as u32 {
-        let mut times = Vec::new();
-        for number in 0..CHANGES {
-            let service = (run * CHANGES + number) * 7 % services;
-            replace(&mut wanted, vip4(service).into(), run * CHANGES + number, Pods::Here);
-            times.push(timed(&mut loaded, &wanted)?);
-        }
-        times.sort_by(f64::total_cmp);
-        runs.push(times[times.len() * 99 / 100]);
-    }
+    let runs = nearly_worst(scope, |number| {
+        let service = number * 7 % services;
+        replace(&mut wanted, vip4(service).into(), number, Pods::Here);
+        timed(&mut loaded, &wanted)
+    })?;
     keep(rows, Row::of(&change, Program::Herald, MS, runs));
     Ok(())
+}
+
+/// Of some runs of many changes, the time that one in a hundred changes takes longer than. Changes
+/// are numbered on from run to run.
+pub(super) fn nearly_worst(
+    scope: &Scope,
+    mut change: impl FnMut(u32) -> anyhow::Result<f64>,
+) -> anyhow::Result<Vec<f64>> {
+    let run = |run: u32| -> anyhow::Result<f64> {
+        let numbers = run * CHANGES..(run + 1) * CHANGES;
+        let mut times = numbers.map(&mut change).collect::<anyhow::Result<Vec<f64>>>()?;
+        times.sort_by(f64::total_cmp);
+        Ok(times[times.len() * 99 / 100])
+    };
+    (0..scope.samples() as u32).map(run).collect()
 }
 
 /// What this process's maps weigh, in millions of octets: what the kernel says it has locked for

@@ -17,6 +17,7 @@ use herald_ebpf::common::{
 };
 use herald_ebpf::{Datapath, Picture, SessionFence};
 
+use super::control::MANY;
 use super::harness::{BASELINE, Harness, Hook, UNDER_TEST, expect};
 use super::pictures::{self, CLIENT, OURS, POD_PORT, PORT, Pods, VIP6, picture, vip4};
 use super::rows::{ENTRIES, NS, Program, Row, median};
@@ -109,6 +110,7 @@ fn cases() -> Vec<Case> {
     // One endpoint of twenty is replaced: its slots are dirty.
     let mut changed = plain()[0].clone();
     pictures::replace(&mut changed, vip4(0).into(), 0, Pods::Elsewhere);
+    let many = vec![picture(IFINDEX, 1, MANY, Pods::Elsewhere)];
     let here = || vec![picture(IFINDEX, 1, 1, Pods::Here)];
     let stranger = request(std::net::Ipv4Addr::new(192, 168, 1, 11).into());
     let pod = (pictures::pod4(0), POD_PORT).into();
@@ -117,6 +119,7 @@ fn cases() -> Vec<Case> {
         forwarded("holder_tcp4_hit_4k", plain(), vip.load(4 << 10)),
         forwarded("holder_tcp4_hit_64k", plain(), vip.load(64 << 10)),
         forwarded("holder_tcp4_hit_512k", plain(), vip.load(512 << 10)),
+        forwarded("holder_tcp4_4096_64k", many, vip.load(64 << 10)),
         forwarded("holder_tcp6_hit_64k", six, request(VIP6.into()).load(64 << 10)),
         forwarded(DIRTY, [plain(), vec![changed]].concat(), vip.load(64 << 10)),
         Case { returns: XDP_PASS, ..forwarded("holder_novip", plain(), stranger.load(64 << 10)) },

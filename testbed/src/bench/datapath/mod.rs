@@ -3,7 +3,7 @@
 //!
 //! Three kinds of measurement: [`hot`] runs the loaded programs on packets of their own
 //! (`BPF_PROG_TEST_RUN`), [`live`] sends frames through veths, [`control`] times the writing of
-//! maps and weighs them. All happen in private namespaces on one CPU. Values are compared with
+//! maps and weighs them, [`decided`] times it with all that a speaker does before. All happen in private namespaces on one CPU. Values are compared with
 //! what is aimed at in [`aims`].
 //!
 //! It must never measure a thing without checking that the thing was done: a program under test
@@ -13,6 +13,7 @@ pub mod aims;
 pub mod connections;
 pub mod conntrack;
 pub mod control;
+pub mod decided;
 pub mod harness;
 pub mod hot;
 pub mod live;
@@ -128,6 +129,7 @@ pub fn run_inside(args: InsideArgs) -> anyhow::Result<ExitCode> {
     live::measure(scope, &mut rows).context("cannot measure live traffic")?;
     connections::measure(scope, &mut rows).context("cannot measure connections")?;
     control::measure(scope, &mut rows).context("cannot measure the writing of maps")?;
+    decided::measure(scope, &mut rows).context("cannot measure a speaker's round")?;
     ensure!(!rows.is_empty(), "no case has such a name");
     let judged = aims::judge(&rows);
     print!("\n{}\n{}", rows::table(&rows), aims::table(&judged));

@@ -83,6 +83,11 @@ fn add(picture: &mut Picture, ifindex: u32, vip: IpAddr, backends: BTreeSet<Back
 pub fn replace(picture: &mut Picture, vip: IpAddr, change: u32, pods: Pods) {
     let Some(set) = picture.services.get_mut(&port(vip)).map(Arc::make_mut) else { return };
     set.pop_first();
-    // Counted from the far end of the pods' network, so as to be nobody's address yet.
-    set.insert(backend(Ipv4Addr::from_bits(0x0aff_fffe - change).into(), pods));
+    set.insert(backend(stranger4(change).into(), pods));
+}
+
+/// The pod that a change brings. Counted from the far end of the pods' network, so as to be nobody's
+/// address yet.
+pub const fn stranger4(change: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0aff_fffe - change)
 }
