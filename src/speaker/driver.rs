@@ -173,10 +173,10 @@ impl Driver {
             let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
             let wait = wait.into_iter().chain(self.until_clean()).chain(self.until_look());
             let wait = wait.chain(self.until_told()).min();
-            let slack = self.slack.wait(clock::boot_now());
+            let now = clock::boot_now();
+            let slack = self.slack.wait(now);
             // In a burst of changes the next round takes in all that come until it begins. What must
             // be silent by then is so in the kernel, by its deadline.
-            let now = clock::boot_now();
             let rest =
                 if self.is_urgent { self.pace.wait_urgent(now) } else { self.pace.wait(now) };
             let (is_rested, wait) = match rest.is_zero() {
