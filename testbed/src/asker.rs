@@ -118,7 +118,7 @@ fn ask(
     let mut next = begin;
     loop {
         if stop.is_set() {
-            hear_until(socket, clock::now() + DRAIN, &mut asked)?;
+            hear_until(clock::now() + DRAIN, &mut asked, |left| hear(socket, left))?;
             return Ok(asked);
         }
         let side = sides.next();
@@ -131,27 +131,53 @@ fn ask(
         }
         // On the beat, but no burst after a pause of this thread.
         next = (next + pace).max(clock::now());
-        hear_until(socket, next, &mut asked)?;
+        hear_until(next, &mut asked, |left| hear(socket, left))?;
     }
 }
 
-/// An answer counts for the last question about its address.
+/// What is heard next.
+enum Heard {
+    /// Somebody says that it has this address.
+    Answer(IpAddr, MacAddr),
+    /// A frame of another kind.
+    Other,
+    /// Nothing in the time left.
+    Nothing,
+}
+
+/// Waits for a frame.
+fn hear(socket: &PacketSocket, left: Duration) -> anyhow::Result<Heard> {
+    if !probe::readable_within(socket, left)? {
+        return Ok(Heard::Nothing);
+    }
+    let mut buffer = [0; 512];
+    Ok(match socket.receive(&mut buffer)? {
+        Some((frame, false)) => match voice(frame) {
+            Some((address, mac, Kind::Answer)) => Heard::Answer(address, mac),
+            _ => Heard::Other,
+        },
+        _ => Heard::Other,
+    })
+}
+
+/// An answer counts for the last question about its address. What has come by the time the next one
+/// is due is heard before it: this thread may be paused between the two, and an answer that waited
+/// here meanwhile would count for the next question, as if the pause had been nobody's answer.
 fn hear_until(
-    socket: &PacketSocket,
     due: Instant,
     asked: &mut BTreeMap<IpAddr, Asked>,
+    mut hear: impl FnMut(Duration) -> anyhow::Result<Heard>,
 ) -> anyhow::Result<()> {
-    let mut buffer = [0; 512];
     loop {
-        let left = due.saturating_duration_since(clock::now());
-        if left.is_zero() || !probe::readable_within(socket, left)? {
-            return Ok(());
-        }
-        if let Some((frame, false)) = socket.receive(&mut buffer)?
-            && let Some((address, mac, Kind::Answer)) = voice(frame)
-            && let Some(question) = asked.get_mut(&address).and_then(|a| a.questions.last_mut())
-        {
-            question.answers.push(mac);
+        match hear(due.saturating_duration_since(clock::now()))? {
+            Heard::Nothing => return Ok(()),
+            Heard::Other => {}
+            Heard::Answer(address, mac) => {
+                let about = asked.get_mut(&address);
+                if let Some(question) = about.and_then(|about| about.questions.last_mut()) {
+                    question.answers.push(mac);
+                }
+            }
         }
     }
 }
@@ -220,6 +246,18 @@ mod tests {
             },
         };
         Asked { questions: (0..).zip(picture.chars()).map(question).collect() }
+    }
+
+    #[test]
+    fn an_answer_that_waited_while_the_asker_was_paused_counts_for_its_question() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let mut all = BTreeMap::from([(address, asked("x"))]);
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let mut waiting = vec![Heard::Answer(address, mac), Heard::Other];
+        // The next question is overdue.
+        hear_until(clock::now(), &mut all, |_| Ok(waiting.pop().unwrap_or(Heard::Nothing)))
+            .unwrap();
+        assert!(all[&address].ends_answered(1));
     }
 
     #[test]
