@@ -178,7 +178,8 @@ impl Core {
 
     /// When to call [`Core::handle`] with [`Input::Tick`] if nothing happens before.
     pub fn next_deadline(&self) -> Option<BootTime> {
-        let due = self.stands_at().map_or(self.next_tick, |at| at.min(self.next_tick));
+        let due = [self.stands_at(), self.revokes_at()].into_iter().flatten();
+        let due = due.fold(self.next_tick, BootTime::min);
         (!self.stopped).then_some(due)
     }
 
