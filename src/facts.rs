@@ -57,7 +57,8 @@ impl Facts {
     /// The facts about those of the `served` interfaces that are there.
     pub fn of(links: &Links, served: &BTreeMap<String, Carrier>) -> Self {
         let mut facts = Self::default();
-        let there = served.iter().filter_map(|(name, carrier)| Some((links.by_name.get(name)?, carrier)));
+        let there =
+            served.iter().filter_map(|(name, carrier)| Some((links.by_name.get(name)?, carrier)));
         for (link, carrier) in there {
             let (name, addresses, carrier) = (link.name.clone(), link.addresses.clone(), *carrier);
             let is_usable = link.up && link.carrier && !link.is_enslaved && !link.no_arp;
