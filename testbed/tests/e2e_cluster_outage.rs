@@ -72,7 +72,7 @@ fn raft_speakers_go_on_without_the_api_server_and_without_etcd() -> anyhow::Resu
         for vip in &vips {
             assert_eq!(seen.asked(*vip)?.answered_twice(), 0, "{vip}");
         }
-        seen.no_session_ended(&vips)
+        seen.no_silence(&vips, Duration::from_secs(3))
     })
 }
 

@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use herald::allocator;
-use herald::desired::Memory;
+use herald::facts::Carrier;
 use herald::observed::{ALLOCATED_FROM, ASSIGNED};
 use herald::source::{Assembler, FileState, Kind, Served, Snapshot, Tree};
-use herald::speaker::decide::{Carrier, Database, Decision, Knowledge, decide};
+use herald::speaker::decide::{Database, Decision, Knowledge, Memory, decide};
 use herald::speaker::records;
 use herald_announcer::{Link, Links, MacAddr, Presence, Standing};
 use herald_ebpf::Picture;
