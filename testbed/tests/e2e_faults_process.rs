@@ -104,7 +104,7 @@ fn killed_and_restarted_within_its_ttl_moves_nothing() -> anyhow::Result<()> {
             let mac = host(holder.as_deref().unwrap_or_default()).context("no holder")?.mac();
             assert_eq!(speakers(&seen.heard.claims, *vip), [mac], "of {vip}");
         }
-        seen.no_session_ended(&vips)
+        seen.no_silence(&vips, Duration::from_secs(3))
     })
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use herald_testbed::e2e::in_lab;
 use herald_testbed::judge::Judge;
 use herald_testbed::lab::addresses::host;
 use herald_testbed::resolve::who_has;
-use herald_testbed::scenario::directory;
+use herald_testbed::scenario::{Scenario, directory};
 use herald_testbed::tap::Tap;
 use herald_testbed::tap::turns::speakers;
 use herald_testbed::trial::{gather, other, rejoined};
@@ -48,7 +49,11 @@ fn moved_off(
 /// Asserts that the VIPs are answered for by these nodes, and by nobody else.
 fn answer(scenario: &Scenario, vips: &[IpAddr], by: &[String]) -> anyhow::Result<()> {
     for (vip, node) in vips.iter().zip(by) {
-        assert_eq!(who_has(&scenario.lab, *vip)?, [host(node).unwrap().mac()], "{vip}");
+        assert_eq!(
+            who_has(&scenario.lab, *vip)?,
+            [host(node).context("no such node")?.mac()],
+            "{vip}"
+        );
     }
     Ok(())
 }

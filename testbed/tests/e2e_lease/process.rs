@@ -15,7 +15,7 @@ pub fn a_holder_that_hangs_takes_nothing_back(
     cluster: &mut Cluster,
     vip: IpAddr,
 ) -> anyhow::Result<()> {
-    let old = announced(cluster, 2)?.remove(&vip).unwrap();
+    let old = cluster.announced(2, LIMIT * 3)?.remove(&vip).unwrap();
     let witness = nodes().find(|node| *node != old).unwrap();
     cluster.speakers.on(&old)?.signal(libc::SIGSTOP)?;
     let stopped = clock::now();
@@ -29,7 +29,7 @@ pub fn a_holder_that_hangs_takes_nothing_back(
     clock::pause(FROZEN.saturating_sub(stopped.elapsed()));
     assert_eq!(who_has(&cluster.lab, vip)?, [host(&new).unwrap().mac()]);
     cluster.speakers.on(&old)?.signal(libc::SIGCONT)?;
-    assert_eq!(announced(cluster, 2)?.remove(&vip).unwrap(), new, "{old} took it back");
+    assert_eq!(cluster.announced(2, LIMIT * 3)?.remove(&vip).unwrap(), new, "{old} took it back");
     assert_eq!(who_has(&cluster.lab, vip)?, [host(&new).unwrap().mac()]);
     request(cluster, vip).map(drop)
 }
@@ -39,11 +39,11 @@ pub fn a_killed_holder_starts_anew_without_loss(
     cluster: &mut Cluster,
     vip: IpAddr,
 ) -> anyhow::Result<()> {
-    let old = announced(cluster, 2)?.remove(&vip).unwrap();
+    let old = cluster.announced(2, LIMIT * 3)?.remove(&vip).unwrap();
     without_loss(cluster, |cluster| {
         cluster.speakers.on(&old)?.kill()?;
         cluster.speakers.start(&[], &cluster.lab, &cluster.plane)?;
-        let holder = announced(cluster, 2)?.remove(&vip).unwrap();
+        let holder = cluster.announced(2, LIMIT * 3)?.remove(&vip).unwrap();
         println!("{old} killed and started anew: {holder} holds");
         Ok(())
     })
@@ -54,12 +54,12 @@ pub fn a_drained_holder_hands_over_without_loss(
     cluster: &mut Cluster,
     vip: IpAddr,
 ) -> anyhow::Result<()> {
-    let old = announced(cluster, 2)?.remove(&vip).unwrap();
+    let old = cluster.announced(2, LIMIT * 3)?.remove(&vip).unwrap();
     let witness = nodes().find(|node| *node != old).unwrap();
     without_loss(cluster, |cluster| {
         let said = cluster.speakers.command(&witness, &["drain", &old])?;
         assert!(said.ends_with(&format!("{old} holds nothing\n")), "{said}");
-        let holders = announced(cluster, 2)?;
+        let holders = cluster.announced(2, LIMIT * 3)?;
         assert!(holders.values().all(|holder| *holder != old), "{old} is drained: {holders:?}");
         Ok(())
     })?;
@@ -76,7 +76,7 @@ fn without_loss(
     happens: impl FnOnce(&mut Cluster) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let client = cluster.lab.netns("c1")?.clone();
-    let vips = announced(cluster, 2)?.into_keys();
+    let vips = cluster.announced(2, LIMIT * 3)?.into_keys();
     let probes: Vec<(IpAddr, Probe)> = vips
         .zip(41_000..)
         .map(|(vip, port)| Ok((vip, Probe::start(&client, service(vip, Transport::Udp), port)?)))
