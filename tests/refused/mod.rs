@@ -6,13 +6,18 @@ impl Cluster {
     /// Pools that can never work are refused in both products' kinds and versions, and their authors
     /// are told what is expected.
     pub(super) async fn pools_that_are_refused(&self) {
-        for addresses in ["192.0.2.1", "192.0.2.0/33", "192.0.2.1-2001:db8::1", "a-b"] {
+        let (form, value) = ("should match", "expected CIDRs");
+        for (addresses, why) in [
+            ("192.0.2.1", form),
+            ("here-there", form),
+            (" 192.0.2.0/28", form),
+            ("a-b", value),
+            ("192.0.2.0/33", value),
+            ("192.0.2.1-2001:db8::1", value),
+        ] {
             let spec = json!({"addresses": [addresses]});
-            self.until_refused("metallb.io/v1beta1", "IPAddressPool", spec, "expected CIDRs").await;
+            self.until_refused("metallb.io/v1beta1", "IPAddressPool", spec, why).await;
         }
-        let blank = json!({"addresses": [" 192.0.2.0/28"]});
-        let why = "must not begin with a blank";
-        self.until_refused("metallb.io/v1beta1", "IPAddressPool", blank, why).await;
         for version in ["cilium.io/v2", "cilium.io/v2alpha1"] {
             for block in [
                 json!({"stop": "192.0.2.9"}),
