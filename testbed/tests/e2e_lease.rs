@@ -15,7 +15,6 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use herald_testbed::client::{self, Transport};
 use herald_testbed::clock;
-use herald_testbed::cluster::assignments::Assignments;
 use herald_testbed::cluster::audit::Audit;
 use herald_testbed::cluster::objects::{ECHO, POOL};
 use herald_testbed::cluster::whole::Cluster;
@@ -28,8 +27,6 @@ use herald_testbed::scenario::service;
 use herald_testbed::tap::Tap;
 use herald_testbed::watch::PACE;
 use serde_json::{Value, json};
-
-mod frozen;
 
 /// Herald's own default; a machine that is busy gets a multiple of it.
 const TTL: Duration = Duration::from_secs(5);
@@ -388,15 +385,15 @@ fn mirrored(cluster: &mut Cluster, holders: &BTreeMap<IpAddr, String>) -> anyhow
     reached.with_context(|| format!("wanted {wanted:?}, last seen {shown:?}"))
 }
 
-/// Two speakers believe to be the allocator in the midst of a burst of writes, and nothing is given
-/// twice or changed. More VIPs, the same steady cost: after all is settled, Herald writes nothing but
-/// renewals, by the API server's own record.
+/// More VIPs, the same steady cost: after all is settled, Herald writes nothing but renewals, by the
+/// API server's own record.
 #[test]
-fn addresses_outlast_a_frozen_allocator_and_writes_do_not_grow_with_vips() -> anyhow::Result<()> {
+fn writes_do_not_grow_with_vips() -> anyhow::Result<()> {
     const VIPS: usize = 200;
     const RENEWALS: u64 = 30;
     in_large_cluster("manifests", |cluster| {
         cluster.start(&[])?;
+        cluster.apply(&POOL.replace("fd00:1::f0-fd00:1::ff", "fd00:1::1:0/112"))?;
         let services = (0..VIPS).map(|number| {
             json!({
                 "apiVersion": "v1", "kind": "Service",
@@ -413,10 +410,6 @@ fn addresses_outlast_a_frozen_allocator_and_writes_do_not_grow_with_vips() -> an
         let begin = clock::now();
         cluster.plane.kubectl(&["create", "-f", "-"], Some(&list.to_string()))?;
         println!("{VIPS} Services created in {:.1} s", begin.elapsed().as_secs_f64());
-        let assignments = Assignments::watch(&cluster.plane)?;
-        let begin = clock::now();
-        cluster.apply(&POOL.replace("fd00:1::f0-fd00:1::ff", "fd00:1::1:0/112"))?;
-        frozen::another_takes_over_from_a_frozen_allocator(cluster, &assignments, VIPS)?;
         cluster.announced(VIPS, LIMIT * 3)?;
         println!("all are announced after {:.1} s", begin.elapsed().as_secs_f64());
         let (mut audit, mut begin) = (Audit::from_now()?, clock::now());
@@ -435,7 +428,6 @@ fn addresses_outlast_a_frozen_allocator_and_writes_do_not_grow_with_vips() -> an
         println!("{VIPS} VIPs, 3 nodes: {renewals} writes in {took:.1} s, {rate:.2} a second");
         // Each node writes every 1.5 s.
         ensure!(rate < 3.0, "{rate} writes a second");
-        assert_eq!(assignments.kept()?.len(), VIPS);
         Ok(())
     })
 }

@@ -287,15 +287,6 @@ impl ControlPlane {
         })
     }
 
-    /// Starts kubectl as [`Self::kubectl`] does and does not wait for its end; `name` is its log's.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be started.
-    pub fn kubectl_beside(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Process> {
-        Process::start(name, self.kubectl_command(arguments), &self.netns, &self.log(name))
-    }
-
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.call("kubectl");
         command.arg("--kubeconfig").arg(keys().join("bootstrap.kubeconfig")).args(arguments);

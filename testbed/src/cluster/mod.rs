@@ -11,7 +11,6 @@
 //! Read [`whole`] (what a cluster is), then [`outside`] (up, speakers, down, the keeper) and
 //! [`inside`] (what the keeper holds).
 
-pub mod assignments;
 pub mod audit;
 pub mod control_plane;
 pub mod inherited;
