@@ -110,18 +110,8 @@ pub fn terminating(n: u8) -> Endpoint {
 
 /// Node n's only interface.
 pub fn links(n: u8) -> Links {
-    let link = Link {
-        name: "eth0".into(),
-        index: 2,
-        mac: Some(MacAddr(mac(n))),
-        up: true,
-        carrier: true,
-        mtu: 1500,
-        is_loopback: false,
-        is_enslaved: false,
-        no_arp: false,
-        addresses: vec![format!("192.168.1.{}/24", 10 + n).parse().unwrap()],
-    };
+    let addresses = vec![format!("192.168.1.{}/24", 10 + n).parse().unwrap()];
+    let link = Link { addresses, ..Link::ethernet("eth0", 2, MacAddr(mac(n))) };
     Links { by_name: BTreeMap::from([("eth0".into(), link)]) }
 }
 

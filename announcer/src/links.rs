@@ -50,6 +50,24 @@ pub struct Link {
     pub addresses: Vec<IpNetwork>,
 }
 
+impl Link {
+    /// An Ethernet interface that is up, with a carrier and the usual MTU, and no addresses.
+    pub fn ethernet(name: impl Into<String>, index: u32, mac: MacAddr) -> Self {
+        Self {
+            name: name.into(),
+            index,
+            mac: Some(mac),
+            up: true,
+            carrier: true,
+            mtu: 1500,
+            is_loopback: false,
+            is_enslaved: false,
+            no_arp: false,
+            addresses: Vec::new(),
+        }
+    }
+}
+
 /// All network interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Links {

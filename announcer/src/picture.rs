@@ -197,18 +197,7 @@ mod tests {
     }
 
     fn link(name: &str, index: u32) -> Link {
-        Link {
-            name: name.to_owned(),
-            index,
-            mac: Some(MacAddr([2, 0, 0, 0, 0, index as u8])),
-            up: true,
-            carrier: true,
-            mtu: 1500,
-            is_loopback: false,
-            is_enslaved: false,
-            no_arp: false,
-            addresses: Vec::new(),
-        }
+        Link::ethernet(name, index, MacAddr([2, 0, 0, 0, 0, index as u8]))
     }
 
     fn links(links: &[Link]) -> Links {

@@ -110,3 +110,6 @@ pub(super) fn reached(
     };
     view.sessions.keys().map(|node| (node.clone(), reach(node))).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,18 +185,8 @@ fn network(n: u8) -> String {
 
 /// The first node's interface.
 fn links() -> anyhow::Result<Links> {
-    let link = Link {
-        name: INTERFACE.to_owned(),
-        index: IFINDEX,
-        mac: Some(mac(1)),
-        up: true,
-        carrier: true,
-        mtu: 1500,
-        is_loopback: false,
-        is_enslaved: false,
-        no_arp: false,
-        addresses: vec![network(1).parse()?],
-    };
+    let addresses = vec![network(1).parse()?];
+    let link = Link { addresses, ..Link::ethernet(INTERFACE, IFINDEX, mac(1)) };
     Ok(Links { by_name: BTreeMap::from([(INTERFACE.to_owned(), link)]) })
 }
 
