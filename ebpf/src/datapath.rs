@@ -7,6 +7,7 @@ mod attach;
 pub mod detach;
 mod digest;
 pub mod held_back;
+mod maps;
 mod occupant;
 mod programs;
 pub mod samples;
@@ -22,20 +23,20 @@ use std::time::Duration;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{SchedClassifier, Xdp};
-use aya::{Ebpf, EbpfLoader};
 use herald_ebpf_common as common;
 use herald_ebpf_common::sample::Counted;
 use herald_ebpf_common::{Reason, WHILE_SESSION};
 
 use self::digest::Digest;
-use self::programs::{PinnedMaps, Programs};
+use self::maps::Maps;
+use self::programs::Programs;
 use self::samples::Samples;
 use self::services::Services;
 use crate::fallback::Fallback;
 use crate::fence::{self, SessionFence};
 use crate::picture::Picture;
 use crate::tables::{Tables, Update, Write};
-use crate::{Error, OBJECT, pins};
+use crate::{Error, pins};
 
 const XDP: &str = "herald_xdp";
 const EGRESS: &str = "herald_egress";
@@ -162,40 +163,36 @@ impl Datapath {
     pub fn open_with(pin_dir: &Path, drain: Duration) -> Result<(Self, SessionFence), Error> {
         fence::check_boot_clock()?;
         let pins = pins::directory(pin_dir)?;
-        let mut ebpf = EbpfLoader::new()
-            .default_map_pin_directory(&pins)
-            .load(OBJECT)
-            .map_err(|source| Error::Load(Box::new(source)))?;
-        let maps = PinnedMaps::of(&ebpf, &pins);
-        let session = take(&mut ebpf, "SESSION", Array::try_from)?;
+        let mut maps = Maps::open(&pins)?;
+        let session = take(&mut maps, "SESSION", Array::try_from)?;
         let services = Services::new(
-            take(&mut ebpf, "SERVICES", HashMap::try_from)?,
-            take(&mut ebpf, "SERVICES4", HashMap::try_from)?,
+            take(&mut maps, "SERVICES", HashMap::try_from)?,
+            take(&mut maps, "SERVICES4", HashMap::try_from)?,
         );
         let digest = Digest::new(
-            take(&mut ebpf, "NODE", Array::try_from)?,
-            take(&mut ebpf, "VIP_FILTER", Array::try_from)?,
+            take(&mut maps, "NODE", Array::try_from)?,
+            take(&mut maps, "VIP_FILTER", Array::try_from)?,
         );
         let mut datapath = Self {
-            vips: take(&mut ebpf, "VIPS", HashMap::try_from)?,
-            fenced: take(&mut ebpf, "FENCED", HashMap::try_from)?,
-            links: take(&mut ebpf, "LINKS", HashMap::try_from)?,
-            peers: take(&mut ebpf, "PEERS", HashMap::try_from)?,
+            vips: take(&mut maps, "VIPS", HashMap::try_from)?,
+            fenced: take(&mut maps, "FENCED", HashMap::try_from)?,
+            links: take(&mut maps, "LINKS", HashMap::try_from)?,
+            peers: take(&mut maps, "PEERS", HashMap::try_from)?,
             services,
             digest,
-            backends: take(&mut ebpf, "BACKENDS", Array::try_from)?,
-            sources: take(&mut ebpf, "SOURCES", LpmTrie::try_from)?,
-            reasons: take(&mut ebpf, "REASONS", PerCpuArray::try_from)?,
-            held_back: take(&mut ebpf, "HELD_BACK", PerCpuHashMap::try_from)?,
+            backends: take(&mut maps, "BACKENDS", Array::try_from)?,
+            sources: take(&mut maps, "SOURCES", LpmTrie::try_from)?,
+            reasons: take(&mut maps, "REASONS", PerCpuArray::try_from)?,
+            held_back: take(&mut maps, "HELD_BACK", PerCpuHashMap::try_from)?,
             tables: Tables::new(drain),
             neighbourhood: None,
             listed: None,
-            fallback: take(&mut ebpf, "FALLBACK", HashMap::try_from)?,
+            fallback: take(&mut maps, "FALLBACK", HashMap::try_from)?,
             names: Fallback::default(),
             has_names: false,
             drain,
-            samples: Some(Samples::open(&mut ebpf)?),
-            programs: Programs::load(ebpf, &maps, &pins)?,
+            samples: Some(Samples::open(&mut maps)?),
+            programs: maps.into_programs(&pins)?,
             pins,
         };
         datapath.adopt(boot_now())?;
@@ -394,11 +391,11 @@ impl Datapath {
 }
 
 fn take<M>(
-    ebpf: &mut Ebpf,
+    maps: &mut Maps,
     name: &'static str,
     convert: impl FnOnce(aya::maps::Map) -> Result<M, MapError>,
 ) -> Result<M, Error> {
-    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
+    let map = maps.take(name)?;
     convert(map).map_err(|source| Error::Map { operation: "open", map: name, source })
 }
 

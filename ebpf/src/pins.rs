@@ -81,6 +81,13 @@ pub(crate) fn programs(directory: &Path) -> Vec<PathBuf> {
     paths.filter(is_program).collect()
 }
 
+/// The names of the pinned maps: capitals, which no program's and no link's pin begins with.
+pub(crate) fn maps(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(|first: char| first.is_ascii_uppercase())).collect()
+}
+
 /// A pin, and those of the same name under other formats: what an older speaker, or a newer one
 /// before it, has attached is ours as well, and would be in our own way.
 pub(crate) fn of_all_formats(pin: &Path) -> Vec<PathBuf> {

@@ -34,13 +34,14 @@ impl Digest {
         &mut self,
         services: impl Iterator<Item = (&'a ServiceKey, Guess)>,
     ) -> Result<(), Error> {
-        let mut filter = Filter(self.admitted()?);
+        let admitted = self.admitted()?;
+        let mut filter = Filter(admitted.clone());
         for (key, guess) in services {
             if filter.guess(key) == Guess::NONE {
                 filter.set(key, guess);
             }
         }
-        self.write(filter.0)
+        self.write(filter.0, &admitted)
     }
 
     /// Lets only those be, after there is nothing else to find.
@@ -54,7 +55,8 @@ impl Digest {
             // are few.
             filter.set(key, guess.max(filter.guess(key)));
         }
-        self.write(filter.0)
+        let admitted = self.admitted()?;
+        self.write(filter.0, &admitted)
     }
 
     fn admitted(&self) -> Result<Vec<u64>, Error> {
@@ -67,11 +69,11 @@ impl Digest {
         }
     }
 
-    fn write(&mut self, wanted: Vec<u64>) -> Result<(), Error> {
-        let old = self.admitted()?;
+    /// Reading the map takes a call for each of its words, so who has read it hands it on.
+    fn write(&mut self, wanted: Vec<u64>, old: &[u64]) -> Result<(), Error> {
         self.admitted = None;
         for (index, (word, _)) in
-            (0..).zip(wanted.iter().zip(old)).filter(|(_, (word, old))| **word != *old)
+            (0..).zip(wanted.iter().zip(old)).filter(|(_, (word, old))| word != old)
         {
             self.filter.set(index, word, 0).map_err(failed("write", "VIP_FILTER"))?;
         }

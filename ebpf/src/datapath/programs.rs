@@ -23,47 +23,63 @@ use super::attach::unpin;
 use super::{EGRESS, XDP};
 use crate::{Error, OBJECT, pins};
 
-/// The programs, as loaded by this process or by one before it.
-pub(super) struct Programs {
-    ebpf: Ebpf,
-    kept: Option<(Xdp, SchedClassifier)>,
+/// The programs.
+pub(super) enum Programs {
+    /// Those of a process before this one.
+    Kept(Box<(Xdp, SchedClassifier)>),
+    /// Those that this process has loaded.
+    Loaded(Ebpf),
 }
 
 impl Programs {
+    /// Takes over the pinned programs if they are these ones and work on all maps that are pinned:
+    /// then the object need not be loaded, for which aya reads and parses the types of the whole
+    /// kernel: 5 MB, a fifth of the processor time until a speaker has its session again.
+    pub(super) fn adopt(pins: &Path) -> Option<Self> {
+        Self::kept(&PinnedMaps::in_directory(pins), pins)
+    }
+
     /// Takes over the pinned programs if they are these ones; loads and pins them otherwise.
     pub(super) fn load(mut ebpf: Ebpf, maps: &PinnedMaps, pins: &Path) -> Result<Self, Error> {
-        let [xdp_pin, egress_pin] = [XDP, EGRESS].map(|name| pin(pins, name, OBJECT, maps));
-        forget_all_but(pins, &[&xdp_pin, &egress_pin]);
-        if let Some(kept) = kept(&xdp_pin, &egress_pin) {
-            tracing::info!("taking over the programs of the process before");
-            return Ok(Self { ebpf, kept: Some(kept) });
+        if let Some(kept) = Self::kept(maps, pins) {
+            return Ok(kept);
         }
+        let [xdp_pin, egress_pin] = own_pins(maps, pins);
+        forget_all_but(pins, &[]);
         tracing::info!(
             "loading the programs, which the kernel verifies: seconds on a busy machine"
         );
         let load = |name, source| Error::Program { name, source: Box::new(source) };
         xdp(&mut ebpf)?.load().map_err(|source| load(XDP, source))?;
         egress(&mut ebpf)?.load().map_err(|source| load(EGRESS, source))?;
-        unpin(&xdp_pin);
-        unpin(&egress_pin);
         // Without these pins the next process only starts more slowly.
         if let Err(error) = xdp(&mut ebpf)?.pin(&xdp_pin).and(egress(&mut ebpf)?.pin(&egress_pin)) {
             tracing::warn!(%error, "cannot pin the programs");
         }
-        Ok(Self { ebpf, kept: None })
+        Ok(Self::Loaded(ebpf))
+    }
+
+    /// Both pinned programs, if both are there.
+    fn kept(maps: &PinnedMaps, pins: &Path) -> Option<Self> {
+        let [xdp_pin, egress_pin] = own_pins(maps, pins);
+        let xdp = Xdp::from_pin(&xdp_pin, XdpAttachType::Interface).ok()?;
+        let egress = SchedClassifier::from_pin(&egress_pin).ok()?;
+        forget_all_but(pins, &[&xdp_pin, &egress_pin]);
+        tracing::info!("taking over the programs of the process before");
+        Some(Self::Kept(Box::new((xdp, egress))))
     }
 
     pub(super) fn xdp(&mut self) -> Result<&mut Xdp, Error> {
-        match &mut self.kept {
-            Some((program, _)) => Ok(program),
-            None => xdp(&mut self.ebpf),
+        match self {
+            Self::Kept(kept) => Ok(&mut kept.0),
+            Self::Loaded(ebpf) => xdp(ebpf),
         }
     }
 
     pub(super) fn egress(&mut self) -> Result<&mut SchedClassifier, Error> {
-        match &mut self.kept {
-            Some((_, program)) => Ok(program),
-            None => egress(&mut self.ebpf),
+        match self {
+            Self::Kept(kept) => Ok(&mut kept.1),
+            Self::Loaded(ebpf) => egress(ebpf),
         }
     }
 }
@@ -76,17 +92,23 @@ pub(super) struct PinnedMaps(BTreeMap<String, u32>);
 impl PinnedMaps {
     /// Those of a loaded object. The compiler's constants are a map without a pin, part of the object.
     pub(super) fn of(ebpf: &Ebpf, pins: &Path) -> Self {
-        let numbered =
-            |name: &str| Some((name.to_owned(), MapInfo::from_pin(pins.join(name)).ok()?.id()));
-        Self(ebpf.maps().filter_map(|(name, _)| numbered(name)).collect())
+        Self::named(ebpf.maps().map(|(name, _)| name.to_owned()), pins)
+    }
+
+    /// All that are pinned there: one more or less than the programs work on, and they are not found.
+    fn in_directory(pins: &Path) -> Self {
+        Self::named(pins::maps(pins).into_iter(), pins)
+    }
+
+    fn named(names: impl Iterator<Item = String>, pins: &Path) -> Self {
+        let number = |name: &String| Some(MapInfo::from_pin(pins.join(name)).ok()?.id());
+        Self(names.filter_map(|name| number(&name).map(|number| (name, number))).collect())
     }
 }
 
-/// Both pinned programs, if both are there.
-fn kept(xdp: &Path, egress: &Path) -> Option<(Xdp, SchedClassifier)> {
-    let xdp = Xdp::from_pin(xdp, XdpAttachType::Interface).ok()?;
-    let egress = SchedClassifier::from_pin(egress).ok()?;
-    Some((xdp, egress))
+/// Where the programs made of our object for these maps are pinned.
+fn own_pins(maps: &PinnedMaps, pins: &Path) -> [PathBuf; 2] {
+    [XDP, EGRESS].map(|name| pin(pins, name, OBJECT, maps))
 }
 
 /// Where a program made of this object for these maps is pinned.

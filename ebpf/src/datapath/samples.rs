@@ -4,13 +4,13 @@
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, RawFd};
 
-use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use herald_ebpf_common::sample::Sampler;
 use herald_ebpf_common::{
     ReverseKey, ReverseKey4, ReverseValue, ReverseValue4, address, ip, mapped,
 };
 
+use super::maps::Maps;
 use super::{Datapath, failed, take};
 use crate::Error;
 use crate::sample::{End, FlowSample, Unreadable};
@@ -43,13 +43,13 @@ impl Datapath {
 }
 
 impl Samples {
-    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    pub(super) fn open(maps: &mut Maps) -> Result<Self, Error> {
         Ok(Self {
-            ring: take(ebpf, "SAMPLES", RingBuf::try_from)?,
-            sampling: take(ebpf, "SAMPLING", Array::try_from)?,
-            sampler: take(ebpf, "SAMPLER", PerCpuArray::try_from)?,
-            reverse: take(ebpf, "REVERSE", HashMap::try_from)?,
-            reverse4: take(ebpf, "REVERSE4", HashMap::try_from)?,
+            ring: take(maps, "SAMPLES", RingBuf::try_from)?,
+            sampling: take(maps, "SAMPLING", Array::try_from)?,
+            sampler: take(maps, "SAMPLER", PerCpuArray::try_from)?,
+            reverse: take(maps, "REVERSE", HashMap::try_from)?,
+            reverse4: take(maps, "REVERSE4", HashMap::try_from)?,
         })
     }
 

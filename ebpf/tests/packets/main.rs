@@ -415,6 +415,11 @@ fn the_next_process_takes_the_programs_over_and_verifies_nothing_again() {
     let mut first = Kernel::with(&picture(Pods::Elsewhere));
     let (mut second, _fence) = Datapath::open(first.directory.path()).unwrap();
     assert_eq!(ids(&mut second), ids(&mut first.datapath));
+    // A map that the programs do not work on is in nobody's way.
+    let directory = pins(&first);
+    std::fs::hard_link(directory.join("VIPS"), directory.join("OTHER")).unwrap();
+    let (mut third, _fence) = Datapath::open(first.directory.path()).unwrap();
+    assert_eq!(ids(&mut third), ids(&mut first.datapath));
 }
 
 #[test]
