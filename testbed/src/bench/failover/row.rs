@@ -105,8 +105,7 @@ impl Row {
             Event::Kill | Event::Stop => {
                 aim("unanswered max, ms", self.unanswered_arp_ms.max, ttl + 100.0);
             }
-            // One question of those that come each 5 ms may be missed by a busy asker.
-            Event::Restart => aim("unanswered max, ms", self.unanswered_arp_ms.max, 5.0),
+            Event::Restart => aim("unanswered max, ms", self.unanswered_arp_ms.max, 0.0),
             _ => {}
         }
         aims
