@@ -53,7 +53,8 @@ pub struct Vip {
 }
 
 impl Vip {
-    /// Whether it is some node's own address. The fence must not know it: it would silence the node.
+    /// Whether it is some node's own address. The fence must not know it: it would silence the
+    /// node.
     pub fn is_address_of_a_node(&self) -> bool {
         self.ineligible.values().any(|why| *why == Ineligible::AddressOfNode)
     }

@@ -49,7 +49,8 @@ pub enum Carrier {
 pub struct Unusable {
     /// Its name on that node.
     pub name: String,
-    /// Its addresses with their prefix lengths; the kernel takes those of IPv6 from one that is down.
+    /// Its addresses with their prefix lengths; the kernel takes those of IPv6 from one that is
+    /// down.
     pub addresses: Vec<IpNetwork>,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! `report` decides, purely, what should stand in the cluster: Service status, pool counters,
 //! conditions, ServiceL2Status, ConfigurationState, Events. `writer` is the edge that makes it so.
-//! `lease` elects by Leases, or mirrors what raft elected. `crds` generates the CustomResourceDefinitions from the types. Reading is `source::kubernetes`.
+//! `lease` elects by Leases, or mirrors what raft elected. `crds` generates the
+//! CustomResourceDefinitions from the types. Reading is `source::kubernetes`.
 
 pub mod crds;
 #[cfg(test)]

@@ -37,7 +37,8 @@ pub enum Cause {
 }
 
 impl Troubles {
-    /// A request about this kind was answered as it should be. True if a person was told of failures.
+    /// A request about this kind was answered as it should be. True if a person was told of
+    /// failures.
     #[must_use]
     pub fn answered(&mut self, kind: &'static str) -> bool {
         self.0.remove(kind).is_some_and(|trouble| trouble.is_told)

@@ -1,9 +1,10 @@
 //! Against a real API server: manifests go in, statuses come out, with the rights of Herald's own
 //! ServiceAccount.
 //!
-//! Runs against the cluster that KUBECONFIG names, which must have `manifests/` or `manifests/install`
-//! applied, no pools and no speaker running, and let the caller impersonate. Without KUBECONFIG the test brings up one of
-//! the testbed's, which `cargo build --workspace --bins` must have built.
+//! Runs against the cluster that KUBECONFIG names, which must have `manifests/` or
+//! `manifests/install` applied, no pools and no speaker running, and let the caller impersonate.
+//! Without KUBECONFIG the test brings up one of the testbed's, which `cargo build --workspace
+//! --bins` must have built.
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 

@@ -1,6 +1,6 @@
-//! Edge: makes the link match the picture of announced VIPs. Sends the bursts, joins the groups and,
-//! where the data plane does not answer, answers. Asks for VIPs that are to be probed, hears what
-//! others claim, and defends.
+//! Edge: makes the link match the picture of announced VIPs. Sends the bursts, joins the groups
+//! and, where the data plane does not answer, answers. Asks for VIPs that are to be probed, hears
+//! what others claim, and defends.
 //!
 //! Must never send a frame for a VIP that is not in the picture at that moment, nor once the
 //! deadline has passed: both are asked immediately before each frame. The kernel's fence asks
@@ -74,11 +74,12 @@ impl AnnouncerHandle {
         });
     }
 
-    /// As [`Self::set`], with the VIPs that have to be asked for first and the other speakers of the
-    /// cluster. From the first call on, what others claim is listened to.
+    /// As [`Self::set`], with the VIPs that have to be asked for first and the other speakers of
+    /// the cluster. From the first call on, what others claim is listened to.
     ///
-    /// A VIP moves from probed to announced by the caller's next call, after its standing has become
-    /// clear: so the caller can let the data plane answer before an announcement draws traffic.
+    /// A VIP moves from probed to announced by the caller's next call, after its standing has
+    /// become clear: so the caller can let the data plane answer before an announcement draws
+    /// traffic.
     pub fn set_among(&self, announced: Arc<Announced>, others: Arc<Neighbourhood>) {
         self.picture.send_modify(|picture| picture.replace(announced, Some(others)));
     }
@@ -263,8 +264,8 @@ impl Announcer {
         }
     }
 
-    /// Asks for VIPs whose turn it is, and follows the verdicts. Without the right to speak the VIPs
-    /// are not ours, so the time of asking waits with that of announcing.
+    /// Asks for VIPs whose turn it is, and follows the verdicts. Without the right to speak the
+    /// VIPs are not ours, so the time of asking waits with that of announcing.
     fn watch_conflicts(&mut self) {
         if self.voice.may_speak() {
             let actions = self.conflicts.handle(Input::Tick, boot_now());

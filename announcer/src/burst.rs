@@ -11,10 +11,10 @@ use std::time::Duration;
 
 /// Waits before each round of an IPv4 burst, from the round before: 0, 0.1, 0.5, 1, 2 and 4 s.
 ///
-/// RFC 5227 2.3 asks for two announcements two seconds apart (ANNOUNCE_NUM, ANNOUNCE_INTERVAL);
-/// the rounds at 0, 2 and 4 s are these and one to spare. The early ones are for the frame that is
-/// lost while a switch moves the address to another port: without them a client waits for the
-/// next round, or for its cache to age. Broadcasts cost every host on the segment, so it ends there.
+/// RFC 5227 2.3 asks for two announcements two seconds apart (ANNOUNCE_NUM, ANNOUNCE_INTERVAL); the
+/// rounds at 0, 2 and 4 s are these and one to spare. The early ones are for the frame that is lost
+/// while a switch moves the address to another port: without them a client waits for the next
+/// round, or for its cache to age. Broadcasts cost every host on the segment, so it ends there.
 const IPV4_GAPS: &[Duration] = &[
     Duration::ZERO,
     Duration::from_millis(100),

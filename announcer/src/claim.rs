@@ -1,9 +1,9 @@
 //! What one frame says about the use of an address: that its sender has it, or that its sender is
 //! about to take it.
 //!
-//! Must never take a question for a claim: a frame names a claim only by the rules of RFC 5227 2.1.1
-//! and 2.4 for ARP and of RFC 4862 5.4.3 and 5.4.5 for neighbour discovery. Whose claim is foreign is
-//! [`crate::conflict`]'s business. Read [`crate::wire`] first.
+//! Must never take a question for a claim: a frame names a claim only by the rules of RFC 5227
+//! 2.1.1 and 2.4 for ARP and of RFC 4862 5.4.3 and 5.4.5 for neighbour discovery. Whose claim is
+//! foreign is [`crate::conflict`]'s business. Read [`crate::wire`] first.
 
 #![forbid(unsafe_code)]
 

@@ -1,23 +1,23 @@
 //! Whether somebody outside the cluster uses a VIP, and what follows from it (RFC 5227, RFC 4862).
 //!
-//! Pure: `handle(input, now) -> actions`; timers are data. Must never call a speaker of this cluster
-//! foreign: late frames of a VIP's last holder are no conflict. Read [`crate::claim`] first, which
-//! says what counts as a claim.
+//! Pure: `handle(input, now) -> actions`; timers are data. Must never call a speaker of this
+//! cluster foreign: late frames of a VIP's last holder are no conflict. Read [`crate::claim`]
+//! first, which says what counts as a claim.
 //!
 //! A VIP that nobody ever announced is probed first. The RFC's schedule takes four to seven seconds
 //! (2.1.1: PROBE_WAIT, three probes PROBE_MIN to PROBE_MAX apart, ANNOUNCE_WAIT), where a Service
-//! shall be announced within 50 ms. So the probes are 10 ms apart and the verdict falls after 30 ms.
-//! Given up: a host that answers later than that (Wi-Fi in power save delivers broadcasts at
-//! beacons, about 100 ms apart), one whose port a switch still blocks, and the random delays against
-//! many hosts starting at once. Most of it is had back by probation: for the rest of the RFC's time a
-//! claim heard late still takes the VIP back, as if the full schedule had been waited out. IPv6
-//! likewise: RFC 4862 5.1 has one probe and RetransTimer (1 s).
+//! shall be announced within 50 ms. So the probes are 10 ms apart and the verdict falls after 30
+//! ms. Given up: a host that answers later than that (Wi-Fi in power save delivers broadcasts at
+//! beacons, about 100 ms apart), one whose port a switch still blocks, and the random delays
+//! against many hosts starting at once. Most of it is had back by probation: for the rest of the
+//! RFC's time a claim heard late still takes the VIP back, as if the full schedule had been waited
+//! out. IPv6 likewise: RFC 4862 5.1 has one probe and RetransTimer (1 s).
 //!
 //! A VIP that was in use before, by another speaker, is announced at once: probing would lengthen
 //! every failover. From then on, and after probation, RFC 5227 2.4 (c) applies: the address is kept
 //! "under any circumstances", since only an operator can know which of two users is wrong; one
-//! announcement in DEFEND_INTERVAL defends it, and the conflict is reported. IPv6 has no rule of its
-//! own for this (RFC 4862 5.4.5 leaves it open) and is treated alike.
+//! announcement in DEFEND_INTERVAL defends it, and the conflict is reported. IPv6 has no rule of
+//! its own for this (RFC 4862 5.4.5 leaves it open) and is treated alike.
 
 #![forbid(unsafe_code)]
 
@@ -400,8 +400,8 @@ impl Watch {
         is_due
     }
 
-    /// Counts the claim. Who claims is looked at only when it is news, so that two claimants in turn
-    /// do not make every frame a report.
+    /// Counts the claim. Who claims is looked at only when it is news, so that two claimants in
+    /// turn do not make every frame a report.
     fn record(
         &mut self,
         mac: MacAddr,

@@ -31,8 +31,8 @@ pub struct Counters {
     pub vips: BTreeMap<IpAddr, OfVip>,
 }
 
-/// Frames about one VIP. Where the data plane answers, questions and answers are its own, and it does
-/// not count them by VIP: a counter there would need another map on the path of every packet.
+/// Frames about one VIP. Where the data plane answers, questions and answers are its own, and it
+/// does not count them by VIP: a counter there would need another map on the path of every packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OfVip {
     /// Questions that the userspace responder was to answer.

@@ -4,8 +4,8 @@
 //! Three layers, to be read in this order:
 //!
 //! 1. [`wire`]: bytes to checked values and back. Nothing behind it validates again.
-//! 2. [`responder`], [`announcement`], [`burst`], [`picture`]: what to say, when and where; [`claim`],
-//!    [`probe`], [`conflict`]: whether somebody else says it; [`roll_call`]: which nodes
+//! 2. [`responder`], [`announcement`], [`burst`], [`picture`]: what to say, when and where;
+//!    [`claim`], [`probe`], [`conflict`]: whether somebody else says it; [`roll_call`]: which nodes
 //!    are still there. Pure: no clock, no socket.
 //! 3. [`socket`], [`groups`], [`links`], [`clock`]: the kernel. [`announcer`] ties them together.
 //!

@@ -1,7 +1,7 @@
 //! Which VIPs are to be announced where, and what follows from that for each interface there is.
 //!
-//! Must never let an interface speak that cannot be heard or answered: absent, down, without carrier
-//! or without a MAC. Read [`crate::links`] first for what is known of interfaces.
+//! Must never let an interface speak that cannot be heard or answered: absent, down, without
+//! carrier or without a MAC. Read [`crate::links`] first for what is known of interfaces.
 
 #![forbid(unsafe_code)]
 

@@ -88,8 +88,8 @@ pub fn respond(frame: &[u8], link: &LinkIdentity, speaks_for: impl Fn(IpAddr) ->
 }
 
 /// The reply goes to the sender's MAC as the packet states it (RFC 826, "Packet Reception"), by
-/// unicast. A probe (sender 0.0.0.0) is a question like any other: unanswered, its sender would take
-/// the VIP for free (RFC 5227 2.1.1).
+/// unicast. A probe (sender 0.0.0.0) is a question like any other: unanswered, its sender would
+/// take the VIP for free (RFC 5227 2.1.1).
 fn arp(
     frame: &Ethernet<'_>,
     link: &LinkIdentity,

@@ -2,9 +2,9 @@
 //! address, which its kernel answers for.
 //!
 //! A speaker that crashed or hangs leaves its programs in the kernel, so its node still delivers to
-//! its pods; a node without power does not. Only the link tells the two apart. Pure: when to ask and
-//! what follows from an answer or from silence. Must never call a node gone that answered one of
-//! the last [`Timing::questions`] questions.
+//! its pods; a node without power does not. Only the link tells the two apart. Pure: when to ask
+//! and what follows from an answer or from silence. Must never call a node gone that answered one
+//! of the last [`Timing::questions`] questions.
 
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! Edge: asks nodes for their own addresses and hears their answers. Read [`crate::roll_call`] first:
-//! it decides.
+//! Edge: asks nodes for their own addresses and hears their answers. Read [`crate::roll_call`]
+//! first: it decides.
 //!
 //! Must never ask while there is nobody to watch: then no socket is open. A question claims nothing
 //! (RFC 5227 2.1.1, RFC 4862 5.4.2), so it needs no session.
@@ -49,8 +49,8 @@ impl RollCallHandle {
     }
 }
 
-/// Starts the task. It ends with `Ok` when the last handle is dropped, and with an error when packet
-/// sockets are not allowed or fail, or the watch over links ends.
+/// Starts the task. It ends with `Ok` when the last handle is dropped, and with an error when
+/// packet sockets are not allowed or fail, or the watch over links ends.
 pub fn start(
     links: watch::Receiver<Arc<Links>>,
 ) -> (RollCallHandle, JoinHandle<Result<(), Error>>) {

@@ -23,8 +23,8 @@ pub enum Kind {
     Arp,
     /// Receives neighbour solicitations.
     Solicitations,
-    /// Receives ARP packets that claim an address of [`PacketSocket::hear_claims_of`]; until that is
-    /// called, probes only.
+    /// Receives ARP packets that claim an address of [`PacketSocket::hear_claims_of`]; until that
+    /// is called, probes only.
     ArpClaims,
     /// Receives neighbour advertisements, and solicitations of duplicate address detection.
     NdpClaims,

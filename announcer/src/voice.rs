@@ -1,7 +1,7 @@
 //! Edge: the right to speak, asked before each frame, and the task that uses it to answer.
 //!
-//! Every frame of this crate leaves by [`Voice::send`]; none may leave by another way, since this is
-//! where the deadline is asked. Read [`crate::responder`] first: it decides what to answer.
+//! Every frame of this crate leaves by [`Voice::send`]; none may leave by another way, since this
+//! is where the deadline is asked. Read [`crate::responder`] first: it decides what to answer.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -31,8 +31,8 @@ pub struct Voice {
 }
 
 impl Voice {
-    /// Whether the VIP is in the picture at this moment, and no other host was found to use it. (The
-    /// caller takes a blocked VIP out of the picture, too, but only once it has heard of it.)
+    /// Whether the VIP is in the picture at this moment, and no other host was found to use it.
+    /// (The caller takes a blocked VIP out of the picture, too, but only once it has heard of it.)
     pub fn is_announced(&self, vip: IpAddr, interface: &str) -> bool {
         self.picture.borrow().announced.has(vip, interface)
             && self.standings.borrow().get(&vip) != Some(&Standing::Blocked)

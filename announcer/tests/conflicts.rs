@@ -1,6 +1,6 @@
-//! Other users of a VIP, against a real kernel: hosts that have it before us and after us, played by
-//! the kernel itself or by hand-made frames at the other end of a pair of ports. As in `edges.rs`,
-//! each test has a network namespace of its own and needs root.
+//! Other users of a VIP, against a real kernel: hosts that have it before us and after us, played
+//! by the kernel itself or by hand-made frames at the other end of a pair of ports. As in
+//! `edges.rs`, each test has a network namespace of its own and needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -283,8 +283,8 @@ fn late_frames_of_a_peer_are_no_conflict() {
     });
 }
 
-/// A slow host's answer, for which the shortened schedule has not waited, takes the VIP back; and not
-/// even the userspace responder speaks for it then, although the picture still has it.
+/// A slow host's answer, for which the shortened schedule has not waited, takes the VIP back; and
+/// not even the userspace responder speaks for it then, although the picture still has it.
 #[test]
 fn a_claim_on_probation_silences_the_vip_at_once() {
     namespace(async || {

@@ -1,6 +1,6 @@
-//! The edges against a real kernel: sockets, groups, links and the announcer, each test in a network
-//! namespace of its own with a pair of virtual Ethernet ports, `eth0` (ours) and `lan` (everybody
-//! else). The namespace lives as long as the test's thread, so nothing is left behind.
+//! The edges against a real kernel: sockets, groups, links and the announcer, each test in a
+//! network namespace of its own with a pair of virtual Ethernet ports, `eth0` (ours) and `lan`
+//! (everybody else). The namespace lives as long as the test's thread, so nothing is left behind.
 //!
 //! Needs root and the `ip` command; without them the tests fail and say so.
 

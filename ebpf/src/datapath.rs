@@ -154,8 +154,8 @@ impl Datapath {
         Self::open_with(pin_dir, DRAIN)
     }
 
-    /// As [`Datapath::open`]; a slot whose backend changes, and one that an earlier process left so,
-    /// remembers its flows for `drain`.
+    /// As [`Datapath::open`]; a slot whose backend changes, and one that an earlier process left
+    /// so, remembers its flows for `drain`.
     ///
     /// # Errors
     ///

@@ -35,8 +35,8 @@ impl SessionFence {
 }
 
 /// That deadlines mean the same here and in the programs. `bpf_ktime_get_boot_ns` knows no time
-/// namespaces, while `CLOCK_BOOTTIME` is shifted in them (time_namespaces(7)): a deadline written in
-/// one that is an hour ahead would let the kernel answer for an hour.
+/// namespaces, while `CLOCK_BOOTTIME` is shifted in them (time_namespaces(7)): a deadline written
+/// in one that is an hour ahead would let the kernel answer for an hour.
 ///
 /// # Errors
 ///

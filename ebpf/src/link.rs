@@ -1,5 +1,5 @@
-//! Detaching a pinned link at once (edge): BPF_LINK_DETACH. To remove its pin would do the same, but
-//! some time later (kernel/bpf/inode.c frees the inode after a grace period), while the next
+//! Detaching a pinned link at once (edge): BPF_LINK_DETACH. To remove its pin would do the same,
+//! but some time later (kernel/bpf/inode.c frees the inode after a grace period), while the next
 //! program waits for the interface.
 
 use std::ffi::CString;

@@ -1,5 +1,5 @@
-//! Where maps, links and programs are pinned, and whether they can be: `<pin dir>/<format>/...`. What
-//! is pinned there outlives the process and is adopted by the next one.
+//! Where maps, links and programs are pinned, and whether they can be: `<pin dir>/<format>/...`.
+//! What is pinned there outlives the process and is adopted by the next one.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -47,8 +47,8 @@ pub(crate) struct LinkPin {
     pub path: PathBuf,
 }
 
-/// What links are, in the order in which they are taken off an interface: the fence, which the egress
-/// program has, is there for as long as anything answers for a VIP.
+/// What links are, in the order in which they are taken off an interface: the fence, which the
+/// egress program has, is there for as long as anything answers for a VIP.
 pub(crate) const KINDS: [&str; 3] = ["xdp-native", "xdp-generic", "egress"];
 
 /// The pinned links of one format, in the order of [`KINDS`].

@@ -5,10 +5,10 @@
 //! entry go where the entry says, SYNs to the current backend, and the rest to the one that had
 //! the slot before it all began: whoever came in between wrote entries for its flows.
 //!
-//! It stays dirty for all of that time, however quiet it is. The flow table has the flows that had a
-//! packet since the change and says nothing of the others; nor is a flow over that has none for a
-//! while, and its end is not seen, because replies do not pass here. To call a slot clean early would
-//! break flows that the drain time promises to keep; who wants that gives a shorter one.
+//! It stays dirty for all of that time, however quiet it is. The flow table has the flows that had
+//! a packet since the change and says nothing of the others; nor is a flow over that has none for a
+//! while, and its end is not seen, because replies do not pass here. To call a slot clean early
+//! would break flows that the drain time promises to keep; who wants that gives a shorter one.
 //!
 //! A slot of a Service with client affinity is *held*: a backend that loses it while it still gets
 //! new flows keeps it for the affinity's timeout, and only then does the slot change hands as

@@ -1,7 +1,7 @@
 //! Whether a claim can be moved to a node, or a node drained: checked before anything is asked.
 //!
-//! Pure; judged on one view, so a yes is no promise: what has changed by the time the leader hears of
-//! it makes the wish void, and the view then shows no handover. It must never change anything.
+//! Pure; judged on one view, so a yes is no promise: what has changed by the time the leader hears
+//! of it makes the wish void, and the view then shows no handover. It must never change anything.
 
 use thiserror::Error;
 

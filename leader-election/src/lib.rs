@@ -1,7 +1,7 @@
 //! Which node holds which VIP: sessions, claims and the deadline until which a node may speak.
 //!
-//! A node keeps one session alive; its claims on VIPs hang on that session, so the steady cost grows
-//! with nodes and never with VIPs. A back end decides: raft among the speakers themselves
+//! A node keeps one session alive; its claims on VIPs hang on that session, so the steady cost
+//! grows with nodes and never with VIPs. A back end decides: raft among the speakers themselves
 //! ([`raft`]), or objects of the Kubernetes API server ([`lease`]). Both share [`model`] and
 //! [`placement`].
 //!

@@ -1,6 +1,7 @@
 //! The words every back end shares: nodes, sessions, claims, and the view of them all.
 //!
-//! Plain values; nothing here decides, waits or talks. Read this file before any other in the crate.
+//! Plain values; nothing here decides, waits or talks. Read this file before any other in the
+//! crate.
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -213,8 +214,8 @@ impl<const N: usize> From<[NodeName; N]> for Eligible {
 
 /// Everything this node knows, at one applied log position.
 ///
-/// Claims of this node that it is giving up (release, drain, close) show as released from the moment
-/// it was asked to, whatever the others have heard yet.
+/// Claims of this node that it is giving up (release, drain, close) show as released from the
+/// moment it was asked to, whatever the others have heard yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     /// The node whose view this is.
@@ -244,8 +245,8 @@ pub struct View {
 impl View {
     /// The living holder of `key`: the node whose open session holds it.
     ///
-    /// A claim that an earlier process on this very node held does not count before this process has
-    /// opened its own session ([`View::is_settled`]).
+    /// A claim that an earlier process on this very node held does not count before this process
+    /// has opened its own session ([`View::is_settled`]).
     pub fn holder(&self, key: &ClaimKey) -> Option<&NodeName> {
         self.claims.get(key).and_then(|claim| self.living(claim))
     }
@@ -288,8 +289,8 @@ impl View {
 pub trait Fence: Send {
     /// Makes the kernel refuse to speak after `until` ([`BootTime::SILENT`]: at once).
     ///
-    /// Called before any frame of the same batch leaves, and must have taken effect when it returns:
-    /// the frames may make another node speak.
+    /// Called before any frame of the same batch leaves, and must have taken effect when it
+    /// returns: the frames may make another node speak.
     fn set_deadline(&mut self, until: BootTime);
 }
 

@@ -1,9 +1,9 @@
 //! How often work may be done again that costs more the more there is (pure).
 //!
-//! Deciding reads the whole picture, so its cost grows with the number of Services, and in a burst of
-//! changes each one asks for it. Changes that come alone are answered at once; in a burst the work
-//! takes a small share of a processor and each time does more changes together. A leaky bucket of
-//! time spent.
+//! Deciding reads the whole picture, so its cost grows with the number of Services, and in a burst
+//! of changes each one asks for it. Changes that come alone are answered at once; in a burst the
+//! work takes a small share of a processor and each time does more changes together. A leaky bucket
+//! of time spent.
 
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ impl Pace {
         self.took = took;
     }
 
-    /// The same for work that clients wait for, as in a failover: whatever was spent before, it waits
-    /// for no longer than the last work took, and so may have half of a processor.
+    /// The same for work that clients wait for, as in a failover: whatever was spent before, it
+    /// waits for no longer than the last work took, and so may have half of a processor.
     #[must_use]
     pub fn wait_urgent(&self, now: BootTime) -> Duration {
         let rest = self.took.saturating_sub(now.since(self.at));

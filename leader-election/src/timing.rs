@@ -122,8 +122,8 @@ impl Timing {
     }
 
     /// When a follower that hears nothing of its leader any more stands for election: once its own
-    /// promise has run out, and those of the others, which may have heard the leader a little later;
-    /// one after the other, so that they do not split the votes.
+    /// promise has run out, and those of the others, which may have heard the leader a little
+    /// later; one after the other, so that they do not split the votes.
     pub(crate) fn stands_after(&self, rank: u32) -> Duration {
         self.promise() + self.heartbeat / 10 + self.turn() * rank
     }
@@ -160,7 +160,8 @@ impl Timing {
 }
 
 /// Allowance for clocks that run at different rates: 1 % and a millisecond. Quartz stays within
-/// 0.02 %, and NTP slews a Linux clock by at most 0.05 % (adjtimex(2)); CLOCK_BOOTTIME is slewed too.
+/// 0.02 %, and NTP slews a Linux clock by at most 0.05 % (adjtimex(2)); CLOCK_BOOTTIME is slewed
+/// too.
 fn margin(of: Duration) -> Duration {
     of / 100 + Duration::from_millis(1)
 }

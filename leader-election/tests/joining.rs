@@ -1,5 +1,5 @@
-//! Members that come and go over real sockets and files: what `membership` shows in virtual time, once
-//! through the edges. Deadlines are generous: other builds may share the machine.
+//! Members that come and go over real sockets and files: what `membership` shows in virtual time,
+//! once through the edges. Deadlines are generous: other builds may share the machine.
 
 #![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
 

@@ -1,4 +1,5 @@
-//! Three real elections over loopback: sockets, files, the boot clock and the fence as in production.
+//! Three real elections over loopback: sockets, files, the boot clock and the fence as in
+//! production.
 //!
 //! What is promised at every instant is shown in virtual time (`simulation`); this shows that the
 //! edges do what the core says. Deadlines are generous: other builds may share the machine.
@@ -156,7 +157,8 @@ async fn elects_takes_over_stays_put_and_gives_away() {
     lan.all_spoken_for().await;
 }
 
-/// What a speaker does when its view asks for it: silence (here: nothing to silence), then hand over.
+/// What a speaker does when its view asks for it: silence (here: nothing to silence), then hand
+/// over.
 fn oblige(handle: &Handle) -> JoinHandle<()> {
     let (mut view, handle) = (handle.view(), handle.clone());
     tokio::spawn(async move {

@@ -274,8 +274,8 @@ fn one_may_be_lost(world: &World) -> bool {
         node.view.as_ref().map_or(0, |view| view.applied)
     };
     let leads = world.nodes[leader].view.as_ref().unwrap().applied;
-    // The position does not show a change of members: who has not applied the promotion of a new voter
-    // needs the votes of the other two.
+    // The position does not show a change of members: who has not applied the promotion of a new
+    // voter needs the votes of the other two.
     let members = world.members(leader);
     let has_all = |node: usize| {
         !voters.contains(&world.nodes[node].disk.id) || world.members(node) == members

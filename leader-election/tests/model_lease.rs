@@ -1,12 +1,12 @@
 //! The protocol over API objects as a model, searched exhaustively.
 //!
-//! Node 0 holds the VIP, and everything happens to it: its writes and their answers are late or lost,
-//! its process freezes, crashes and comes back, its clock is as slow as the margin allows. Nodes 1 and
-//! 2 race for the VIP; their own sessions never fail, which makes them the loudest rivals there can
-//! be. The server does one compare-and-swap at a time; each node sees each object late, and in any
-//! order. Node 0 also gives the VIP away, once: the write may arrive when its process is long gone, and
-//! another one goes on in its place. Losing is not doing a step. The numbers in brackets are points of the argument in
-//! `herald_leader_election::lease`.
+//! Node 0 holds the VIP, and everything happens to it: its writes and their answers are late or
+//! lost, its process freezes, crashes and comes back, its clock is as slow as the margin allows.
+//! Nodes 1 and 2 race for the VIP; their own sessions never fail, which makes them the loudest
+//! rivals there can be. The server does one compare-and-swap at a time; each node sees each object
+//! late, and in any order. Node 0 also gives the VIP away, once: the write may arrive when its
+//! process is long gone, and another one goes on in its place. Losing is not doing a step. The
+//! numbers in brackets are points of the argument in `herald_leader_election::lease`.
 
 use stateright::{Checker, Model, Property};
 
@@ -41,7 +41,8 @@ enum Flaw {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Protocol {
     flaw: Flaw,
-    /// How often its process crashes or freezes; whether the VIP is given away; the search goes so far.
+    /// How often its process crashes or freezes; whether the VIP is given away; the search goes so
+    /// far.
     faults: u8,
     gives: bool,
     most_term: u8,
@@ -91,7 +92,8 @@ struct State {
     known_life: u8,
     /// The process that runs has written the claim itself.
     wrote: bool,
-    /// The claim was given away, once; the write is under way, and whether it expects what stands there.
+    /// The claim was given away, once; the write is under way, and whether it expects what stands
+    /// there.
     gave: bool,
     gift: bool,
     gift_is_current: bool,

@@ -1,5 +1,5 @@
-//! A speaker's process that ends and is soon back loses nothing, whoever it was: no VIP is silent for
-//! an instant, and none moves.
+//! A speaker's process that ends and is soon back loses nothing, whoever it was: no VIP is silent
+//! for an instant, and none moves.
 
 #![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
 
@@ -84,8 +84,8 @@ fn of_a_leader_whose_log_was_compacted() {
     assert_eq!(world.leader(), Some(leader), "{}", world.describe());
 }
 
-/// Whoever holds the VIPs leads soon, and stays leader. It is silent only between its election and its
-/// quorum's first answer.
+/// Whoever holds the VIPs leads soon, and stays leader. It is silent only between its election and
+/// its quorum's first answer.
 #[test]
 fn leadership_goes_to_the_only_holder() {
     for seed in 0..20 {

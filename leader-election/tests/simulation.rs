@@ -1,7 +1,7 @@
 //! Scenes of a cluster in virtual time: who speaks, for how long nobody does, and what is written.
 //!
-//! Every run checks after every event what is promised (`sim::invariants`). Days on which everything
-//! goes wrong are in the files of the promises, from `invariants::one_voice` on.
+//! Every run checks after every event what is promised (`sim::invariants`). Days on which
+//! everything goes wrong are in the files of the promises, from `invariants::one_voice` on.
 
 #![allow(clippy::unwrap_used, reason = "test helpers; a panic is a failed test")]
 

@@ -1,10 +1,10 @@
 //! Which address families a Service is to have, by the rules of the kind of pool.
 //!
 //! MetalLB goes by the addresses that the Service has within the cluster, which the API server has
-//! chosen by `ipFamilies` and `ipFamilyPolicy`; the picture has them in `ip_families`. Cilium goes by
-//! the fields themselves and by which families the cluster has. Cilium is told by its options; here a
-//! family counts as enabled if a Node has an address of it or the Service has one within the cluster,
-//! and both do where neither is known.
+//! chosen by `ipFamilies` and `ipFamilyPolicy`; the picture has them in `ip_families`. Cilium goes
+//! by the fields themselves and by which families the cluster has. Cilium is told by its options;
+//! here a family counts as enabled if a Node has an address of it or the Service has one within the
+//! cluster, and both do where neither is known.
 
 use crate::observed::{FamilyPolicy, IpFamily, Observed, PoolKind, Service};
 

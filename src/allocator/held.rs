@@ -1,7 +1,7 @@
 //! Who has one address, and who of them keeps another Service from having it too.
 //!
-//! Thousands of Services may share one address. Whether one more may is asked of one Service of each
-//! class (`share::Class`) and of the listeners in use, never of every holder.
+//! Thousands of Services may share one address. Whether one more may is asked of one Service of
+//! each class (`share::Class`) and of the listeners in use, never of every holder.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -178,8 +178,8 @@ impl<'a> Index<'a> {
             || service.listeners().any(is_listening)
     }
 
-    /// One who keeps the Service from having the address, if anybody does. (If somebody is named who
-    /// does not, nobody does.)
+    /// One who keeps the Service from having the address, if anybody does. (If somebody is named
+    /// who does not, nobody does.)
     fn suspect(
         &self,
         service: &Service,

@@ -2,9 +2,9 @@
 //!
 //! Services that share an address may come not to fit together any more, by an edit of one of them.
 //! That must not cost another one its address. Where their ports still tell them apart and one node
-//! can serve them, all of them keep it, and the one that does not fit is told so: two whose policies
-//! or keys are edited one after the other are together again after the second edit. Else, or where
-//! one has no key any more, the one that was edited last gives way.
+//! can serve them, all of them keep it, and the one that does not fit is told so: two whose
+//! policies or keys are edited one after the other are together again after the second edit. Else,
+//! or where one has no key any more, the one that was edited last gives way.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,9 +162,9 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Who keeps an address before whom. Without a key nobody shares, so who has none gives way; and who
-/// was edited last is the one whose edit it must have been, since they shared before. Where nobody
-/// ever shared, who came first is served first.
+/// Who keeps an address before whom. Without a key nobody shares, so who has none gives way; and
+/// who was edited last is the one whose edit it must have been, since they shared before. Where
+/// nobody ever shared, who came first is served first.
 fn seniority(service: &Service, pool: &str) -> impl Ord + use<> {
     let has_key = share::key(PoolKind::of_name(pool), service).is_some();
     let edited = has_key.then(|| edited(service));

@@ -6,11 +6,12 @@
 //! that ask for certain addresses, then everybody else. Read `plan.rs` for what comes out and
 //! `space.rs` for how free addresses are found.
 //!
-//! There are two rule sets, MetalLB's and Cilium's, and the kind of the pool that supplies the address
-//! says which applies (`share.rs` has the widest difference). Herald differs from both in two points:
-//! pools of equal rank are tried in the order of their names and not at random, and a live Service
-//! keeps what it has: without a word if its pool closes, and with a refusal, which people see in its
-//! status and as an Event, if its edit asks for something impossible or its pool no longer selects it.
+//! There are two rule sets, MetalLB's and Cilium's, and the kind of the pool that supplies the
+//! address says which applies (`share.rs` has the widest difference). Herald differs from both in
+//! two points: pools of equal rank are tried in the order of their names and not at random, and a
+//! live Service keeps what it has: without a word if its pool closes, and with a refusal, which
+//! people see in its status and as an Event, if its edit asks for something impossible or its pool
+//! no longer selects it.
 
 mod count;
 mod families;
@@ -84,10 +85,10 @@ pub fn reported(observed: &Observed, config: &Config) -> BTreeMap<ServiceName, A
         .collect()
 }
 
-/// The pool that the reported addresses come from, the first one's if there are several. Only a pool
-/// of MetalLB's is written down at the Service; without that note, what Herald or Cilium has given
-/// comes from a pool of Cilium's, also where one of MetalLB's holds the address by now. Empty if
-/// that pool is not known.
+/// The pool that the reported addresses come from, the first one's if there are several. Only a
+/// pool of MetalLB's is written down at the Service; without that note, what Herald or Cilium has
+/// given comes from a pool of Cilium's, also where one of MetalLB's holds the address by now. Empty
+/// if that pool is not known.
 fn reported_pool(
     service: &Service,
     first: IpAddr,

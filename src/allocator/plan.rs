@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::observed::{IpFamily, ServiceName};
 
-/// The addresses of a Service. By MetalLB's rules they are all from one pool and at most one of each
-/// family; by Cilium's there may be any number, from any of its pools.
+/// The addresses of a Service. By MetalLB's rules they are all from one pool and at most one of
+/// each family; by Cilium's there may be any number, from any of its pools.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     /// The pool the addresses come from; the first one's, where there are several.

@@ -18,8 +18,8 @@ pub(super) fn admits(pool: &Pool, service: &Service, observed: &Observed) -> boo
     pool.admits(service, namespace)
 }
 
-/// Whether it can be said which families the Service has within the cluster. MetalLB's rule; the API
-/// server lets neither case come to be.
+/// Whether it can be said which families the Service has within the cluster. MetalLB's rule; the
+/// API server lets neither case come to be.
 pub(super) fn has_families(service: &Service) -> Result<(), Refusal> {
     let families: Vec<_> = service.cluster_ips.iter().map(|ip| IpFamily::of(*ip)).collect();
     let found = list(&service.cluster_ips);
@@ -307,8 +307,8 @@ pub(super) fn lacking(
     Some(why_none(service, observed, &pools, &[*missing]))
 }
 
-/// What the Service keeps although the pool is not for it any more. Nothing new would come to it from
-/// there, so whoever edited its labels, its namespace's or the pool should know.
+/// What the Service keeps although the pool is not for it any more. Nothing new would come to it
+/// from there, so whoever edited its labels, its namespace's or the pool should know.
 pub(super) fn misplaced(
     service: &Service,
     observed: &Observed,

@@ -2,8 +2,8 @@
 //!
 //! Work is proportional to the number of addresses that are held, never to the size of a pool: an
 //! IPv6 /64 is searched as fast as a /28. While one plan is made, addresses are mostly taken, so a
-//! cursor for each range remembers below what nothing is free; a release moves it back. `held` has who
-//! shares one address, `shared` where to look for one to share.
+//! cursor for each range remembers below what nothing is free; a release moves it back. `held` has
+//! who shares one address, `shared` where to look for one to share.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -121,8 +121,8 @@ impl<'a> Space<'a> {
         self.holders.get(&address)?.obstacle(service, kind)
     }
 
-    /// Whether the Service and somebody else who has the address cannot both keep it, not even for a
-    /// while: see `Held::clashes`.
+    /// Whether the Service and somebody else who has the address cannot both keep it, not even for
+    /// a while: see `Held::clashes`.
     pub fn clashes(&self, service: &Service, kind: PoolKind, address: IpAddr) -> bool {
         self.holders.get(&address).is_some_and(|held| held.clashes(service, kind))
     }
@@ -150,9 +150,9 @@ impl<'a> Space<'a> {
         let Some(held) = self.holders.get_mut(&address) else { return };
         let last = held.remove(name);
         let is_free = held.is_empty();
-        // All who share it are of one group by the rules of its pool's kind, and a group by the other
-        // kind's rules leads nobody to an address of this one. (Where an edit has made one unfit, its
-        // group leads others to an address that is looked at in vain.)
+        // All who share it are of one group by the rules of its pool's kind, and a group by the
+        // other kind's rules leads nobody to an address of this one. (Where an edit has made one
+        // unfit, its group leads others to an address that is looked at in vain.)
         if let Some(Holder::Known(service)) = last {
             for group in KINDS.into_iter().filter_map(|kind| Group::of(kind, service)) {
                 let Some(place) = self.groups.get(&group) else { continue };
@@ -186,8 +186,9 @@ impl<'a> Space<'a> {
         [shared, free].into_iter().flatten().min_by_key(|address| place(pool, *address))
     }
 
-    /// The address that the Service gets from pools of one kind, and the pool: as `next_for`, pool by
-    /// pool; but by Cilium's rules one to share in any of them comes before a free one in the first.
+    /// The address that the Service gets from pools of one kind, and the pool: as `next_for`, pool
+    /// by pool; but by Cilium's rules one to share in any of them comes before a free one in the
+    /// first.
     pub fn next_of<'p>(
         &mut self,
         service: &Service,

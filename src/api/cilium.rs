@@ -1,6 +1,7 @@
 //! `cilium.io/v2` and `v2alpha1`: the pools and announcement policies that Cilium's users have.
 //!
-//! Both versions of a pool have the same fields; `cidrs` is what versions up to 1.15 called `blocks`.
+//! Both versions of a pool have the same fields; `cidrs` is what versions up to 1.15 called
+//! `blocks`.
 
 #![expect(clippy::duplicated_attributes, reason = "columns of a CRD repeat their type")]
 

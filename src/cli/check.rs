@@ -63,8 +63,8 @@ pub struct CheckArgs {
         default_value = "metallb-system,herald-system"
     )]
     pub pool_namespaces: Vec<String>,
-    /// The only loadBalancerClass to serve; without it, Services that have no class, and the classes
-    /// herald.io/herald, io.cilium/l2-announcer and io.cilium/bgp-control-plane.
+    /// The only loadBalancerClass to serve; without it, Services that have no class, and the
+    /// classes herald.io/herald, io.cilium/l2-announcer and io.cilium/bgp-control-plane.
     #[arg(long, value_name = "CLASS", visible_alias = "lb-class")]
     pub load_balancer_class: Option<String>,
     /// Who gives addresses to Services without a class, as Cilium's option of this name.

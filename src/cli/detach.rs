@@ -13,11 +13,12 @@ use crate::speaker::socket;
 
 /// Take Herald's programs off this node's interfaces, when its speaker is gone for good.
 ///
-/// A speaker that ends leaves its programs in the kernel, which forward on until the next one adopts
-/// them. Where there will be none, they would forward by what they know now for ever: this takes them
-/// off all interfaces, whichever version attached them, and removes their maps. Programs of others
-/// stay. Do it after the speaker was stopped, which gave its VIPs to other nodes; flows to pods
-/// elsewhere go on through those. Pods of this node are reached through kube-proxy alone, if it runs.
+/// A speaker that ends leaves its programs in the kernel, which forward on until the next one
+/// adopts them. Where there will be none, they would forward by what they know now for ever: this
+/// takes them off all interfaces, whichever version attached them, and removes their maps. Programs
+/// of others stay. Do it after the speaker was stopped, which gave its VIPs to other nodes; flows
+/// to pods elsewhere go on through those. Pods of this node are reached through kube-proxy alone,
+/// if it runs.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -15,10 +15,10 @@ use crate::status;
 
 /// Show which clients reach which Services through this node, and what becomes of their packets.
 ///
-/// The speaker's programs sample one packet of many (`herald speaker --flow-samples`); this shows the
-/// last 256 samples of this node, and what all of them add up to by VIP, port, verdict and the node
-/// whose pod got the packets. A row's PACKETS are an estimate: how many packets its samples stand
-/// for. Exact counts by verdict are in `herald status --output json`, under counters.
+/// The speaker's programs sample one packet of many (`herald speaker --flow-samples`); this shows
+/// the last 256 samples of this node, and what all of them add up to by VIP, port, verdict and the
+/// node whose pod got the packets. A row's PACKETS are an estimate: how many packets its samples
+/// stand for. Exact counts by verdict are in `herald status --output json`, under counters.
 ///
 /// A verdict is the named reason of the programs: forwarded (sent to the pod's node), delivered (to
 /// a pod here), delivered_from_peer (the same, sent here by a holder), rejected_no_backend,

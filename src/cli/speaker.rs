@@ -22,8 +22,8 @@ use crate::speaker::{self, Config, Origin};
 ///
 /// Reads Services, EndpointSlices, Nodes and pools from the API server, or from a directory of
 /// manifests, and elects with the other speakers: by Leases in the API server, or by raft among
-/// themselves. SIGTERM gives all VIPs to other nodes before it ends; the programs in the kernel stay
-/// and forward on, and the next speaker adopts them.
+/// themselves. SIGTERM gives all VIPs to other nodes before it ends; the programs in the kernel
+/// stay and forward on, and the next speaker adopts them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -69,18 +69,19 @@ pub struct SpeakerArgs {
     datapath: Choice,
     /// How long after a Service's backends changed the connections that were open before stay with
     /// their old one, where a new one has taken its place for new connections: from 1s to 7d. Those
-    /// open for longer are cut off when it is over, and need to connect anew. Until then the changed
-    /// part of the table keeps an entry for each of its connections, 32768 on a node. Of no effect
-    /// with --datapath off.
+    /// open for longer are cut off when it is over, and need to connect anew. Until then the
+    /// changed part of the table keeps an entry for each of its connections, 32768 on a node. Of no
+    /// effect with --datapath off.
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = drain_time)]
     drain_time: Duration,
     /// Sample one packet of so many for `herald flows`, `herald status` and metrics, at random; at
-    /// most 32 a second and CPU. 0 samples none, 1 all up to that; the others get no slower. None are
-    /// sampled with --datapath off.
+    /// most 32 a second and CPU. 0 samples none, 1 all up to that; the others get no slower. None
+    /// are sampled with --datapath off.
     #[arg(long, value_name = "PACKETS", default_value_t = EVERY, value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_EVERY)))]
     flow_samples: u32,
-    /// The only loadBalancerClass to serve; without it, Services that have no class, and the classes
-    /// herald.io/herald, io.cilium/l2-announcer and io.cilium/bgp-control-plane (addresses only).
+    /// The only loadBalancerClass to serve; without it, Services that have no class, and the
+    /// classes herald.io/herald, io.cilium/l2-announcer and io.cilium/bgp-control-plane (addresses
+    /// only).
     #[arg(long, value_name = "CLASS", visible_alias = "lb-class")]
     load_balancer_class: Option<String>,
     /// Who gives addresses to Services without a class, as Cilium's option of this name.
@@ -95,7 +96,8 @@ pub struct SpeakerArgs {
         default_values_t = source::kubernetes::Config::default().pool_namespaces
     )]
     pool_namespace: Vec<String>,
-    /// Let nodes take part that are labelled node.kubernetes.io/exclude-from-external-load-balancers.
+    /// Let nodes take part that are labelled
+    /// node.kubernetes.io/exclude-from-external-load-balancers.
     #[arg(long)]
     ignore_exclude_lb: bool,
     /// Address and port of an HTTP server with /metrics (Prometheus), /healthz and /readyz, such as

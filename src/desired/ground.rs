@@ -1,9 +1,9 @@
 //! What every VIP follows from (pure), and the VIPs of before, taken over where nothing that they
-//! follow from has changed: in a burst of changes most have not, and judging ten thousand anew takes
-//! longer than all the rest of a decision.
+//! follow from has changed: in a burst of changes most have not, and judging ten thousand anew
+//! takes longer than all the rest of a decision.
 //!
-//! A VIP is judged from its Services and their endpoints, and from nothing else but the ground: what
-//! is not in it cannot be read while judging, so it cannot be forgotten when comparing.
+//! A VIP is judged from its Services and their endpoints, and from nothing else but the ground:
+//! what is not in it cannot be read while judging, so it cannot be forgotten when comparing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,8 +31,8 @@ pub(super) struct Ground {
     pub facts: BTreeMap<NodeName, Facts>,
     /// The MAC of each node that has had a session, or why it has none.
     pub reached: BTreeMap<NodeName, Result<[u8; 6], Unused>>,
-    /// VIPs that were announced since they were assigned. Nobody asks while all announcements can be
-    /// read.
+    /// VIPs that were announced since they were assigned. Nobody asks while all announcements can
+    /// be read.
     pub announced: BTreeSet<IpAddr>,
 }
 

@@ -91,8 +91,8 @@ pub enum Unused {
     Terminating,
     /// The endpoint names no node and its address is of none: the stack carries the port.
     NoNode,
-    /// The endpoint's node never had a speaker, or has no living one and does not answer on the link:
-    /// nothing delivers to its pods.
+    /// The endpoint's node never had a speaker, or has no living one and does not answer on the
+    /// link: nothing delivers to its pods.
     NodeSessionLost,
     /// The endpoint's node has no usable interface.
     NoInterface,

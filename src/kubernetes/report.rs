@@ -1,10 +1,10 @@
 //! What should stand in the cluster about Services and pools (pure): from the picture and the
 //! allocator's plan to writes.
 //!
-//! The status of a Service is the database of assignments, so each write of one names the version it
-//! was decided on. What stands there already is not written again. Time is an argument and only
-//! appears in conditions that change. Read `conditions` and `policy` for Cilium's, `events` for what is
-//! told once, `node` and `configuration` for what each speaker says about itself.
+//! The status of a Service is the database of assignments, so each write of one names the version
+//! it was decided on. What stands there already is not written again. Time is an argument and only
+//! appears in conditions that change. Read `conditions` and `policy` for Cilium's, `events` for
+//! what is told once, `node` and `configuration` for what each speaker says about itself.
 
 mod conditions;
 mod configuration;

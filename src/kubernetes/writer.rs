@@ -1,12 +1,12 @@
 //! The edge that writes to an API server what `report` wants, a bounded number of writes at once.
 //!
 //! Level, not edge: it is handed the whole list of what should be, skips what it has just sent and
-//! waits for the watch to show the effect; what is still wanted later is sent again (`queue`). A write that
-//! meets another version of its object is dropped, since the decision was about something else.
-//! Nothing is sent once the deadline of the session has passed: an allocator that was frozen must
-//! not wake up and write. (One request may be on its way at that moment. Its resourceVersion keeps
-//! it from undoing what the next allocator wrote to the same Service, and an address given to two
-//! Services is healed by `allocator`.)
+//! waits for the watch to show the effect; what is still wanted later is sent again (`queue`). A
+//! write that meets another version of its object is dropped, since the decision was about
+//! something else. Nothing is sent once the deadline of the session has passed: an allocator that
+//! was frozen must not wake up and write. (One request may be on its way at that moment. Its
+//! resourceVersion keeps it from undoing what the next allocator wrote to the same Service, and an
+//! address given to two Services is healed by `allocator`.)
 
 mod own;
 mod queue;
@@ -36,11 +36,11 @@ use queue::{AGAIN, Key, Lane, Outcome, Queue};
 /// Addresses written at the same time. More only wait inside the API server.
 const ADDRESSES_AT_ONCE: usize = 32;
 /// Reports written at the same time. An API server that is busy with addresses gives each request
-/// the same share of its time, so few requests at once are a small share; an idle one takes hundreds
-/// a second even so.
+/// the same share of its time, so few requests at once are a small share; an idle one takes
+/// hundreds a second even so.
 const REPORTS_AT_ONCE: usize = 1;
-/// While Services wait for addresses, reports of one node are at least this far apart. A status of our
-/// own takes two requests, and each of three nodes has some to write.
+/// While Services wait for addresses, reports of one node are at least this far apart. A status of
+/// our own takes two requests, and each of three nodes has some to write.
 const REPORTS_APART: Duration = Duration::from_millis(250);
 /// For so long after one waited, more are expected.
 const BUSY: Duration = Duration::from_secs(1);

@@ -194,8 +194,9 @@ fn pools(pools: &[Value]) -> Vec<Metric> {
     vec![gauge("herald_pool_addresses", "Addresses of a pool.", samples)]
 }
 
-/// What MetalLB 0.16 exports under these names (reference, section 1a). Its counters of questions and
-/// answers by VIP are not among them: the answers are given in the kernel, which does not count by VIP.
+/// What MetalLB 0.16 exports under these names (reference, section 1a). Its counters of questions
+/// and answers by VIP are not among them: the answers are given in the kernel, which does not count
+/// by VIP.
 fn metallb(report: &Value) -> Vec<Metric> {
     let announced = list(&report["vips"]).iter().filter(|vip| vip["announcing"] == true);
     let announced = announced.map(|vip| {

@@ -1,7 +1,7 @@
 //! The HTTP server (edge): `/metrics` for Prometheus, `/healthz` and `/readyz` for probes.
 //!
-//! Whoever asks costs one report of the driver; connections are few and short, so that nobody on the
-//! network can make them many.
+//! Whoever asks costs one report of the driver; connections are few and short, so that nobody on
+//! the network can make them many.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,9 +1,10 @@
 //! Interfaces that nothing is announced on: MetalLB's ConfigMap `metallb-excludel2`.
 //!
-//! MetalLB's manifests bring that ConfigMap along, with patterns for interfaces of container networks.
-//! Where there is one, it counts for every interface, named by somebody or not, as in MetalLB. Where
-//! there is none, the same patterns keep Herald from choosing such an interface by itself
-//! ([`Exclusions::default_patterns`]) and an interface that somebody names is used whatever its name is.
+//! MetalLB's manifests bring that ConfigMap along, with patterns for interfaces of container
+//! networks. Where there is one, it counts for every interface, named by somebody or not, as in
+//! MetalLB. Where there is none, the same patterns keep Herald from choosing such an interface by
+//! itself ([`Exclusions::default_patterns`]) and an interface that somebody names is used whatever
+//! its name is.
 
 use serde::Serialize;
 

@@ -1,7 +1,8 @@
 //! Pools: MetalLB's and Cilium's, as one type that remembers whose rules it follows.
 //!
-//! The two products mean different things by sharing, requests and overlap. `PoolKind` is the key by
-//! which `allocator` tells them apart; nothing here decides anything that needs more than one pool.
+//! The two products mean different things by sharing, requests and overlap. `PoolKind` is the key
+//! by which `allocator` tells them apart; nothing here decides anything that needs more than one
+//! pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,8 +22,8 @@ pub enum PoolKind {
 }
 
 impl PoolKind {
-    /// Whose rules a pool follows of which only the name is known. Where the Service's status is the
-    /// database, only MetalLB's pools are named in it, so that no name means one of Cilium's.
+    /// Whose rules a pool follows of which only the name is known. Where the Service's status is
+    /// the database, only MetalLB's pools are named in it, so that no name means one of Cilium's.
     pub fn of_name(pool: &str) -> Self {
         match pool.is_empty() || pool.starts_with(CILIUM_PREFIX) {
             true => Self::Cilium,

@@ -48,8 +48,8 @@ pub struct Service {
     pub sharing_key: Option<String>,
     /// Cilium's sharing.
     pub cilium_sharing: Option<CiliumSharing>,
-    /// The only clients that may reach it (loadBalancerSourceRanges); empty means all. Where nothing
-    /// of what its author wrote can be read, these are networks that no client is in.
+    /// The only clients that may reach it (loadBalancerSourceRanges); empty means all. Where
+    /// nothing of what its author wrote can be read, these are networks that no client is in.
     pub source_ranges: BTreeSet<IpNetwork>,
     /// What its author wrote among them that is no network.
     pub bad_source_ranges: Vec<String>,
@@ -235,8 +235,8 @@ pub enum SessionAffinity {
 }
 /// The annotation with the pool of a Service.
 pub const ALLOCATED_FROM: &str = "metallb.io/ip-allocated-from-pool";
-/// The annotation with what Herald has assigned to a Service: only that is ever taken away again from
-/// one that Herald does not serve any more.
+/// The annotation with what Herald has assigned to a Service: only that is ever taken away again
+/// from one that Herald does not serve any more.
 pub const ASSIGNED: &str = "herald.io/assigned-addresses";
 /// The type of Cilium's condition that says whether a Service has the addresses it wants.
 pub const REQUEST_SATISFIED: &str = "cilium.io/IPAMRequestSatisfied";

@@ -102,7 +102,8 @@ impl Gather {
             }
             Message::ListEnds(scope) => self.list_ends(&scope),
             Message::Forbidden(scope, cause) => {
-                // Nothing that a cluster cannot do without; rights given by older manifests lack it.
+                // Nothing that a cluster cannot do without; rights given by older manifests lack
+                // it.
                 if let Some(state) =
                     self.scopes.get_mut(&scope).filter(|_| scope.kind == Kind::ConfigMap)
                 {

@@ -2,8 +2,8 @@
 //!
 //! A source ends in a `Snapshot`: the typed picture and everything that is wrong with the input.
 //! All of it is pure except two edges: `directory`, which reads and watches a directory of
-//! manifests, and `kubernetes`, which watches an API server. An object of an API server is a file of
-//! its own here, so that both go the same way and keep the last good state alike.
+//! manifests, and `kubernetes`, which watches an API server. An object of an API server is a file
+//! of its own here, so that both go the same way and keep the last good state alike.
 //!
 //! bytes -> `yaml` -> located tree -> `document` (dispatch by kind) -> `deserialize` -> `convert`
 //! -> objects of one `file` -> `assemble` (all files, last good state)

@@ -2,8 +2,8 @@
 //!
 //! Cilium's rule: the pool that was created later is in conflict, and no new address comes from it
 //! until the overlap is gone; what is assigned stays. Across the kinds it is always Cilium's pool
-//! that yields, because MetalLB's cannot be in conflict. MetalLB's own pools never overlap when they
-//! come here (`conflicts`).
+//! that yields, because MetalLB's cannot be in conflict. MetalLB's own pools never overlap when
+//! they come here (`conflicts`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -37,8 +37,9 @@ pub(crate) struct Cluster {
     pace: Pace,
 }
 
-/// In a burst of changes the API server is told at least this often. Telling it costs more than what
-/// clients wait for: ten thousand writes are made up and compared with those that wait already.
+/// In a burst of changes the API server is told at least this often. Telling it costs more than
+/// what clients wait for: ten thousand writes are made up and compared with those that wait
+/// already.
 const MOST: Duration = Duration::from_secs(3);
 
 /// A client for the cluster that `kubeconfig` names, or for the one this process runs in.

@@ -91,8 +91,8 @@ pub struct Decision {
     pub current: BTreeMap<ServiceName, Assignment>,
     /// This node is the allocator.
     pub allocates: bool,
-    /// The plan to be carried out, if this node is the allocator and there is somebody to be told of
-    /// it: it takes as long as all the rest.
+    /// The plan to be carried out, if this node is the allocator and there is somebody to be told
+    /// of it: it takes as long as all the rest.
     pub plan: Option<Plan>,
 }
 

@@ -175,8 +175,8 @@ impl Driver {
             let wait = wait.chain(self.until_told()).min();
             let now = clock::boot_now();
             let slack = self.slack.wait(now);
-            // In a burst of changes the next round takes in all that come until it begins. What must
-            // be silent by then is so in the kernel, by its deadline.
+            // In a burst of changes the next round takes in all that come until it begins. What
+            // must be silent by then is so in the kernel, by its deadline.
             let rest =
                 if self.is_urgent { self.pace.wait_urgent(now) } else { self.pace.wait(now) };
             let (is_rested, wait) = match rest.is_zero() {
@@ -258,7 +258,8 @@ impl Driver {
         self.rounds.time += took;
     }
 
-    /// Looks, when it is time to, whether another's program has left an interface; true if it looked.
+    /// Looks, when it is time to, whether another's program has left an interface; true if it
+    /// looked.
     fn look(&mut self) -> bool {
         let is_due = self.until_look().is_some_and(|wait| wait.is_zero());
         if is_due {

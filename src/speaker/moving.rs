@@ -1,5 +1,5 @@
-//! What a view asks of this node that clients wait for (pure): VIPs taken over from another node, and
-//! VIPs to be handed over.
+//! What a view asks of this node that clients wait for (pure): VIPs taken over from another node,
+//! and VIPs to be handed over.
 //!
 //! A VIP that nobody ever held is not among them: in a burst of new Services each would ask for a
 //! round of its own.

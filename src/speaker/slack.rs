@@ -27,7 +27,8 @@ impl Slack {
         self.at = now;
     }
 
-    /// How long until it is time to give back, if there will be such a time; nothing once it is over.
+    /// How long until it is time to give back, if there will be such a time; nothing once it is
+    /// over.
     pub(super) fn wait(&self, now: BootTime) -> Option<Duration> {
         (self.spent >= WORTHWHILE).then(|| (self.at + QUIET).since(now))
     }

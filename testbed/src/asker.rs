@@ -49,7 +49,8 @@ struct Question {
 }
 
 impl Asker {
-    /// Starts to ask for each address, once in so much time. To be called in the bridge's namespace.
+    /// Starts to ask for each address, once in so much time. To be called in the bridge's
+    /// namespace.
     ///
     /// # Errors
     ///
@@ -58,8 +59,8 @@ impl Asker {
         Self::with_sides(lab, addresses, pace, Vec::new())
     }
 
-    /// As [`Asker::start`]; with each question to the LAN, one node in turn is asked the same through
-    /// its cable alone, whether the bridge would let the question pass or not.
+    /// As [`Asker::start`]; with each question to the LAN, one node in turn is asked the same
+    /// through its cable alone, whether the bridge would let the question pass or not.
     ///
     /// # Errors
     ///

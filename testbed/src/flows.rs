@@ -1,9 +1,9 @@
-//! Very many TCP connections at once: a server that says on which of its ports it was reached, and a
-//! client that keeps connections open and asks each again (edge).
+//! Very many TCP connections at once: a server that says on which of its ports it was reached, and
+//! a client that keeps connections open and asks each again (edge).
 //!
-//! A connection is *broken* if it is reset, answers nothing, or answers as somebody else than before.
-//! Every packet of a question passes the holder and the pod's node, so a slot that moved under a
-//! living flow shows at once.
+//! A connection is *broken* if it is reset, answers nothing, or answers as somebody else than
+//! before. Every packet of a question passes the holder and the pod's node, so a slot that moved
+//! under a living flow shows at once.
 
 use std::collections::BTreeMap;
 use std::io;

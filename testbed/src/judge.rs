@@ -1,6 +1,6 @@
 //! Whether VIPs had one voice while something happened (edge): every bridge port is tapped, the
-//! addresses are asked for all the time, and every speaker is asked who holds what in which term. At
-//! the end each frame that claims a VIP must have come in its sender's turn, by the order of the
+//! addresses are asked for all the time, and every speaker is asked who holds what in which term.
+//! At the end each frame that claims a VIP must have come in its sender's turn, by the order of the
 //! holders that the speakers themselves reported.
 //!
 //! It must not know what happens meanwhile: neither the faults nor who is expected to hold what.

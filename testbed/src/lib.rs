@@ -3,8 +3,8 @@
 //!
 //! Everything happens in private namespaces ([`sandbox`]), so that nothing can be left behind: what
 //! the lab makes goes with its processes. The crate must never touch the machine's own network, and
-//! it knows Herald only from outside: as a command with flags, manifests and a status report; except
-//! that the data plane's benchmark loads the programs themselves.
+//! it knows Herald only from outside: as a command with flags, manifests and a status report;
+//! except that the data plane's benchmark loads the programs themselves.
 //!
 //! Read [`lab`] for the network, then [`scenario`] for Herald in it, then [`demo`].
 

@@ -1,5 +1,5 @@
-//! Measures an outage: one datagram each millisecond, or so often as is asked for, over one flow, and
-//! which were answered.
+//! Measures an outage: one datagram each millisecond, or so often as is asked for, over one flow,
+//! and which were answered.
 //!
 //! A thread of its own sends and receives (edge); the judgement, [`Outcome::outage`], is pure and
 //! counts by the times of sending, so a late tick of a busy machine is not taken for a loss, nor a

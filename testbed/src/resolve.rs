@@ -19,9 +19,9 @@ const WINDOW: Duration = Duration::from_millis(300);
 /// A machine this busy could not tell silence from slowness.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The MACs of all answers, in order, to one question asked by the client on the LAN. It listens for
-/// 300 ms, and then on until the router has answered a question that was asked after that: so no
-/// answer means that nobody answers, not that this machine was too busy to carry frames.
+/// The MACs of all answers, in order, to one question asked by the client on the LAN. It listens
+/// for 300 ms, and then on until the router has answered a question that was asked after that: so
+/// no answer means that nobody answers, not that this machine was too busy to carry frames.
 ///
 /// # Errors
 ///
@@ -32,8 +32,9 @@ pub fn who_has(lab: &Lab, address: IpAddr) -> anyhow::Result<Vec<MacAddr>> {
     lab.netns(asker.name)?.inside(|| answers("eth0", asker.into(), address, router))
 }
 
-/// As [`who_has`], on the second network, which the client must have joined; instead of the router's
-/// answer it waits for one of this node's, so that also this very node had the time to answer.
+/// As [`who_has`], on the second network, which the client must have joined; instead of the
+/// router's answer it waits for one of this node's, so that also this very node had the time to
+/// answer.
 ///
 /// # Errors
 ///

@@ -206,8 +206,8 @@ impl Scenario {
         self.status(asked).ok()?.vip(vip)?.holder.clone()
     }
 
-    /// Runs another `herald` command on a node, as an administrator would: its exit status and all it
-    /// printed.
+    /// Runs another `herald` command on a node, as an administrator would: its exit status and all
+    /// it printed.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Manifests of many Services, each with an address of its own and the demo's pods behind it (pure).
+//! Manifests of many Services, each with an address of its own and the demo's pods behind it
+//! (pure).
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

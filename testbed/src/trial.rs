@@ -1,6 +1,6 @@
-//! Herald serving the demo's Service under watch while faults come and go (edge). At the end it asks
-//! of every bridge port that nobody spoke out of turn, in the order of the holders that the speakers
-//! themselves reported.
+//! Herald serving the demo's Service under watch while faults come and go (edge). At the end it
+//! asks of every bridge port that nobody spoke out of turn, in the order of the holders that the
+//! speakers themselves reported.
 //!
 //! A busy machine may cost a node its session without any fault of ours, and its VIPs move once
 //! more than the test meant. That is no violation: it is in the order like any other turn.

@@ -13,8 +13,8 @@ use crate::scenario::{Scenario, service};
 /// A busy machine may leave the probes without an answer for some time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Probes two flows to each VIP, one to a pod on the node and one to a pod elsewhere, while something
-/// happens; all must lose nothing and stay where they are.
+/// Probes two flows to each VIP, one to a pod on the node and one to a pod elsewhere, while
+/// something happens; all must lose nothing and stay where they are.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
 //! What a speaker may find when it starts, or while it runs, that it must not trust: a full or a
-//! spoilt disk, the state or the name of another node, another cluster, another key. Each ends with a
-//! clear refusal or a safe repair, and never with a voice that should be silent. The node it happens
-//! to holds the VIPs, and its kernel still speaks for them when the next process comes: all of it is
-//! watched at every bridge port.
+//! spoilt disk, the state or the name of another node, another cluster, another key. Each ends with
+//! a clear refusal or a safe repair, and never with a voice that should be silent. The node it
+//! happens to holds the VIPs, and its kernel still speaks for them when the next process comes: all
+//! of it is watched at every bridge port.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -31,8 +31,8 @@ fn a_disk_that_is_full_and_a_log_that_is_torn_or_damaged() -> anyhow::Result<()>
         let (mut trial, _) = Trial::of_demo(scenario, &[])?;
         give(&mut trial, scenario, "n1")?;
 
-        // It ends at the first write that has no room, before anything rests on it, and does not come
-        // back before there is some.
+        // It ends at the first write that has no room, before anything rests on it, and does not
+        // come back before there is some.
         fill(&state)?;
         write_until_it_ends(scenario, "n1")?;
         refused(scenario, "n1", "No space left on device")?;
@@ -100,8 +100,8 @@ fn a_stranger_in_a_nodes_place_and_a_key_that_changes() -> anyhow::Result<()> {
         refused(scenario, "n1", "does not have 192.168.1.13:7946, the address of node n3")?;
         trial.held(scenario, "n2", |holder| holder != "n1")?;
 
-        // Another cluster: with voters of its own it elects itself, finds the VIPs in use, and leaves
-        // them alone.
+        // Another cluster: with voters of its own it elects itself, finds the VIPs in use, and
+        // leaves them alone.
         let run = place("own-run");
         let mut foreign = scenario.stranger_command("n1", "n1", &place("own"), &run);
         foreign.args(["--voters", "n1"]).args(old);

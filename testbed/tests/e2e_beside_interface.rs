@@ -1,6 +1,6 @@
 //! The interface itself: it disappears and another of its name comes, with an MTU at which native
-//! XDP is impossible, which is then lowered; and a speaker finds what one of another pin format left.
-//! Each time the programs are on it again, status says how, and the service answers.
+//! XDP is impossible, which is then lowered; and a speaker finds what one of another pin format
+//! left. Each time the programs are on it again, status says how, and the service answers.
 
 use std::collections::BTreeSet;
 use std::fs;

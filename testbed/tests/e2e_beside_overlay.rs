@@ -1,5 +1,6 @@
 //! Pods in a network of VXLAN tunnels, as flannel's: the LAN is served through their nodes as ever,
-//! and what pods say to each other goes its own way; and to the world, under their nodes' addresses.
+//! and what pods say to each other goes its own way; and to the world, under their nodes'
+//! addresses.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

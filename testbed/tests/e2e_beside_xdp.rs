@@ -37,8 +37,9 @@ fn a_foreign_program_stays_and_is_named_and_its_place_is_taken_when_it_goes() ->
             assert!(modes.iter().all(|it| it.mode == "native"), "{modes:?}");
         }
 
-        // Its pods are left out: nothing there would deliver what a holder sends by its MAC. That it
-        // holds nothing itself is not the point: then kube-proxy would serve, and there is none here.
+        // Its pods are left out: nothing there would deliver what a holder sends by its MAC. That
+        // it holds nothing itself is not the point: then kube-proxy would serve, and there is none
+        // here.
         scenario.put_manifest(MANIFESTS[0].0, &cordoned(NODE))?;
         for (name, text) in &MANIFESTS[1..] {
             scenario.put_manifest(name, text)?;

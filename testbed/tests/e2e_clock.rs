@@ -1,6 +1,7 @@
-//! Clocks that lie. The time of day jumps by an hour on living nodes, forwards and back: nothing moves
-//! and nobody speaks twice, for nothing but reports goes by it. A boot clock that is not the kernel's
-//! own (a time namespace) would make the fence worthless, so there the programs are not used.
+//! Clocks that lie. The time of day jumps by an hour on living nodes, forwards and back: nothing
+//! moves and nobody speaks twice, for nothing but reports goes by it. A boot clock that is not the
+//! kernel's own (a time namespace) would make the fence worthless, so there the programs are not
+//! used.
 
 use std::fs;
 use std::io::Write;
@@ -44,7 +45,8 @@ fn the_time_of_day_jumps_by_an_hour_and_nothing_moves() -> anyhow::Result<()> {
         let vips: Vec<IpAddr> = scenario.served()?.into_iter().map(|(vip, _)| vip).collect();
         let trial = Trial::begin(scenario, &vips, PACE)?;
         let before = turns(scenario)?;
-        // Each node differs from each other one by an hour or two, and each is stepped while it runs.
+        // Each node differs from each other one by an hour or two, and each is stepped while it
+        // runs.
         for (caller, steps) in [("c1", ["+3600", "-3600", "+0"]), ("r1", ["-3600", "+0", "+3600"])]
         {
             for (node, step) in nodes().zip(steps) {

@@ -1,6 +1,6 @@
-//! MetalLB's and Cilium's own definitions of their kinds, as these products publish them: those that
-//! are there stay as they are, those that come later are watched from then on, and both take what
-//! Herald writes.
+//! MetalLB's and Cilium's own definitions of their kinds, as these products publish them: those
+//! that are there stay as they are, those that come later are watched from then on, and both take
+//! what Herald writes.
 
 use std::time::Duration;
 
@@ -186,8 +186,8 @@ fn pool_of_cilium(version: &str, block: &str) -> String {
     )
 }
 
-/// Applied for trial, the manifest is refused with these words. The product's own definition lets it
-/// pass, so that only Herald's admission policy can refuse it; that fails open, and silently.
+/// Applied for trial, the manifest is refused with these words. The product's own definition lets
+/// it pass, so that only Herald's admission policy can refuse it; that fails open, and silently.
 fn refused(cluster: &mut Cluster, manifest: &str, why: &str) -> anyhow::Result<()> {
     // A policy is in force some time after it was applied.
     let what = format!("{manifest} is refused");

@@ -1,6 +1,7 @@
-//! The API server, and then etcd, does not answer for longer than any lease lasts, while the speakers
-//! elect by raft beside it: at every bridge port each VIP is answered for all the time by one and the
-//! same node, no packet is lost, and when it is back all is as before and changes are followed again.
+//! The API server, and then etcd, does not answer for longer than any lease lasts, while the
+//! speakers elect by raft beside it: at every bridge port each VIP is answered for all the time by
+//! one and the same node, no packet is lost, and when it is back all is as before and changes are
+//! followed again.
 //!
 //! The same outage with Leases deciding, which must end in silence, is in `e2e_lease`.
 

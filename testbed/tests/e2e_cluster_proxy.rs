@@ -1,6 +1,6 @@
 //! Beside Kubernetes' own kube-proxy, which has rules for the same VIPs on every node: the LAN is
-//! served by Herald, with the client's address, in either of kube-proxy's modes and while it changes
-//! from one to the other. Policies and filters of a node see the client and its whole flow.
+//! served by Herald, with the client's address, in either of kube-proxy's modes and while it
+//! changes from one to the other. Policies and filters of a node see the client and its whole flow.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

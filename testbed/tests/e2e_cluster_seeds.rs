@@ -331,7 +331,8 @@ fn shared(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// With externalTrafficPolicy Local a node with a ready pod holds the VIP, and its pods alone answer.
+/// With externalTrafficPolicy Local a node with a ready pod holds the VIP, and its pods alone
+/// answer.
 fn local(cluster: &mut Cluster) -> anyhow::Result<()> {
     let vip = "192.168.1.246";
     let spec = "spec:\n  loadBalancerIP: 192.168.1.246\n  externalTrafficPolicy: Local\n";

@@ -1,6 +1,6 @@
 //! A holder's link is cut, in both directions and in each, and heals: one voice at every instant,
-//! seen at every bridge port, and the clients are served again. The speakers share a key, so that all
-//! they say to each other is encrypted and every connection begins with a handshake.
+//! seen at every bridge port, and the clients are served again. The speakers share a key, so that
+//! all they say to each other is encrypted and every connection begins with a handshake.
 
 use std::collections::BTreeMap;
 

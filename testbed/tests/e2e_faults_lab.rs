@@ -1,5 +1,5 @@
-//! What the fault tests stand on, without Herald: a second voice is caught, and each fault does what
-//! its name says and ends.
+//! What the fault tests stand on, without Herald: a second voice is caught, and each fault does
+//! what its name says and ends.
 
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::Path;

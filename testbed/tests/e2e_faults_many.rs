@@ -1,5 +1,5 @@
-//! A hundred VIPs of both families at once: the node that holds them is cut off, the others take all of them over,
-//! and no VIP has two voices at any instant, seen at every bridge port.
+//! A hundred VIPs of both families at once: the node that holds them is cut off, the others take
+//! all of them over, and no VIP has two voices at any instant, seen at every bridge port.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Speakers are killed, frozen and replaced, and a whole node is frozen: one voice at every instant,
-//! seen at every bridge port, and the clients are served again.
+//! Speakers are killed, frozen and replaced, and a whole node is frozen: one voice at every
+//! instant, seen at every bridge port, and the clients are served again.
 
 use std::time::Duration;
 
@@ -133,13 +133,14 @@ fn frozen_for_ten_seconds_and_thawed() -> anyhow::Result<()> {
     })
 }
 
-/// A whole machine stands still while its boot clock goes on, as in a suspended one: no process runs
-/// and no frame comes or goes. What runs first when it goes on is the kernel, which answers while the
-/// speaker does not know yet.
+/// A whole machine stands still while its boot clock goes on, as in a suspended one: no process
+/// runs and no frame comes or goes. What runs first when it goes on is the kernel, which answers
+/// while the speaker does not know yet.
 ///
-/// A hypervisor that pauses a virtual machine may stop that clock too (QEMU gives the guest the clock
-/// back as it was). Such a machine has its last deadline still ahead of it when it goes on: up to a ttl
-/// of answers beside the new holder's, which no lease by a node's own clock can prevent.
+/// A hypervisor that pauses a virtual machine may stop that clock too (QEMU gives the guest the
+/// clock back as it was). Such a machine has its last deadline still ahead of it when it goes on:
+/// up to a ttl of answers beside the new holder's, which no lease by a node's own clock can
+/// prevent.
 #[test]
 fn a_node_frozen_as_a_whole_and_thawed() -> anyhow::Result<()> {
     in_lab(|scenario| {

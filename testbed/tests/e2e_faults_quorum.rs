@@ -1,5 +1,6 @@
-//! The election loses its leader, its majority, a path or a fifth of its packets: one voice at every
-//! instant, seen at every bridge port, silence without a majority, and the clients are served again.
+//! The election loses its leader, its majority, a path or a fifth of its packets: one voice at
+//! every instant, seen at every bridge port, silence without a majority, and the clients are served
+//! again.
 
 use std::time::Duration;
 

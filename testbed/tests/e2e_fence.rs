@@ -1,6 +1,7 @@
 //! The fence against the kernel itself: every node has the VIPs bound to interfaces of its own, as
-//! kube-proxy's IPVS mode does it and as another load balancer leaves it behind, and ARP is not made
-//! strict. Only the holder is heard, a holder that hangs is not, and status counts what was held back.
+//! kube-proxy's IPVS mode does it and as another load balancer leaves it behind, and ARP is not
+//! made strict. Only the holder is heard, a holder that hangs is not, and status counts what was
+//! held back.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 

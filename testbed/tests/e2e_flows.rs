@@ -259,9 +259,9 @@ fn a_thousand_flows_do_not_notice_that_the_holder_leaves() -> anyhow::Result<()>
 /// Flows opened before a change, and as many after it.
 const EACH: usize = 200;
 
-/// A new holder knows nothing of the flows that were opened after a slot had changed: they go to the
-/// slot's former backend until they connect anew. Those that were there before the change do not
-/// notice; and the change is forgotten when the drain time is over.
+/// A new holder knows nothing of the flows that were opened after a slot had changed: they go to
+/// the slot's former backend until they connect anew. Those that were there before the change do
+/// not notice; and the change is forgotten when the drain time is over.
 #[test]
 fn flows_older_than_a_change_outlive_the_holder_and_not_the_drain_time() -> anyhow::Result<()> {
     in_lab(|scenario| {

@@ -1,7 +1,8 @@
-//! Leases in a real API server decide who speaks: one holder, read off `kubectl get leases`; another
-//! one when its node is cut off, hangs or is drained, by itself when asked to end; silence while the API server or etcd is
-//! away for longer than the ttl, and of a second speaker under one name, with one voice at every
-//! instant at every bridge port; and writes that do not grow with VIPs.
+//! Leases in a real API server decide who speaks: one holder, read off `kubectl get leases`;
+//! another one when its node is cut off, hangs or is drained, by itself when asked to end; silence
+//! while the API server or etcd is away for longer than the ttl, and of a second speaker under one
+//! name, with one voice at every instant at every bridge port; and writes that do not grow with
+//! VIPs.
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test")]
 
@@ -164,10 +165,10 @@ fn a_node_that_is_cut_off_is_replaced(
     Ok(())
 }
 
-/// Stops the API server or etcd for some ttls. With Leases deciding nobody may speak from one ttl on,
-/// and nobody does until it goes on: a minute would show nothing that three ttl do not. That speakers
-/// which elect by raft go on through a minute of it is shown in `e2e_cluster_outage`. What was asked of
-/// it before is done when it goes on, late.
+/// Stops the API server or etcd for some ttls. With Leases deciding nobody may speak from one ttl
+/// on, and nobody does until it goes on: a minute would show nothing that three ttl do not. That
+/// speakers which elect by raft go on through a minute of it is shown in `e2e_cluster_outage`. What
+/// was asked of it before is done when it goes on, late.
 fn all_are_silent_while_it_hangs(
     cluster: &mut Cluster,
     program: &str,
@@ -385,8 +386,8 @@ fn mirrored(cluster: &mut Cluster, holders: &BTreeMap<IpAddr, String>) -> anyhow
     reached.with_context(|| format!("wanted {wanted:?}, last seen {shown:?}"))
 }
 
-/// More VIPs, the same steady cost: after all is settled, Herald writes nothing but renewals, by the
-/// API server's own record.
+/// More VIPs, the same steady cost: after all is settled, Herald writes nothing but renewals, by
+/// the API server's own record.
 #[test]
 fn writes_do_not_grow_with_vips() -> anyhow::Result<()> {
     const VIPS: usize = 200;

@@ -1,6 +1,6 @@
-//! Who takes part in raft changes while VIPs are held: a node comes, one loses its disk and comes back
-//! as a new member, one goes for good. Every VIP has one voice all the while, and who votes is who
-//! status says: the others go on when one of them dies.
+//! Who takes part in raft changes while VIPs are held: a node comes, one loses its disk and comes
+//! back as a new member, one goes for good. Every VIP has one voice all the while, and who votes is
+//! who status says: the others go on when one of them dies.
 
 use std::fs;
 use std::net::IpAddr;
@@ -75,8 +75,8 @@ fn start(scenario: &mut Scenario, node: &str) -> anyhow::Result<()> {
     scenario.start_command(node, command)
 }
 
-/// Waits until these nodes, and no others, take part by the word of each of them, and so many of them
-/// vote; returns those.
+/// Waits until these nodes, and no others, take part by the word of each of them, and so many of
+/// them vote; returns those.
 fn members(scenario: &mut Scenario, wanted: &[&str], voters: usize) -> anyhow::Result<Vec<String>> {
     let what = format!("{wanted:?} take part, {voters} with a vote");
     scenario.wait(&what, PATIENCE, |scenario| {

@@ -1,6 +1,7 @@
-//! What is said about nodes and endpoints changes while VIPs are held: a holder that is labelled out
-//! or no longer selected gives its VIPs away before it is silent; when all endpoints or all nodes turn
-//! not ready at once, it is the control plane that fails, and everything stays. Nobody loses a packet.
+//! What is said about nodes and endpoints changes while VIPs are held: a holder that is labelled
+//! out or no longer selected gives its VIPs away before it is silent; when all endpoints or all
+//! nodes turn not ready at once, it is the control plane that fails, and everything stays. Nobody
+//! loses a packet.
 
 use std::net::IpAddr;
 
@@ -109,7 +110,8 @@ fn put_endpoints(scenario: &Scenario, is_failed: impl Fn(&str) -> bool) -> anyho
     scenario.put_manifest(name, &failed)
 }
 
-/// Waits until every node's status says that endpoints are kept, or that none are; nothing has moved.
+/// Waits until every node's status says that endpoints are kept, or that none are; nothing has
+/// moved.
 fn is_kept(
     scenario: &mut Scenario,
     before: &[(IpAddr, Option<String>, u64)],

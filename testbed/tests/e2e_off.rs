@@ -1,4 +1,5 @@
-//! Interfaces without XDP, and with XDP only in the stack: what is served how, and what status says.
+//! Interfaces without XDP, and with XDP only in the stack: what is served how, and what status
+//! says.
 
 use herald_testbed::beside::interface;
 use herald_testbed::client::Transport;

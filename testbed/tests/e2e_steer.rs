@@ -1,5 +1,6 @@
 //! Who holds a VIP follows the cluster: cordoned nodes are emptied to the node that is preferred,
-//! without a lost packet and with one voice at every bridge port, and endpoints that all turn not ready together change nothing.
+//! without a lost packet and with one voice at every bridge port, and endpoints that all turn not
+//! ready together change nothing.
 
 use std::time::Duration;
 

@@ -64,7 +64,8 @@ fn directory_of_root(root: &Path) -> PathBuf {
     root.parent().unwrap().to_owned()
 }
 
-/// Follows the `mod name;` lines of a file whose modules lie in a directory, or where a `path` says.
+/// Follows the `mod name;` lines of a file whose modules lie in a directory, or where a `path`
+/// says.
 fn follow(file: &Path, directory: &Path, reached: &mut BTreeSet<PathBuf>) {
     reached.insert(file.to_owned());
     let text = fs::read_to_string(file).unwrap();

@@ -3,8 +3,8 @@
 use super::*;
 
 impl Cluster {
-    /// Each gets what it asks for, once and for all; one that asks for what another has gets nothing, and
-    /// one of another load balancer's class is left alone.
+    /// Each gets what it asks for, once and for all; one that asks for what another has gets
+    /// nothing, and one of another load balancer's class is left alone.
     pub(super) async fn services_that_ask(&self) {
         let range = json!(["192.168.205.1-192.168.205.9", "fd00:205::1-fd00:205::9"]);
         let body = json!({"spec": {"addresses": range, "autoAssign": false}});

@@ -3,8 +3,9 @@
 use super::*;
 
 impl Cluster {
-    /// A pool of Cilium's is disabled, overlaps with another, and with one of MetalLB's: nobody's address
-    /// changes, nor whose it is, also after a restart; the pool says so, and no longer than it is so.
+    /// A pool of Cilium's is disabled, overlaps with another, and with one of MetalLB's: nobody's
+    /// address changes, nor whose it is, also after a restart; the pool says so, and no longer than
+    /// it is so.
     pub(super) async fn pools_of_cilium_that_close(
         &self,
         allocator: Allocator,
@@ -23,7 +24,8 @@ impl Cluster {
         self.disable("test-c", true).await;
         // In herald-system pools count as in metallb-system, and nowhere else.
         for (namespace, range) in [
-            // The first of two addresses: where the pool's name is not written down, it goes by that.
+            // The first of two addresses: where the pool's name is not written down, it goes by
+            // that.
             ("herald-system", "192.168.202.2-192.168.202.2"),
             ("default", "192.168.203.1-192.168.203.9"),
         ] {

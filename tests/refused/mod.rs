@@ -3,8 +3,8 @@
 use super::*;
 
 impl Cluster {
-    /// Pools that can never work are refused in both products' kinds and versions, and their authors
-    /// are told what is expected.
+    /// Pools that can never work are refused in both products' kinds and versions, and their
+    /// authors are told what is expected.
     pub(super) async fn pools_that_are_refused(&self) {
         let (form, value) = ("should match", "expected CIDRs");
         for (addresses, why) in [

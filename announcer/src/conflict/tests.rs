@@ -1,5 +1,5 @@
-//! One VIP on `eth0` (2) and sometimes `eth1` (3): what is heard of it at which millisecond, and what
-//! is done about it.
+//! One VIP on `eth0` (2) and sometimes `eth1` (3): what is heard of it at which millisecond, and
+//! what is done about it.
 
 use super::*;
 

@@ -1,5 +1,6 @@
-//! How often something may be done (pure): a token bucket that is one number, the moment at which it
-//! would be full again (the generic cell rate algorithm, ITU-T I.371 Annex A, its virtual schedule).
+//! How often something may be done (pure): a token bucket that is one number, the moment at which
+//! it would be full again (the generic cell rate algorithm, ITU-T I.371 Annex A, its virtual
+//! schedule).
 
 /// A bucket, full at first. For one CPU at a time.
 #[repr(transparent)]

@@ -49,8 +49,8 @@ impl Counted {
         self.packets >= self.due
     }
 
-    /// Whether the packet just counted, which is due, should be sampled; and which is due next, by a
-    /// random number. `every` is zero where nothing is to be sampled.
+    /// Whether the packet just counted, which is due, should be sampled; and which is due next, by
+    /// a random number. `every` is zero where nothing is to be sampled.
     #[inline(always)]
     #[must_use]
     pub const fn settle(&mut self, reason: u32, every: u32, random: u32) -> bool {

@@ -1,11 +1,11 @@
 //! Which backend a flow has: its slot's, unless the slot changed a short time ago. Only then is
 //! there a flow table, and only then does a packet write anything.
 //!
-//! That table is this node's. If the holder changes while slots are dirty, the next one knows no flow
-//! that was opened since its slot changed: it takes it for one from before, and the former backend
-//! resets it. That one's node does not send it on either. Only a mark in the frame could keep a second
-//! hop from becoming a third where two nodes' tables differ, and flows of the former backend that the
-//! node has no entry for any more would be sent away.
+//! That table is this node's. If the holder changes while slots are dirty, the next one knows no
+//! flow that was opened since its slot changed: it takes it for one from before, and the former
+//! backend resets it. That one's node does not send it on either. Only a mark in the frame could
+//! keep a second hop from becoming a third where two nodes' tables differ, and flows of the former
+//! backend that the node has no entry for any more would be sent away.
 
 use aya_ebpf::maps::LruHashMap;
 use aya_ebpf::programs::XdpContext;

@@ -80,9 +80,9 @@ pub static SOURCES: LpmTrie<[u32; 5], u32> = LpmTrie::pinned(65_536, BPF_F_NO_PR
 #[map]
 pub static BACKENDS: Array<Backend> = Array::pinned(BACKEND_COUNT, 0);
 
-/// Of IPv6, and an eighth as many as of IPv4: an entry takes half as much again, and all are laid out
-/// beforehand. An evicted flow's replies are restored by `FALLBACK`, unless two VIPs share the pod's
-/// port.
+/// Of IPv6, and an eighth as many as of IPv4: an entry takes half as much again, and all are laid
+/// out beforehand. An evicted flow's replies are restored by `FALLBACK`, unless two VIPs share the
+/// pod's port.
 #[map]
 pub static REVERSE: LruHashMap<ReverseKey, ReverseValue> = LruHashMap::pinned(32_768, 0);
 
@@ -109,8 +109,8 @@ pub static SAMPLES: RingBuf = RingBuf::pinned(RING, 0);
 #[map]
 pub static HELD_BACK: PerCpuHashMap<HeldBackKey, u64> = PerCpuHashMap::pinned(1_024, 0);
 
-/// One entry: how many ICMP errors this CPU may send now. Pinned only because every map is, by which
-/// programs are known to work on the right ones.
+/// One entry: how many ICMP errors this CPU may send now. Pinned only because every map is, by
+/// which programs are known to work on the right ones.
 #[map]
 static REJECTIONS: PerCpuArray<Budget> = PerCpuArray::pinned(1, 0);
 

@@ -1,7 +1,8 @@
-//! ICMP and ICMPv6 errors about requests that were given to a pod here, on their way to the client: a
-//! hop between here and the pod asks for shorter packets, or the pod itself has nobody at the port.
-//! They quote the request as the pod got it, of which the client knows nothing; it gets to read its
-//! own. Only errors to the very client whose request they quote, of flows that are remembered.
+//! ICMP and ICMPv6 errors about requests that were given to a pod here, on their way to the client:
+//! a hop between here and the pod asks for shorter packets, or the pod itself has nobody at the
+//! port. They quote the request as the pod got it, of which the client knows nothing; it gets to
+//! read its own. Only errors to the very client whose request they quote, of flows that are
+//! remembered.
 //!
 //! The same on the way in, where errors quote replies, is done by [`crate::icmp`].
 

@@ -50,7 +50,8 @@ fn take(ctx: &XdpContext, reason: u32) -> Option<()> {
         return None;
     };
     let sample = entry.as_mut_ptr();
-    // SAFETY: the entry is a sample's memory; the helper writes no more than its frame has room for.
+    // SAFETY: the entry is a sample's memory; the helper writes no more than its frame has room
+    // for.
     let is_read = unsafe {
         (*sample).at = now;
         (*sample).packets = counted.weight();

@@ -28,7 +28,8 @@ pub fn checksum(checksum: u32, old: u16, new: u16, reach: u16) -> u32 {
 ///
 /// The verifier walks through [`crc32c::after`] in every state in which it is called, and a million
 /// steps are its limit. So that is called where all paths have come together, and what it needs
-/// comes out of a map, of whose values the verifier knows no more than their size: all paths are one.
+/// comes out of a map, of whose values the verifier knows no more than their size: all paths are
+/// one.
 #[inline(always)]
 pub fn defer(l4: usize, old: u16, new: u16, length: u16) -> bool {
     let number =

@@ -1,5 +1,5 @@
-//! What leaves in an unusual form: replies behind VLAN tags that are part of the frame, or with IPv6
-//! extension headers, and ICMP errors. Everything else is left alone.
+//! What leaves in an unusual form: replies behind VLAN tags that are part of the frame, or with
+//! IPv6 extension headers, and ICMP errors. Everything else is left alone.
 //!
 //! In functions of their own, so that the usual reply neither runs nor carries any of it.
 
@@ -44,7 +44,8 @@ fn tags(ctx: &TcContext) -> Option<u32> {
     }
 }
 
-/// As [`unusual`], with the IP header there. A function for each offset: the verifier wants it known.
+/// As [`unusual`], with the IP header there. A function for each offset: the verifier wants it
+/// known.
 #[inline(never)]
 fn behind<const L3: usize>(ctx: &TcContext) -> u64 {
     judge::<L3>(ctx).unwrap_or(Restore::Untouched).number()

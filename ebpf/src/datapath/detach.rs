@@ -1,9 +1,9 @@
-//! Taking the programs off interfaces that nobody serves any more (edge), and removing everything that
-//! is pinned.
+//! Taking the programs off interfaces that nobody serves any more (edge), and removing everything
+//! that is pinned.
 //!
-//! The kernel carries on without a speaker for as long as anything is pinned: meant for a speaker that
-//! is restarted, wrong for one that is gone for good. XDP goes first and the fence last, so that at
-//! no moment this node answers for a VIP that it must not answer for.
+//! The kernel carries on without a speaker for as long as anything is pinned: meant for a speaker
+//! that is restarted, wrong for one that is gone for good. XDP goes first and the fence last, so
+//! that at no moment this node answers for a VIP that it must not answer for.
 
 use std::path::Path;
 use std::{fs, io};

@@ -1,5 +1,6 @@
 //! Which XDP program an interface has (edge), whoever attached it and however: asked by rtnetlink,
-//! for programs attached without a link are in no list of links. Only looks, never changes anything.
+//! for programs attached without a link are in no list of links. Only looks, never changes
+//! anything.
 
 use std::ffi::CString;
 use std::fmt;

@@ -3,12 +3,12 @@
 //!
 //! The verifier looks at every path through the XDP program: 0.8 s of a quiet CPU, 7 to 11 s on a
 //! machine with two CPUs and twenty runnable tasks (measured with `strace -T -e bpf`). A speaker
-//! that is started again after a crash has less than a ttl until its node falls silent, so it
-//! must not pay that again: programs made of the same object, working on the very maps that are
-//! pinned here, are the same programs. It must never take over any others. So the name of a
-//! program's pin says of which object it is made and on which maps it works: to ask the kernel for a
-//! program's maps takes CAP_SYS_ADMIN (kernel/bpf/syscall.c, `bpf_map_get_fd_by_id`), which the
-//! DaemonSet does not have.
+//! that is started again after a crash has less than a ttl until its node falls silent, so it must
+//! not pay that again: programs made of the same object, working on the very maps that are pinned
+//! here, are the same programs. It must never take over any others. So the name of a program's pin
+//! says of which object it is made and on which maps it works: to ask the kernel for a program's
+//! maps takes CAP_SYS_ADMIN (kernel/bpf/syscall.c, `bpf_map_get_fd_by_id`), which the DaemonSet
+//! does not have.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -84,18 +84,20 @@ impl Programs {
     }
 }
 
-/// The kernel's numbers of the pinned maps, which are never used twice between two boots; a pin does
-/// not survive one. Somebody may have removed a map's pin: there is a new map then, with a new number,
-/// and a program that works on the old one is of no use any more.
+/// The kernel's numbers of the pinned maps, which are never used twice between two boots; a pin
+/// does not survive one. Somebody may have removed a map's pin: there is a new map then, with a new
+/// number, and a program that works on the old one is of no use any more.
 pub(super) struct PinnedMaps(BTreeMap<String, u32>);
 
 impl PinnedMaps {
-    /// Those of a loaded object. The compiler's constants are a map without a pin, part of the object.
+    /// Those of a loaded object. The compiler's constants are a map without a pin, part of the
+    /// object.
     pub(super) fn of(ebpf: &Ebpf, pins: &Path) -> Self {
         Self::named(ebpf.maps().map(|(name, _)| name.to_owned()), pins)
     }
 
-    /// All that are pinned there: one more or less than the programs work on, and they are not found.
+    /// All that are pinned there: one more or less than the programs work on, and they are not
+    /// found.
     fn in_directory(pins: &Path) -> Self {
         Self::named(pins::maps(pins).into_iter(), pins)
     }

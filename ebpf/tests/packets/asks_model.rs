@@ -1,5 +1,5 @@
-//! What Services ask for, and what becomes of a request then, written apart from the program: who may
-//! ask at all, and the answer where there is no pod.
+//! What Services ask for, and what becomes of a request then, written apart from the program: who
+//! may ask at all, and the answer where there is no pod.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,5 +1,5 @@
-//! Programs are taken off interfaces that nobody serves any more. In a network namespace of the test's
-//! own thread.
+//! Programs are taken off interfaces that nobody serves any more. In a network namespace of the
+//! test's own thread.
 
 use herald_ebpf::{Detached, Error, Mode, Removed, Wanted, detach};
 

@@ -1,5 +1,5 @@
-//! ICMP errors about requests, on their way to the client: it reads of its own packet, not of the one
-//! that the pod got.
+//! ICMP errors about requests, on their way to the client: it reads of its own packet, not of the
+//! one that the pod got.
 
 use std::net::IpAddr;
 
@@ -67,8 +67,8 @@ fn an_error_tells_the_client_of_its_own_packet() {
     }
 }
 
-/// Eight octets behind the IP header are enough (RFC 792): UDP's checksum is among them, TCP's is not.
-/// What a frame has behind the message's end is no part of it.
+/// Eight octets behind the IP header are enough (RFC 792): UDP's checksum is among them, TCP's is
+/// not. What a frame has behind the message's end is no part of it.
 #[test]
 fn an_error_that_quotes_little_is_told_as_well() {
     let mut kernel = Kernel::with(&picture(Pods::Here));

@@ -76,8 +76,8 @@ impl Kernel {
         self.counters().into_iter().find(grown).unwrap().0
     }
 
-    /// Runs the egress program on a packet it lets go on; returns the packet after it, and the reason
-    /// counted, if one was.
+    /// Runs the egress program on a packet it lets go on; returns the packet after it, and the
+    /// reason counted, if one was.
     pub fn egress(&mut self, packet: &[u8]) -> (Vec<u8>, Option<&'static str>) {
         let before = self.counters();
         let (leaves, out) = self.leave(packet);

@@ -1,9 +1,9 @@
 //! What the XDP program should do with any frame, written apart from it and for reading: plain
 //! slices, no pointers, no incremental checksums. It knows the pictures of this test alone.
 //!
-//! A checksum is not predicted but held to its invariant, however wrong it was: the one's complement
-//! sum of all it covers, itself included, is the same before and after (RFC 1071); SCTP's differs
-//! from the right one by the same bits.
+//! A checksum is not predicted but held to its invariant, however wrong it was: the one's
+//! complement sum of all it covers, itself included, is the same before and after (RFC 1071);
+//! SCTP's differs from the right one by the same bits.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

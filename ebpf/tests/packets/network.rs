@@ -117,8 +117,8 @@ fn a_checksum_that_was_not_computed_is_not_either_in_a_quote() {
     assert_eq!((out, reason), (without(&reply(request, pod), pod.ip()), "icmp_error_delivered"));
 }
 
-/// Where the sum over what is to be seen is zero, that is sent as all ones (RFC 768): zero would say
-/// that none was computed.
+/// Where the sum over what is to be seen is zero, that is sent as all ones (RFC 768): zero would
+/// say that none was computed.
 #[test]
 fn a_computed_checksum_of_zero_is_sent_as_all_ones() {
     let mut kernel = Kernel::with(&picture(Pods::Here));

@@ -99,8 +99,8 @@ fn services_that_share_a_pod_and_port_are_told_apart_by_flow() {
     }
 }
 
-/// Where a VLAN's interface leaves the tag to the frame. Hardware that adds it itself, and the kernel
-/// for it, has it beside the frame, which is then as any other.
+/// Where a VLAN's interface leaves the tag to the frame. Hardware that adds it itself, and the
+/// kernel for it, has it beside the frame, which is then as any other.
 #[test]
 fn replies_behind_vlan_tags_get_the_vip() {
     let mut kernel = Kernel::with(&picture(Pods::Here));
@@ -185,8 +185,9 @@ fn fragments_of_a_reply_with_options_of_its_own_get_the_vip() {
     }
 }
 
-/// The pod itself takes the second for the first: both come from one port of one address to its own.
-/// So TCP has one such connection at a time; of UDP, replies carry the VIP that was asked last.
+/// The pod itself takes the second for the first: both come from one port of one address to its
+/// own. So TCP has one such connection at a time; of UDP, replies carry the VIP that was asked
+/// last.
 #[test]
 fn a_clients_port_that_asks_two_vips_of_one_pods_port_is_answered_by_the_last() {
     let mut wanted = picture(Pods::Here);

@@ -107,7 +107,8 @@ impl Driver {
         }
     }
 
-    /// The next inputs: all that are there, and in a burst also those that come while these may wait.
+    /// The next inputs: all that are there, and in a burst also those that come while these may
+    /// wait.
     async fn gather(&mut self, deadline: BootTime, pace: Pace) -> Result<Vec<LeaseInput>, Error> {
         let (mut inputs, mut may_wait) = (Vec::new(), true);
         loop {

@@ -38,7 +38,8 @@ pub struct SessionObject {
     pub since: u64,
     /// Open, or how it ended.
     pub state: SessionState,
-    /// Where its process and its fence are ([`super::LeaseConfig::place`]); empty if it does not say.
+    /// Where its process and its fence are ([`super::LeaseConfig::place`]); empty if it does not
+    /// say.
     pub place: Arc<str>,
     /// Number of the renewal, by which its sender recognises it.
     pub renewal: u64,
@@ -90,8 +91,8 @@ pub struct Write {
 pub enum Answer {
     /// It is done; the object's version now.
     Written(Version),
-    /// Somebody else wrote before, or the object exists (HTTP 409). What it is now comes by the watch,
-    /// or with a read that the edge does at once.
+    /// Somebody else wrote before, or the object exists (HTTP 409). What it is now comes by the
+    /// watch, or with a read that the edge does at once.
     Conflict,
     /// No answer, or one that says neither: the write may have happened, or may still happen.
     Unknown,

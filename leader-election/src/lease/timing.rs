@@ -10,8 +10,8 @@ use crate::timing::TimingError;
 const LEAST_RENEWALS: u32 = 3;
 /// Shortest time between renewals: an API server is not asked more often by every node.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(200);
-/// Longest ttl. Longer than raft's, for it is also how long VIPs outlast an API server that is away,
-/// such as one that is upgraded; and a dead node's VIPs are gone for as long.
+/// Longest ttl. Longer than raft's, for it is also how long VIPs outlast an API server that is
+/// away, such as one that is upgraded; and a dead node's VIPs are gone for as long.
 const LONGEST_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// The two durations of sessions in the API server.

@@ -1,9 +1,9 @@
 //! Bytes to values and back, with every length bounded.
 //!
-//! Integers are big-endian, strings and byte strings carry a 32-bit length. A reader must never panic,
-//! never allocate more than its input is long, and never accept bytes left over. The protobuf parser
-//! that raft brings along never sees a byte from the network or the disk. Used by [`super::command`],
-//! [`super::frame`], [`super::machine`] and [`super::wal`].
+//! Integers are big-endian, strings and byte strings carry a 32-bit length. A reader must never
+//! panic, never allocate more than its input is long, and never accept bytes left over. The
+//! protobuf parser that raft brings along never sees a byte from the network or the disk. Used by
+//! [`super::command`], [`super::frame`], [`super::machine`] and [`super::wal`].
 
 use std::net::IpAddr;
 

@@ -37,7 +37,8 @@ pub(crate) fn changes_members(bytes: &[u8]) -> bool {
 /// One wish, as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// First command of every raft leader: names the only node that may have granted anything since.
+    /// First command of every raft leader: names the only node that may have granted anything
+    /// since.
     Lead {
         /// The leader.
         node: NodeName,
@@ -146,7 +147,8 @@ pub enum Command {
         /// The node that passes the wish on.
         by: NodeName,
     },
-    /// Changes who takes part in raft. Only leaders say so; at most one voter comes or goes with each.
+    /// Changes who takes part in raft. Only leaders say so; at most one voter comes or goes with
+    /// each.
     Member {
         /// Raft id of a node with its state directory; a lost directory means another id.
         id: u64,

@@ -1,7 +1,7 @@
 //! What the rest of the process holds of the election: views out, wishes in.
 //!
-//! Everything but [`Handle::close`] returns at once. Wishes are level-triggered where they can be; a
-//! [`Handle::put`] may get lost and is repeated by the caller until the view shows it.
+//! Everything but [`Handle::close`] returns at once. Wishes are level-triggered where they can be;
+//! a [`Handle::put`] may get lost and is repeated by the caller until the view shows it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -92,8 +92,8 @@ impl Handle {
         self.deadline.clone()
     }
 
-    /// Says what should be held and who may hold it. Only the raft leader acts on it; every node says
-    /// it, since any may become leader.
+    /// Says what should be held and who may hold it. Only the raft leader acts on it; every node
+    /// says it, since any may become leader.
     pub fn set_wanted(&self, wanted: Wanted) {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&wanted);
         self.ask(Input::Wanted(wanted));
@@ -136,7 +136,8 @@ impl Handle {
     }
 
     /// Hands one claim over, which the caller has silenced: to the node it was asked to move to
-    /// ([`View::handovers`]), else to whoever is next in line. The view shows it as released at once.
+    /// ([`View::handovers`]), else to whoever is next in line. The view shows it as released at
+    /// once.
     pub fn hand_over(&self, key: ClaimKey) {
         self.ask(Input::Release(key));
     }
@@ -150,7 +151,8 @@ impl Handle {
         self.ask(Input::Facts(facts));
     }
 
-    /// Asks to write (or remove) a record, as long as this node holds the guard's claim in its term.
+    /// Asks to write (or remove) a record, as long as this node holds the guard's claim in its
+    /// term.
     pub fn put(&self, key: String, value: Option<Vec<u8>>, guard: Guard) {
         let size = value.as_ref().map_or(0, Vec::len);
         if key.len() > MAX_RECORD_KEY || size > MAX_RECORD_VALUE {
@@ -160,8 +162,8 @@ impl Handle {
         self.ask(Input::Put { name: key, value, guard });
     }
 
-    /// Gives up one claim, which the caller has silenced. The view shows it as released at once. The
-    /// next holder, if there can be one, has it in the same step: the same as
+    /// Gives up one claim, which the caller has silenced. The view shows it as released at once.
+    /// The next holder, if there can be one, has it in the same step: the same as
     /// [`Handle::hand_over`].
     pub fn release(&self, key: ClaimKey) {
         self.hand_over(key);

@@ -1,9 +1,9 @@
 //! Which member should come, vote, or go next: one change at a time, decided by the leader.
 //!
-//! Pure: a picture in, at most one change out. It must never propose what leaves fewer living voters
-//! than a majority of those that are left, never touch the leader itself, and never change one thing
-//! in answer to another one's delay alone: a voter is replaced only by a node that lives and has
-//! caught up.
+//! Pure: a picture in, at most one change out. It must never propose what leaves fewer living
+//! voters than a majority of those that are left, never touch the leader itself, and never change
+//! one thing in answer to another one's delay alone: a voter is replaced only by a node that lives
+//! and has caught up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,7 +97,8 @@ impl Picture<'_> {
         Some((*id, node.clone(), Change::Learn))
     }
 
-    /// The latest id of each node is the one that lives; what came before is a directory that is gone.
+    /// The latest id of each node is the one that lives; what came before is a directory that is
+    /// gone.
     fn replace_lost_disk(&self) -> Option<(u64, NodeName, Change)> {
         let newer = |old: &Member| {
             self.members.iter().find(|(_, m)| m.node == old.node && m.since > old.since)

@@ -1,7 +1,7 @@
 //! What was refused, counted by reason, and logged once for each source and reason.
 //!
-//! A peer that sends rubbish, or anybody who knocks at the port, must not be able to fill the log or
-//! the memory: a bounded number of sources is told apart.
+//! A peer that sends rubbish, or anybody who knocks at the port, must not be able to fill the log
+//! or the memory: a bounded number of sources is told apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

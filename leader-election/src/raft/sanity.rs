@@ -1,10 +1,10 @@
 //! Whether a well-formed raft message can be true.
 //!
 //! The raft library trusts its peers and panics on what they cannot have meant: a commit position
-//! beyond the log, entries with gaps, a log that contradicts what is decided. Such a message can come
-//! from a peer whose disk was lost, or, where there is no key, from anybody who can reach the port.
-//! It is refused here, with its reason, before the library sees it. This file
-//! must never change anything.
+//! beyond the log, entries with gaps, a log that contradicts what is decided. Such a message can
+//! come from a peer whose disk was lost, or, where there is no key, from anybody who can reach the
+//! port. It is refused here, with its reason, before the library sees it. This file must never
+//! change anything.
 
 use std::collections::BTreeSet;
 
@@ -90,8 +90,8 @@ impl Refusal {
     }
 }
 
-/// Judges a message against this node's log. One of an earlier term may contradict it in good faith;
-/// the library looks at nothing in it but the term.
+/// Judges a message against this node's log. One of an earlier term may contradict it in good
+/// faith; the library looks at nothing in it but the term.
 ///
 /// # Errors
 /// Why it cannot be true.

@@ -32,8 +32,8 @@ pub struct Image {
     pub id: u64,
     /// Who founded the cluster, if this node was one of them.
     pub founders: Founders,
-    /// The founders, the first of whom decides, that this node promised to found a cluster with, and
-    /// with nobody else.
+    /// The founders, the first of whom decides, that this node promised to found a cluster with,
+    /// and with nobody else.
     pub promised: Option<BTreeSet<NodeName>>,
     /// Epoch of this node's latest session.
     pub epoch: u64,

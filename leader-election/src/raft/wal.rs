@@ -1,9 +1,9 @@
 //! The log on disk: raft's numbers, entries, the state before them, and the session's epoch.
 //!
-//! One file of records, each a length, a CRC-32 and a payload; a record is one batch of the core and
-//! reaches the disk (fdatasync) before the call returns, so at most the last record can be torn. A
-//! torn end is cut when the file is opened. Damage with good records behind it is refused: a
-//! forgotten vote could elect two leaders. It must never decide anything; [`super::store`] is the
+//! One file of records, each a length, a CRC-32 and a payload; a record is one batch of the core
+//! and reaches the disk (fdatasync) before the call returns, so at most the last record can be
+//! torn. A torn end is cut when the file is opened. Damage with good records behind it is refused:
+//! a forgotten vote could elect two leaders. It must never decide anything; [`super::store`] is the
 //! same log in memory. Entries replace those from their position on, so there is no truncation
 //! record. In the steady state nothing is written at all.
 

@@ -1,5 +1,5 @@
-//! Heals: however short the day was before nothing is wrong any more, every key is spoken for after a
-//! bounded time, and stays so.
+//! Heals: however short the day was before nothing is wrong any more, every key is spoken for after
+//! a bounded time, and stays so.
 
 use crate::sim::seeds::each_seed;
 use crate::sim::{self, MS, Weather, patience};

@@ -1,5 +1,5 @@
-//! One voice: at one instant, one node's kernel at most speaks for a key, whatever goes wrong, by raft
-//! and by API objects; also where two machines have one name.
+//! One voice: at one instant, one node's kernel at most speaks for a key, whatever goes wrong, by
+//! raft and by API objects; also where two machines have one name.
 
 use crate::sim::seeds::each_seed;
 use crate::sim::{self, MS, vip};

@@ -1,6 +1,6 @@
-//! Real elections over loopback: what their tests set up. Sockets, files and the boot clock are as in
-//! production; the fence is one that only remembers. Deadlines are generous, for other builds may
-//! share the machine.
+//! Real elections over loopback: what their tests set up. Sockets, files and the boot clock are as
+//! in production; the fence is one that only remembers. Deadlines are generous, for other builds
+//! may share the machine.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

@@ -17,7 +17,8 @@ fn of_two_machines_under_one_name_the_second_waits_until_the_first_is_gone() {
         let silent = double.keys.is_empty() && double.deadline == BootTime::SILENT;
         assert!(silent && double.doubled == 1, "seed {seed}: {}", double.doubled);
 
-        // Cut off, the first falls silent and the second is the node; back, it is the one that waits.
+        // Cut off, the first falls silent and the second is the node; back, it is the one that
+        // waits.
         world.nodes[first].connected = false;
         world.run_for(20_000 * MS);
         assert!(world.all_spoken_for(), "seed {seed}");

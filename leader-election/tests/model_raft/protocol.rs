@@ -317,9 +317,10 @@ impl Protocol {
         steps
     }
 
-    /// Whether the VIP has a voice again, once nothing goes wrong any more and everybody does what it
-    /// can: thaw, restart, elect, and so on, and then time. Looking ahead from each state anew would
-    /// take many times longer than the search: where one way to a voice meets another, it ends.
+    /// Whether the VIP has a voice again, once nothing goes wrong any more and everybody does what
+    /// it can: thaw, restart, elect, and so on, and then time. Looking ahead from each state anew
+    /// would take many times longer than the search: where one way to a voice meets another, it
+    /// ends.
     fn heals(&self, from: &State) -> bool {
         let well = Self {
             most_raft_term: u8::MAX,

@@ -30,8 +30,8 @@ pub struct Leading {
     pub lead_decided: bool,
     pub lease: u8,
     pub predecessor: u8,
-    /// How long the holder must stay silent to be revoked (nobody else is: it would change nothing);
-    /// whether the predecessor renewed.
+    /// How long the holder must stay silent to be revoked (nobody else is: it would change
+    /// nothing); whether the predecessor renewed.
     pub patience: u8,
     pub heard: bool,
     /// It has handed on, and is no voice nor grants anything for the rest of its term.
@@ -79,7 +79,8 @@ pub enum Step {
     /// The holder silences the VIP and asks; the leader hands it over to the last.
     Give(usize),
     HandOver(usize, usize, usize),
-    /// The leader asks another node to take over, which is elected with the vote of a third, or its.
+    /// The leader asks another node to take over, which is elected with the vote of a third, or
+    /// its.
     HandOn(usize, usize),
     TakeOver(usize, usize),
     Reopen(usize),
@@ -141,8 +142,8 @@ impl State {
     }
 }
 
-/// A node hears of a newer leader: it leads no more, and is silent at once, before it says so or its
-/// vote can leave.
+/// A node hears of a newer leader: it leads no more, and is silent at once, before it says so or
+/// its vote can leave.
 pub fn follow(node: &mut Node, term: u8) {
     if node.raft_term < term {
         if node.leading.take().is_some() {

@@ -1,5 +1,5 @@
-//! What befalls the nodes: processes that end and stall, disks and power that are lost, nodes that the
-//! source drops, links that are cut.
+//! What befalls the nodes: processes that end and stall, disks and power that are lost, nodes that
+//! the source drops, links that are cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,9 +1,9 @@
 //! What holds at every instant of every run, each promise under its own name.
 //!
-//! Both worlds, raft's and that of API objects, ask here after every event, so that a run made for one
-//! promise ends at a breach of any. Each has a file of its own with bad days of both back ends:
-//! `one_voice`, `terms_grow`, `agreement`, `heals`. Nothing here may look into a core: kernels, views
-//! and what was written are all that counts.
+//! Both worlds, raft's and that of API objects, ask here after every event, so that a run made for
+//! one promise ends at a breach of any. Each has a file of its own with bad days of both back ends:
+//! `one_voice`, `terms_grow`, `agreement`, `heals`. Nothing here may look into a core: kernels,
+//! views and what was written are all that counts.
 
 use std::collections::BTreeMap;
 
@@ -27,8 +27,8 @@ impl Invariants {
         Self { seed, voices: BTreeMap::new(), holders: BTreeMap::new(), states: BTreeMap::new() }
     }
 
-    /// One voice: at one instant, one kernel at most speaks for a key. `speakers` are named with what
-    /// their processes know, if they live.
+    /// One voice: at one instant, one kernel at most speaks for a key. `speakers` are named with
+    /// what their processes know, if they live.
     pub fn one_voice(
         &mut self,
         key: &ClaimKey,
@@ -49,8 +49,8 @@ impl Invariants {
         }
     }
 
-    /// Terms grow: whoever speaks does so in no smaller term than any voice before, and another node
-    /// in a greater one.
+    /// Terms grow: whoever speaks does so in no smaller term than any voice before, and another
+    /// node in a greater one.
     fn voice(&mut self, key: ClaimKey, term: u64, name: &NodeName) {
         let seed = self.seed;
         if let Some((last, by)) = self.voices.get(&key) {

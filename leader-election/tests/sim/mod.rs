@@ -1,8 +1,8 @@
 //! A cluster in memory: many cores, one virtual time, a bad network, and processes that stop.
 //!
-//! Nothing here waits or reads a clock; a run is decided by its seed alone. Each node has a boot clock
-//! of its own (offset and rate), a disk that holds exactly what was persisted, and a kernel that goes
-//! on speaking when the process is gone. After every event the promises are checked
+//! Nothing here waits or reads a clock; a run is decided by its seed alone. Each node has a boot
+//! clock of its own (offset and rate), a disk that holds exactly what was persisted, and a kernel
+//! that goes on speaking when the process is gone. After every event the promises are checked
 //! ([`invariants`]). Start at [`World::run_until`].
 
 #![allow(dead_code, reason = "each test file uses its part")]
@@ -427,7 +427,8 @@ impl World {
             let most = if straggles { 1500 * MS } else { 3 * MS };
             let mut delay = self.rng.range(MS / 10, most);
             if self.weather == Weather::default() {
-                // As on a connection that nothing disturbs; in bad weather frames overtake each other.
+                // As on a connection that nothing disturbs; in bad weather frames overtake each
+                // other.
                 let after = self.delivered.get(&(from, to)).map_or(0, |last| last + 1);
                 delay = delay.max(after.saturating_sub(self.now));
                 self.delivered.insert((from, to), self.now + delay);

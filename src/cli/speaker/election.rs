@@ -20,8 +20,9 @@ pub(super) struct ElectionArgs {
     /// speakers; VIPs are silent from when the old ones end until the last of them has.
     #[arg(long, value_enum)]
     election: Option<Backend>,
-    /// With raft: exactly these nodes vote (all others take part without a vote), or at most so many.
-    /// All nodes named must be up for the first start. Default: chosen and replaced automatically.
+    /// With raft: exactly these nodes vote (all others take part without a vote), or at most so
+    /// many. All nodes named must be up for the first start. Default: chosen and replaced
+    /// automatically.
     #[arg(long, value_name = "NUMBER|NAME,..", value_delimiter = ',')]
     voters: Vec<String>,
     /// With raft: what --heartbeat and --ttl are, where they are not given [default: default].

@@ -20,8 +20,8 @@ use super::{Config, names};
 
 /// Requests at the same time, besides those about this node's own session.
 const AT_ONCE: usize = 8;
-/// After a request for a claim that never had a holder, the next one waits so many times as long as it
-/// took: a thousand Services that are made at once share the API server with whoever makes them,
+/// After a request for a claim that never had a holder, the next one waits so many times as long as
+/// it took: a thousand Services that are made at once share the API server with whoever makes them,
 /// and where it is busy with addresses it takes long.
 const REST: u32 = 4;
 

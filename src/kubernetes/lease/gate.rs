@@ -110,7 +110,8 @@ impl Keeper {
         pending().await
     }
 
-    /// Keeps the gate of a speaker by Leases, for each of its sessions anew. Ends with the election.
+    /// Keeps the gate of a speaker by Leases, for each of its sessions anew. Ends with the
+    /// election.
     pub async fn keep_for_leases(self, mut view: watch::Receiver<Arc<View>>) {
         let started = clock::boot_now();
         loop {

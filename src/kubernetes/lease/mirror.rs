@@ -1,5 +1,5 @@
-//! Raft decides, people read: each holder writes its own claims into Lease objects of the same names
-//! as if Leases decided, so that `kubectl get leases` tells who holds what.
+//! Raft decides, people read: each holder writes its own claims into Lease objects of the same
+//! names as if Leases decided, so that `kubectl get leases` tells who holds what.
 //!
 //! No speaker reads them back, and nothing depends on them: a mirror that cannot be written is
 //! stale until it can. Written only when the holder changes; what nobody holds any more is

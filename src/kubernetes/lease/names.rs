@@ -1,5 +1,5 @@
-//! What the Lease objects are called (pure): `node-n1` is the session of n1, `vip-192.168.1.240` the
-//! claim on that VIP, `allocator` the right to allocate.
+//! What the Lease objects are called (pure): `node-n1` is the session of n1, `vip-192.168.1.240`
+//! the claim on that VIP, `allocator` the right to allocate.
 //!
 //! A name is an RFC 1123 subdomain, which knows no colons: those of an IPv6 address are written as
 //! dashes, and one that would end with a dash gets the zero it left out. No two keys share a name.

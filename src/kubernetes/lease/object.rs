@@ -127,7 +127,8 @@ pub fn is_mirror(lease: &Lease) -> bool {
     label.is_some_and(|by| by == "raft")
 }
 
-/// The Lease of a session, ended for its node by somebody else; it demands the version that was seen.
+/// The Lease of a session, ended for its node by somebody else; it demands the version that was
+/// seen.
 pub fn revoked(mut lease: Lease) -> Lease {
     let annotations = lease.metadata.annotations.get_or_insert_default();
     annotations.extend([owned((STATE, "revoked"))]);

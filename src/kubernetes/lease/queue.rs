@@ -2,8 +2,8 @@
 //! others, then claims, so that a thousand claims to be taken cost nobody a session; claims that
 //! never had a holder last, since nobody is without an answer that he had.
 //!
-//! At most one request of a kind waits for each object: the election gives a write up before it asks
-//! for another, so the later one is the one that counts.
+//! At most one request of a kind waits for each object: the election gives a write up before it
+//! asks for another, so the later one is the one that counts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

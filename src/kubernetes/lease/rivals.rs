@@ -1,5 +1,6 @@
-//! Speakers of one cluster that elect in different ways (pure): while `--election` is being changed,
-//! raft's speakers and those by Leases run side by side, and neither knows the other's claims.
+//! Speakers of one cluster that elect in different ways (pure): while `--election` is being
+//! changed, raft's speakers and those by Leases run side by side, and neither knows the other's
+//! claims.
 //!
 //! # Why the two never speak at once
 //!
@@ -9,13 +10,13 @@
 //! 1. A speaker by Leases shows itself by its open session, and looks for marks of raft's speakers
 //!    each time it has opened one. While it sees one that claims to speak, it takes and speaks for
 //!    nothing.
-//! 2. A raft speaker shows itself by a mark, [`Stage::Claimed`], and looks for sessions. While one is
-//!    open it waits; one that stands still for its ttl it ends by a write that demands that
-//!    very version, as another speaker by Leases would (`herald_leader_election::lease`, 2). Only
-//!    if none is left it goes on to [`Stage::Speaking`].
+//! 2. A raft speaker shows itself by a mark, [`Stage::Claimed`], and looks for sessions. While one
+//!    is open it waits; one that stands still for its ttl it ends by a write that demands that very
+//!    version, as another speaker by Leases would (`herald_leader_election::lease`, 2). Only if
+//!    none is left it goes on to [`Stage::Speaking`].
 //! 3. A mark stays until its speaker has ended in good order, or the next one on its node takes its
-//!    place. So raft needs the API server only to start, and a dead raft speaker's mark keeps those by
-//!    Leases silent: nobody can know whether it is dead.
+//!    place. So raft needs the API server only to start, and a dead raft speaker's mark keeps those
+//!    by Leases silent: nobody can know whether it is dead.
 //! 4. Where one raft speaker speaks already, all others may: no speaker by Leases does.
 
 use std::collections::BTreeMap;

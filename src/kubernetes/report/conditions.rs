@@ -1,8 +1,9 @@
 //! Cilium's conditions on Services and pools, by the types and reasons that its tools look for.
 //!
-//! Versions of Cilium before the pools' `cilium.io/v2` used other types. Where only the older version is
-//! served, or an object carries an older type already, that is written besides the newer: the columns
-//! that the installed definition prints, and whoever waits for one of them, find what they look for.
+//! Versions of Cilium before the pools' `cilium.io/v2` used other types. Where only the older
+//! version is served, or an object carries an older type already, that is written besides the
+//! newer: the columns that the installed definition prints, and whoever waits for one of them, find
+//! what they look for.
 
 use serde_json::{Value, json};
 

@@ -1,8 +1,8 @@
 //! ConfigurationState: whether a component could use the configuration it was given.
 //!
-//! One object for each speaker, and one for whichever speaker allocates, under the name of MetalLB's
-//! controller. What is wrong with an object is also told as an Event about it. Nothing is said about
-//! Services here: theirs are told on the Services.
+//! One object for each speaker, and one for whichever speaker allocates, under the name of
+//! MetalLB's controller. What is wrong with an object is also told as an Event about it. Nothing is
+//! said about Services here: theirs are told on the Services.
 
 use serde_json::json;
 
@@ -36,7 +36,8 @@ impl Verdict {
         Self { result: UNKNOWN, summary, since: now.to_owned() }
     }
 
-    /// The verdict by what is wrong with the input; the time is that of the last change of the result.
+    /// The verdict by what is wrong with the input; the time is that of the last change of the
+    /// result.
     #[must_use]
     pub fn next(&self, problems: &[Problem], now: &str) -> Self {
         let errors: Vec<_> = problems.iter().filter(is_error).map(ToString::to_string).collect();

@@ -1,4 +1,5 @@
-//! Events: what is worth telling about a Service once, under the reasons that MetalLB's users look for.
+//! Events: what is worth telling about a Service once, under the reasons that MetalLB's users look
+//! for.
 //!
 //! Level like everything here: an Event is listed as long as its cause lasts, and the writer tells
 //! each text once. Cilium writes no Events; Services of its pools get the same ones.

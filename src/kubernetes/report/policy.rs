@@ -1,7 +1,7 @@
 //! Cilium's conditions on policies: which part of one cannot be read.
 //!
-//! Such a policy has no effect, or goes on as it last was; Cilium's users look for the reason in these
-//! conditions, which are there only while something is wrong.
+//! Such a policy has no effect, or goes on as it last was; Cilium's users look for the reason in
+//! these conditions, which are there only while something is wrong.
 
 use serde_json::{Value, json};
 

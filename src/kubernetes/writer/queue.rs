@@ -1,11 +1,11 @@
 //! What is still to be written, and in which order (pure).
 //!
-//! Addresses go in a lane of their own, because they are waited for. Everything else tells about them,
-//! states before Events, and must not take the API server's time from them (`writer`). Work is
-//! proportional to what changes, except once for each list of what is wanted: ten thousand Services are
-//! written in one sweep. A write that fails, or whose effect the watch does not show in time, comes
-//! back after a while; an Event that nobody wants any more is still told if it is about something that
-//! has happened.
+//! Addresses go in a lane of their own, because they are waited for. Everything else tells about
+//! them, states before Events, and must not take the API server's time from them (`writer`). Work
+//! is proportional to what changes, except once for each list of what is wanted: ten thousand
+//! Services are written in one sweep. A write that fails, or whose effect the watch does not show
+//! in time, comes back after a while; an Event that nobody wants any more is still told if it is
+//! about something that has happened.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -169,8 +169,8 @@ impl Queue {
         }
     }
 
-    /// The next write to send from a lane. The allocator's are put off while this node may not act as
-    /// that.
+    /// The next write to send from a lane. The allocator's are put off while this node may not act
+    /// as that.
     pub fn next(&mut self, lane: Lane, now: BootTime, may_allocate: bool) -> Option<(Key, Write)> {
         while let Some(key) = self.first(lane) {
             let Some(entry) = self.entries.get_mut(&key) else { continue };

@@ -93,8 +93,8 @@ async fn adapt(watches: &mut Watches, installed: &BTreeSet<Kind>) {
     }
 }
 
-/// The resource in the preferred version of those that the API server serves by now. The versions of
-/// a definition come into effect one after the other: what the first look finds says that the
+/// The resource in the preferred version of those that the API server serves by now. The versions
+/// of a definition come into effect one after the other: what the first look finds says that the
 /// definition is in effect, and only the second one which versions it has.
 async fn served(watches: &Watches, kind: Kind) -> Option<ApiResource> {
     preferred(watches, kind).await?;

@@ -31,8 +31,8 @@ struct Ports {
     ports: Vec<(ServicePort, Arc<BTreeSet<Backend>>, Arc<Policy>)>,
 }
 
-/// The picture; `spoken` are the VIPs to answer for. What is remembered of the last one makes it faster
-/// and nothing else.
+/// The picture; `spoken` are the VIPs to answer for. What is remembered of the last one makes it
+/// faster and nothing else.
 pub(super) fn picture(
     known: &Knowledge<'_>,
     facts: &BTreeMap<NodeName, Facts>,
@@ -78,8 +78,8 @@ pub(super) fn picture(
 }
 
 impl Ports {
-    /// Every port is there, also without any backend: then its packets are rejected or passed to the
-    /// stack, and counted as such.
+    /// Every port is there, also without any backend: then its packets are rejected or passed to
+    /// the stack, and counted as such.
     fn of(known: &Knowledge<'_>, vip: IpAddr, wanted: &Arc<Vip>) -> Self {
         let mut ports = Vec::new();
         let mut taken = BTreeSet::new();
@@ -90,7 +90,8 @@ impl Ports {
                         && (it.port, it.protocol) == (port.port, port.protocol)
                 };
                 let key = ServicePort { vip, port: port.port, protocol: carried(port.protocol) };
-                // Only externalIPs can have one port twice: the Service whose name comes first has it.
+                // Only externalIPs can have one port twice: the Service whose name comes first has
+                // it.
                 if !taken.insert(key) {
                     continue;
                 }

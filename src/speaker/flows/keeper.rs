@@ -1,7 +1,7 @@
 //! Keeps the last flow samples and what all of them add up to (pure).
 //!
-//! Both are bounded: clients choose the flows, so that neither may grow with their number. Sums have
-//! no client in them.
+//! Both are bounded: clients choose the flows, so that neither may grow with their number. Sums
+//! have no client in them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;

@@ -26,8 +26,8 @@ enum Action {
     /// The same, inside its namespaces.
     #[command(hide = true)]
     AllocationInside(allocation::InsideArgs),
-    /// How long clients are not served, or not answered, when a node fails, moves its VIPs, or comes
-    /// back, and how often two nodes answer; beside keepalived.
+    /// How long clients are not served, or not answered, when a node fails, moves its VIPs, or
+    /// comes back, and how often two nodes answer; beside keepalived.
     Failover(failover::FailoverArgs),
     /// The same, inside its namespaces.
     #[command(hide = true)]

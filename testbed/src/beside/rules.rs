@@ -44,8 +44,8 @@ table inet strict {
 }
 ";
 
-/// What CNIs do with what pods say to the world: it leaves under the node's address, or nobody would
-/// know the way back.
+/// What CNIs do with what pods say to the world: it leaves under the node's address, or nobody
+/// would know the way back.
 pub const CNI_MASQUERADE: &str = "
 table inet cni {
   chain postrouting {

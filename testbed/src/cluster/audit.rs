@@ -1,5 +1,5 @@
-//! What Herald asks of the API server, as that records it itself (edge): only where the control plane
-//! was told to keep such a record ([`Extent`](super::control_plane::Extent)).
+//! What Herald asks of the API server, as that records it itself (edge): only where the control
+//! plane was told to keep such a record ([`Extent`](super::control_plane::Extent)).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -6,7 +6,8 @@
 //! add an interface, a mount or a rule to the machine itself; the one thing seen from outside is a
 //! listening socket on 127.0.0.1 that the keeper's first process serves.
 //!
-//! A test that wants its hands on nodes and processes has all of it within its own process: [`whole`].
+//! A test that wants its hands on nodes and processes has all of it within its own process:
+//! [`whole`].
 //!
 //! Read [`whole`] (what a cluster is), then [`outside`] (up, speakers, down, the keeper) and
 //! [`inside`] (what the keeper holds).

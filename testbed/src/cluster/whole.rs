@@ -164,8 +164,8 @@ impl Cluster {
         self.speakers.status(node)
     }
 
-    /// Waits until there are so many VIPs, each announced by the holder that all Nodes' speakers agree
-    /// on, and returns the holders.
+    /// Waits until there are so many VIPs, each announced by the holder that all Nodes' speakers
+    /// agree on, and returns the holders.
     ///
     /// # Errors
     ///

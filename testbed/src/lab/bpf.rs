@@ -101,7 +101,8 @@ pub(crate) fn index(interface: &str) -> anyhow::Result<u32> {
 
 fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes of a `#[repr(C)]` value without padding, and
-    // takes what it does not cover as zero; the pointers in it point to values that outlive the call.
+    // takes what it does not cover as zero; the pointers in it point to values that outlive the
+    // call.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
     };

@@ -6,8 +6,8 @@ use super::netns::{self, Netns};
 /// What the kernel gives a veth, and every card.
 pub const MTU: u16 = 1500;
 
-/// Lays the cable: `eth0` in the host's namespace with its addresses and routes, and its port at the
-/// bridge.
+/// Lays the cable: `eth0` in the host's namespace with its addresses and routes, and its port at
+/// the bridge.
 ///
 /// # Errors
 ///
@@ -24,8 +24,8 @@ pub fn lay(host: Host, netns: &Netns, mtu: u16) -> anyhow::Result<()> {
          addr add {v6}/64 dev eth0 nodad\n"
     ))?;
     if name.starts_with('n') {
-        // Native XDP_TX loses the mark "checksum still to be computed", so the sender must compute it
-        // before the frame enters a veth whose other end runs native XDP.
+        // Native XDP_TX loses the mark "checksum still to be computed", so the sender must compute
+        // it before the frame enters a veth whose other end runs native XDP.
         netns::quietly("ethtool", &["-K", &port, "tx", "off"])?;
         netns.inside(|| netns::quietly("ethtool", &["-K", "eth0", "tx", "off"]))?;
     }

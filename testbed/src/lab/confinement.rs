@@ -92,8 +92,8 @@ impl Confinement {
         // Effective, permitted, inheritable: first the lower 32 of each, then the higher ones.
         let sets = [[low, low, 0], [high, high, 0]];
         let header = [VERSION_3, 0];
-        // SAFETY: header and sets are laid out as capset(2) wants them for this version, and outlive
-        // the call.
+        // SAFETY: header and sets are laid out as capset(2) wants them for this version, and
+        // outlive the call.
         match unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),

@@ -117,8 +117,8 @@ fn lose(percent: u8) -> [u64; 7] {
 
 /// Drops TCP segments between two addresses whose source or destination port is the one given.
 fn filter(source: Ipv4Addr, destination: Ipv4Addr, port: u16) -> [u64; 17] {
-    // Loads from the frame into r0, in host order; a frame that is too short ends the program, which
-    // lets it pass.
+    // Loads from the frame into r0, in host order; a frame that is too short ends the program,
+    // which lets it pass.
     let byte = |at| instruction(0x30, 0, 0, 0, at);
     let half = |at| instruction(0x28, 0, 0, 0, at);
     let word = |at| instruction(0x20, 0, 0, 0, at);

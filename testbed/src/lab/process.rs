@@ -50,8 +50,8 @@ impl Process {
         };
         command.stdin(Stdio::null()).stdout(open()?).stderr(open()?);
         let descriptor = netns.raw();
-        // SAFETY: setns, capset and prctl are plain system calls, allowed between fork and exec; the
-        // descriptor is open, for `netns` outlives the call to spawn.
+        // SAFETY: setns, capset and prctl are plain system calls, allowed between fork and exec;
+        // the descriptor is open, for `netns` outlives the call to spawn.
         unsafe {
             command.pre_exec(move || {
                 netns::set(descriptor)?;

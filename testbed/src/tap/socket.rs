@@ -63,8 +63,8 @@ impl PacketSocket {
         Ok(socket)
     }
 
-    /// Opens it on all interfaces of the calling thread's namespace, for what comes in and is ARP or
-    /// ICMPv6, to be read by [`PacketSocket::receive_stamped`].
+    /// Opens it on all interfaces of the calling thread's namespace, for what comes in and is ARP
+    /// or ICMPv6, to be read by [`PacketSocket::receive_stamped`].
     pub(crate) fn open_everywhere() -> io::Result<Self> {
         let socket = Self::open(0, 0)?;
         let program = libc::sock_fprog {
@@ -92,9 +92,9 @@ impl PacketSocket {
         self.receive_with(buffer, 0)
     }
 
-    /// The same, for a capture that `is_stopped` or goes on: then nothing is waited for. What is queued
-    /// still belongs to it, and where frames never cease, a queue is empty all the same before the
-    /// next one comes.
+    /// The same, for a capture that `is_stopped` or goes on: then nothing is waited for. What is
+    /// queued still belongs to it, and where frames never cease, a queue is empty all the same
+    /// before the next one comes.
     pub(crate) fn receive_for<'b>(
         &self,
         buffer: &'b mut [u8],
@@ -132,7 +132,8 @@ impl PacketSocket {
         Ok(Some((&buffer[..received], address.sll_pkttype == libc::PACKET_OUTGOING)))
     }
 
-    /// The next frame, cut to the buffer, with the kernel's time stamp; none if none comes for 20 ms.
+    /// The next frame, cut to the buffer, with the kernel's time stamp; none if none comes for 20
+    /// ms.
     pub(crate) fn receive_stamped<'b>(
         &self,
         buffer: &'b mut [u8],

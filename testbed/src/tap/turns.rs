@@ -27,8 +27,8 @@ pub struct SecondVoice {
     pub turn: Option<MacAddr>,
 }
 
-/// The frames that claim an address out of turn, for claims in order of time; `None` in the order is
-/// a holder that nobody knows.
+/// The frames that claim an address out of turn, for claims in order of time; `None` in the order
+/// is a holder that nobody knows.
 #[must_use = "a second voice is what must never be"]
 pub fn second_voices(
     claims: &[Claim],

@@ -1,5 +1,6 @@
-//! What happens to a speaker's process while Leases decide: it hangs, it is killed and started anew,
-//! its node is drained. What all of this looks like at the bridge ports is judged by who calls it.
+//! What happens to a speaker's process while Leases decide: it hangs, it is killed and started
+//! anew, its node is drained. What all of this looks like at the bridge ports is judged by who
+//! calls it.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
 //! The claims: given up, handed over, taken, moved.
 //!
-//! A claim is only ever taken when nobody may speak by it any more, and only given up by its holder,
-//! which has silenced it. Every write demands the version the decision was made on.
+//! A claim is only ever taken when nobody may speak by it any more, and only given up by its
+//! holder, which has silenced it. Every write demands the version the decision was made on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,8 +55,9 @@ impl LeaseCore {
         }
     }
 
-    /// Makes the claims of the process before this one its own, by a write of each. That process may
-    /// have given one up with a write that is still under way; it comes to nothing after this one.
+    /// Makes the claims of the process before this one its own, by a write of each. That process
+    /// may have given one up with a write that is still under way; it comes to nothing after this
+    /// one.
     fn adopt(&mut self, writes: &mut Vec<Write>) {
         if self.draining || self.closing.is_some() || self.alive_until().is_none() {
             return;
@@ -134,9 +135,9 @@ impl LeaseCore {
         }
     }
 
-    /// Whether another node can have what it was asked to take. Its session may stand still for longer
-    /// than for [`Self::takes`]: while the API server is away, everybody's does, and a move in the
-    /// middle would go elsewhere. If it is dead after all, its session ends like any other.
+    /// Whether another node can have what it was asked to take. Its session may stand still for
+    /// longer than for [`Self::takes`]: while the API server is away, everybody's does, and a move
+    /// in the middle would go elsewhere. If it is dead after all, its session ends like any other.
     fn may_be_given(&self, node: &NodeName) -> bool {
         *node != self.me
             && self.sessions.get(node).is_some_and(|known| {
@@ -169,15 +170,16 @@ impl LeaseCore {
             };
             let object = SessionObject { drained, ..known.object };
             let key = ObjectKey::Session(node.clone());
-            // Not a renewal: the number stays, so it extends nothing. It does restart the wait for a
-            // silent node, which is the safe side.
+            // Not a renewal: the number stays, so it extends nothing. It does restart the wait for
+            // a silent node, which is the safe side.
             self.write(key, Some(known.version), Object::Session(object), writes);
             self.emptying.insert(node, drained);
         }
     }
 
-    /// Writes down the records that were put: with the claim they are guarded by, or, to remove one,
-    /// with the claim it is found at. One that cannot be written now is put again by who wants it.
+    /// Writes down the records that were put: with the claim they are guarded by, or, to remove
+    /// one, with the claim it is found at. One that cannot be written now is put again by who wants
+    /// it.
     pub(super) fn keep_records(&mut self, writes: &mut Vec<Write>) {
         for (name, (value, guard)) in std::mem::take(&mut self.putting) {
             let guarded = self.claims.get(&guard.key).filter(|known| {

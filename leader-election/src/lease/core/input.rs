@@ -42,8 +42,8 @@ pub enum LeaseInput {
     Move(ClaimKey, NodeName),
     /// Have a node hold nothing, or let it again.
     SetDrained(NodeName, bool),
-    /// Write or remove a record, while this node holds the guard's claim in its term. A claim has room
-    /// for one.
+    /// Write or remove a record, while this node holds the guard's claim in its term. A claim has
+    /// room for one.
     Put {
         /// Name of the record.
         name: String,

@@ -1,8 +1,8 @@
 //! The protocol over API objects as a function of input and time: no clock, socket, task or file.
 //!
-//! [`LeaseCore::handle`] takes one input and the present time and returns what is to be done, in order.
-//! It never has more than one write under way for an object, and believes nothing of a write whose
-//! answer it does not know. Read the argument in [`super`] first.
+//! [`LeaseCore::handle`] takes one input and the present time and returns what is to be done, in
+//! order. It never has more than one write under way for an object, and believes nothing of a write
+//! whose answer it does not know. Read the argument in [`super`] first.
 
 mod claims;
 mod input;
@@ -207,8 +207,8 @@ impl LeaseCore {
         actions
     }
 
-    /// Whether the input may wait for others to come, in a burst: it tells of claims alone. What must
-    /// be silent meanwhile is so by its deadline.
+    /// Whether the input may wait for others to come, in a burst: it tells of claims alone. What
+    /// must be silent meanwhile is so by its deadline.
     pub fn may_wait(&self, input: &LeaseInput) -> bool {
         match input {
             LeaseInput::Seen(key, ..) | LeaseInput::Gone(key) => matches!(key, ObjectKey::Claim(_)),
@@ -304,7 +304,8 @@ impl LeaseCore {
         self.changes += 1;
     }
 
-    /// This node's own session, as it stands: which of its renewals are known to be written by that.
+    /// This node's own session, as it stands: which of its renewals are known to be written by
+    /// that.
     fn see_own(&mut self, object: &SessionObject) {
         if Some(object.epoch) != self.epoch {
             return;
@@ -344,8 +345,9 @@ impl LeaseCore {
         }
     }
 
-    /// Whether this node holds it. A claim of a later session of its name than this process's own is
-    /// a double's, seen before that session itself: written over, it would be free under its holder.
+    /// Whether this node holds it. A claim of a later session of its name than this process's own
+    /// is a double's, seen before that session itself: written over, it would be free under its
+    /// holder.
     fn mine(&self, claim: &Known<ClaimObject>) -> bool {
         let is_not_later = |epoch: u64| self.epoch.is_none_or(|own| epoch <= own);
         let holder = claim.object.holder.as_ref();
@@ -354,9 +356,9 @@ impl LeaseCore {
             && !self.is_doubled()
     }
 
-    /// Whether nobody may speak by this claim any more: it is released, or the session that holds it
-    /// is *known* to have ended. Objects are seen in any order, so a claim of a session that is newer
-    /// than the one seen is somebody's.
+    /// Whether nobody may speak by this claim any more: it is released, or the session that holds
+    /// it is *known* to have ended. Objects are seen in any order, so a claim of a session that is
+    /// newer than the one seen is somebody's.
     fn is_free(&self, claim: &Known<ClaimObject>) -> bool {
         let Some((node, epoch)) = &claim.object.holder else { return true };
         match self.sessions.get(node) {

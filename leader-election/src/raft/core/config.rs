@@ -39,7 +39,8 @@ pub struct CoreConfig {
     pub seed: u64,
 }
 
-/// When a member is given up. Long: a node that reboots or is repaired for a moment changes nothing.
+/// When a member is given up. Long: a node that reboots or is repaired for a moment changes
+/// nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
     /// A voter silent for so long is replaced by a node that lives, if the voters are automatic.

@@ -3,9 +3,9 @@
 //! A leader's death costs its followers' promise and an election, a follower's death a ttl, because
 //! its grant must outlast such an election. So it is best when whoever holds VIPs leads: with one
 //! holder, as in small clusters and where all prefer one node, every failover is the shorter one. A
-//! leader that holds a VIP itself stays, so leadership is not passed around. It must only hand on while
-//! nobody waits for a decision, and it has no voice to lose: the holder it asks is silent from its
-//! election to its quorum's first answer, two round trips later, once.
+//! leader that holds a VIP itself stays, so leadership is not passed around. It must only hand on
+//! while nobody waits for a decision, and it has no voice to lose: the holder it asks is silent
+//! from its election to its quorum's first answer, two round trips later, once.
 
 use super::{Core, Out};
 use crate::model::{ClaimKey, NodeName};

@@ -1,5 +1,5 @@
-//! How a claim gets from one living node to another: the next holder is named by the command that ends
-//! the present one's claim, so that a key is nobody's at no time.
+//! How a claim gets from one living node to another: the next holder is named by the command that
+//! ends the present one's claim, so that a key is nobody's at no time.
 //!
 //! A holder that gives a claim up (its link went down, it was asked to, it drains or closes) has
 //! silenced it and asks for its release. The leader, which knows who else could have it, puts the
@@ -16,7 +16,8 @@ use crate::model::{BootTime, Claim, ClaimKey, NodeName, Wanted};
 use crate::placement;
 use crate::raft::command::Command;
 
-/// A holder has this many ttl, and no less than [`LEAST_PATIENCE`], to hand over what it was asked to.
+/// A holder has this many ttl, and no less than [`LEAST_PATIENCE`], to hand over what it was asked
+/// to.
 const PATIENCE_TTLS: u32 = 10;
 const LEAST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -75,7 +76,8 @@ impl Core {
         handed
     }
 
-    /// Who should have these keys after `giver`: whoever they were asked to move to, else as placed.
+    /// Who should have these keys after `giver`: whoever they were asked to move to, else as
+    /// placed.
     fn successors(&self, keys: &BTreeSet<ClaimKey>, giver: &NodeName) -> Vec<(ClaimKey, NodeName)> {
         let mut candidates = self.candidates();
         candidates.remove(giver);

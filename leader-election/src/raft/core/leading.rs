@@ -237,8 +237,8 @@ impl Core {
         }
     }
 
-    /// When the first of the sessions that are silent now may be revoked if it stays so: a tick later
-    /// its VIPs would be gone for that much longer.
+    /// When the first of the sessions that are silent now may be revoked if it stays so: a tick
+    /// later its VIPs would be gone for that much longer.
     pub(super) fn revokes_at(&self) -> Option<BootTime> {
         let leading = self.leading.as_ref()?;
         let ends = self.open_sessions_of_others(leading);
@@ -397,8 +397,8 @@ impl Core {
         false
     }
 
-    /// Asks a voter to take over. Silent before the request leaves, and for the rest of the term: the
-    /// next leader is elected against the promises this leader's voice rests on.
+    /// Asks a voter to take over. Silent before the request leaves, and for the rest of the term:
+    /// the next leader is elected against the promises this leader's voice rests on.
     pub(super) fn ask_to_lead(&mut self, next: u64, out: &mut Out) {
         if let Some(leading) = &mut self.leading {
             leading.forfeited = true;

@@ -1,9 +1,9 @@
 //! This node's own session: opened, renewed, drained, closed.
 //!
-//! All of it is level-triggered: what is wanted is compared with what is applied, and asked for once
-//! per heartbeat until it is so. A grant counts only for the term of the leader that gave it, for
-//! the session this process has open in its own applied state, and from the moment this node sent
-//! the renewal. Nothing here may extend a deadline on any other ground.
+//! All of it is level-triggered: what is wanted is compared with what is applied, and asked for
+//! once per heartbeat until it is so. A grant counts only for the term of the leader that gave it,
+//! for the session this process has open in its own applied state, and from the moment this node
+//! sent the renewal. Nothing here may extend a deadline on any other ground.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,8 +27,8 @@ pub(super) struct Member {
     /// Claims being given up, in which term.
     releasing: BTreeMap<ClaimKey, u64>,
     draining: bool,
-    /// Moves asked for here, not seen in the applied state yet: to whom, in which term of the claim,
-    /// and until when it is worth repeating.
+    /// Moves asked for here, not seen in the applied state yet: to whom, in which term of the
+    /// claim, and until when it is worth repeating.
     moving: BTreeMap<ClaimKey, (NodeName, u64, BootTime)>,
     /// The same for nodes to be emptied or used again.
     emptying: BTreeMap<NodeName, (bool, BootTime)>,
@@ -201,8 +201,8 @@ impl Core {
         wishes
     }
 
-    /// Tells the leader that this node lives: once per heartbeat, and at once to a new leader or with
-    /// a new session.
+    /// Tells the leader that this node lives: once per heartbeat, and at once to a new leader or
+    /// with a new session.
     pub(super) fn renew(&mut self, beat: bool, out: &mut Out) {
         if !beat && !self.member.renew_due {
             return;

@@ -1,9 +1,9 @@
 //! The whole protocol as a function of input and time: no clock, socket, task or file.
 //!
 //! [`Core::handle`] takes one input and the present time and returns what is to be done, in order.
-//! Raft's ticks up to the present time always come before the input: a tick that is caught up after a
-//! heartbeat would shorten the promise the heartbeat stands for. The caller must do the actions in
-//! order and give up on the first that fails; the core counts what it asked to persist as
+//! Raft's ticks up to the present time always come before the input: a tick that is caught up after
+//! a heartbeat would shorten the promise the heartbeat stands for. The caller must do the actions
+//! in order and give up on the first that fails; the core counts what it asked to persist as
 //! persisted. Read the argument in [`super`] first. `member` is this node's session, `leading` what
 //! only a raft leader does, `tending` how it looks after the members, `joining` how a node becomes
 //! one, `ready` the handling of the raft library.
@@ -116,8 +116,8 @@ struct Out {
 }
 
 impl Core {
-    /// The core of a node that starts with what the disk gave back. `image.epoch` must be one that no
-    /// earlier process has used, and durable.
+    /// The core of a node that starts with what the disk gave back. `image.epoch` must be one that
+    /// no earlier process has used, and durable.
     ///
     /// # Errors
     /// If the configuration is impossible or the image cannot be one of this node.
@@ -213,8 +213,8 @@ impl Core {
         actions
     }
 
-    /// What comes before the first input: a raft id, and what is decided by the log on disk. Who the
-    /// voters are is only known then.
+    /// What comes before the first input: a raft id, and what is decided by the log on disk. Who
+    /// the voters are is only known then.
     fn start(&mut self, out: &mut Out) {
         if self.started {
             return;
@@ -349,7 +349,8 @@ impl Core {
         if asks_for_vote && !on_behalf_of_leader && self.now < self.votes_from {
             return Ok(());
         }
-        // What the library declines (a message of the past, a peer it does not know) needs no answer.
+        // What the library declines (a message of the past, a peer it does not know) needs no
+        // answer.
         let _ = self.raft.step(convert::message_to_raft(message));
         if asks_for_vote {
             self.may_have_voted(message.from);
@@ -465,7 +466,8 @@ impl Core {
 }
 
 /// What a node that is no member yet lets come to the library: a snapshot, which makes it one, and
-/// what leads the leader to send it. Entries from the very first would lack who founded the cluster.
+/// what leads the leader to send it. Entries from the very first would lack who founded the
+/// cluster.
 fn concerns_outsider(message: &RaftMessage) -> bool {
     match message.kind {
         RaftKind::Snapshot | RaftKind::Heartbeat => true,

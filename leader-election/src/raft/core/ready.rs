@@ -2,7 +2,8 @@
 //!
 //! The library is told at once that its entries are persisted. That is true by the time it matters:
 //! the batch is an action in front of every message of the same call, and of every later call. It
-//! must never be told so of anything that is not in an action. Also notices when raft's role changed.
+//! must never be told so of anything that is not in an action. Also notices when raft's role
+//! changed.
 
 use std::mem;
 

@@ -1,16 +1,18 @@
 //! A leader's process that is started again leads on at once.
 //!
-//! Its kernel speaks by the quorum lease of the process before it, and that ends before any follower
-//! may stand: by the rules for everybody else, the VIPs would be silent until an election is over,
-//! and a speaker that was only started again would lose them. But the promises that the lease rests on
-//! were made to this very node, so they do not forbid a vote for it ((12) in [`crate::raft`]). It must
-//! never stand this way unless its own disk proves that it led in the last term it knew of, and only
-//! once: whoever was elected meanwhile has the votes of the next term.
+//! Its kernel speaks by the quorum lease of the process before it, and that ends before any
+//! follower may stand: by the rules for everybody else, the VIPs would be silent until an election
+//! is over, and a speaker that was only started again would lose them. But the promises that the
+//! lease rests on were made to this very node, so they do not forbid a vote for it ((12) in
+//! [`crate::raft`]). It must never stand this way unless its own disk proves that it led in the
+//! last term it knew of, and only once: whoever was elected meanwhile has the votes of the next
+//! term.
 //!
 //! There is as much time for it as the lease has left when the process ends: the lease less the age
 //! of the last question that a quorum answered, which is a heartbeat at most. That is 72 to 122 ms
-//! with the fast profile and 245 to 345 ms by default; a follower has the ttl less the age of its last
-//! renewal, 147 to 197 ms and 493 to 593 ms. A process that is back later finds its VIPs silent.
+//! with the fast profile and 245 to 345 ms by default; a follower has the ttl less the age of its
+//! last renewal, 147 to 197 ms and 493 to 593 ms. A process that is back later finds its VIPs
+//! silent.
 
 use ::raft::eraftpb::{Message, MessageType};
 

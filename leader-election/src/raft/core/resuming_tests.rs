@@ -1,4 +1,5 @@
-//! A leader's process that is started again: when it may stand at once, and that it is not silenced.
+//! A leader's process that is started again: when it may stand at once, and that it is not
+//! silenced.
 
 use super::tests::{at, config, entry, id, kinds, names, raft};
 use super::*;

@@ -3,9 +3,9 @@
 //! The raft library counts ticks and draws its timeout at random; after a leader's death two nodes
 //! then often ask in the same moment, or one asks while the other still counts its promise, and the
 //! next attempt is a whole timeout away (measured in the simulation: 1252 ms at worst with default
-//! timing). So the core says when: to the nanosecond, right after the promises have run out, one node
-//! after the other by a rank that all nodes compute alike, and again soon if it led nowhere. It must
-//! never stand, which is a vote for itself, before its own promise has run out.
+//! timing). So the core says when: to the nanosecond, right after the promises have run out, one
+//! node after the other by a rank that all nodes compute alike, and again soon if it led nowhere.
+//! It must never stand, which is a vote for itself, before its own promise has run out.
 
 use ::raft::StateRole;
 use ::raft::eraftpb::MessageType;
@@ -40,7 +40,8 @@ impl Standing {
 }
 
 impl Core {
-    /// When this node stands if nothing happens before; never if it leads, leaves, or does not vote.
+    /// When this node stands if nothing happens before; never if it leads, leaves, or does not
+    /// vote.
     pub(super) fn stands_at(&self) -> Option<BootTime> {
         let may = self.raft.raft.state != StateRole::Leader
             && self.raft.raft.promotable()

@@ -1,8 +1,8 @@
 //! How a leader looks after the members: [`crate::raft::membership`] says what should change.
 //!
-//! A change of voters waits until a quorum of the present voters has answered a question asked after
-//! the last change took effect. So any quorum that confirmed this leader meets every quorum that could
-//! elect another one, and the promises hold across changes.
+//! A change of voters waits until a quorum of the present voters has answered a question asked
+//! after the last change took effect. So any quorum that confirmed this leader meets every quorum
+//! that could elect another one, and the promises hold across changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 

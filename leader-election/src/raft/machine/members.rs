@@ -1,9 +1,9 @@
 //! Who takes part in raft, as far as the log has decided it.
 //!
 //! A node is known to raft by the id of its state directory; one that lost it comes back under the
-//! same name with another id, and for a while both are members. What is written here is what the raft
-//! library is told to go by (`core::ready`), and nothing else: the two must never differ. At most
-//! one voter comes or goes with each command, and the last one never goes.
+//! same name with another id, and for a while both are members. What is written here is what the
+//! raft library is told to go by (`core::ready`), and nothing else: the two must never differ. At
+//! most one voter comes or goes with each command, and the last one never goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 

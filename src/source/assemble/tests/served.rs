@@ -1,4 +1,5 @@
-//! Objects of an API server: what is read of each, and what a pool that is renamed does to addresses.
+//! Objects of an API server: what is read of each, and what a pool that is renamed does to
+//! addresses.
 
 use std::net::IpAddr;
 use std::time::Duration;

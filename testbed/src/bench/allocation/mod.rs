@@ -1,10 +1,11 @@
-//! Many Services at once on a real API server: how long until all of them have addresses, against
-//! a bare client with Herald's own rights that writes as many statuses, as many at a time; then what
+//! Many Services at once on a real API server: how long until all of them have addresses, against a
+//! bare client with Herald's own rights that writes as many statuses, as many at a time; then what
 //! the speakers cost while nothing happens.
 //!
-//! Everything runs in private namespaces. Each round has the floor without any speaker, then Herald, so
-//! that neither disturbs the other; a ratio is taken within its round, and the median of the rounds
-//! counts, because a machine is not equally fast at all times. The VIPs are announced, as a user's are.
+//! Everything runs in private namespaces. Each round has the floor without any speaker, then
+//! Herald, so that neither disturbs the other; a ratio is taken within its round, and the median of
+//! the rounds counts, because a machine is not equally fast at all times. The VIPs are announced,
+//! as a user's are.
 
 mod idle;
 mod load;

@@ -128,8 +128,8 @@ impl Rig {
             wire.node.inside(|| feed("nft", &["-f", "-"], &rules::nftables(1, 1)))?;
         }
         // A port that masquerading picks at random was another connection's a moment ago, whose
-        // TIME_WAIT socket would refuse the newcomer's timestamps (RFC 7323 5.3): the client waits a
-        // second then, and what is measured is the wait. The pod forgets connections at once.
+        // TIME_WAIT socket would refuse the newcomer's timestamps (RFC 7323 5.3): the client waits
+        // a second then, and what is measured is the wait. The pod forgets connections at once.
         wire.pod.sysctl(&[("ipv4/tcp_max_tw_buckets", "0")])?;
         let any = (Ipv4Addr::UNSPECIFIED, POD_PORT);
         let listener = wire.pod.inside(|| TcpListener::bind(any).context("cannot listen"))?;

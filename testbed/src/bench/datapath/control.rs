@@ -1,6 +1,7 @@
 //! How long a change takes to be in the maps, and what the maps weigh. What is timed begins with
 //! the data plane's wanted state and ends with the last map written (`Datapath::apply`); that the
-//! speaker sees an object change and decides on it comes before, and is in [`decided`](super::decided).
+//! speaker sees an object change and decides on it comes before, and is in
+//! [`decided`](super::decided).
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,10 +2,10 @@
 //! anew on the whole cluster, writing what is different. What begins with the wanted state is in
 //! [`control`](super::control).
 //!
-//! These are the speaker's own functions on a cluster as an API server shows it, called in the order in
-//! which its tasks call them. Not counted: the API server and the way from it, the JSON, and the
-//! rest that a speaker takes after a round before it begins the next one, so that a burst of changes
-//! is one round. A speaker that is the allocator plans all addresses anew as well.
+//! These are the speaker's own functions on a cluster as an API server shows it, called in the
+//! order in which its tasks call them. Not counted: the API server and the way from it, the JSON,
+//! and the rest that a speaker takes after a round before it begins the next one, so that a burst
+//! of changes is one round. A speaker that is the allocator plans all addresses anew as well.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

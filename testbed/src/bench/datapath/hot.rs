@@ -190,8 +190,8 @@ fn did(loaded: &Loaded, case: &str) -> anyhow::Result<u64> {
 /// Flows of which one in twenty is in a slot that changed.
 const DIRTY: &str = "holder_tcp4_dirty5_64k";
 
-/// That one in twenty flows was in a dirty slot: each of those is remembered, and no other. Within a
-/// factor of two, for slots are given out by chance.
+/// That one in twenty flows was in a dirty slot: each of those is remembered, and no other. Within
+/// a factor of two, for slots are given out by chance.
 fn is_dirty(loaded: &Loaded) -> anyhow::Result<()> {
     let pins = loaded.directory.join(PIN_FORMAT);
     let found = entries::<FlowKey, Remembered>(&pins, "FLOWS")?;

@@ -3,8 +3,8 @@
 //!
 //! Three kinds of measurement: [`hot`] runs the loaded programs on packets of their own
 //! (`BPF_PROG_TEST_RUN`), [`live`] sends frames through veths, [`control`] times the writing of
-//! maps and weighs them, [`decided`] times it with all that a speaker does before. All happen in private namespaces on one CPU. Values are compared with
-//! what is aimed at in [`aims`].
+//! maps and weighs them, [`decided`] times it with all that a speaker does before. All happen in
+//! private namespaces on one CPU. Values are compared with what is aimed at in [`aims`].
 //!
 //! It must never measure a thing without checking that the thing was done: a program under test
 //! that passes what it should forward is an error, not a fast program.

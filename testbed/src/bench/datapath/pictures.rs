@@ -86,8 +86,8 @@ pub fn replace(picture: &mut Picture, vip: IpAddr, change: u32, pods: Pods) {
     set.insert(backend(stranger4(change).into(), pods));
 }
 
-/// The pod that a change brings. Counted from the far end of the pods' network, so as to be nobody's
-/// address yet.
+/// The pod that a change brings. Counted from the far end of the pods' network, so as to be
+/// nobody's address yet.
 pub const fn stranger4(change: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(0x0aff_fffe - change)
 }

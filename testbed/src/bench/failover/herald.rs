@@ -1,6 +1,6 @@
-//! Herald under measurement (edge): a speaker on each node, the demo's pods, and as many Services as
-//! VIPs were asked for, all moved to one holder before each run. The speakers elect by raft and read a
-//! directory, or elect by Leases and read a real API server, on the same LAN.
+//! Herald under measurement (edge): a speaker on each node, the demo's pods, and as many Services
+//! as VIPs were asked for, all moved to one holder before each run. The speakers elect by raft and
+//! read a directory, or elect by Leases and read a real API server, on the same LAN.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Debian's keepalived under measurement (edge): VRRPv3 on each node, sticky (`nopreempt`), the VIPs
-//! bound to the nodes' interfaces as it does it, and a server for them on each node.
+//! Debian's keepalived under measurement (edge): VRRPv3 on each node, sticky (`nopreempt`), the
+//! VIPs bound to the nodes' interfaces as it does it, and a server for them on each node.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +31,8 @@ pub struct Keepalived<'s> {
     daemons: BTreeMap<String, Process>,
     _servers: Vec<Process>,
     fault: Option<Fault>,
-    /// A daemon was killed: it leaves its addresses behind, and with them two nodes answer for ever.
+    /// A daemon was killed: it leaves its addresses behind, and with them two nodes answer for
+    /// ever.
     must_restart: bool,
 }
 

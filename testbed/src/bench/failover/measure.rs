@@ -1,11 +1,12 @@
 //! The runs of one event (edge), and what was seen of each.
 //!
 //! Second voices are listened for until the time to settle after an event's end is over. Runs that
-//! follow each other share that time, so that it is waited for once: the tap and the asker go on from
-//! the first run's begin until the last run has settled, and what they heard counts for the run that
-//! was under way. A voice that comes late is counted all the same, at worst for a later run of the
-//! same row. This needs a product that is as before soon after an event, without being started anew
-//! ([`Name::recovers_from`](super::product::Name::recovers_from)); else each run settles alone.
+//! follow each other share that time, so that it is waited for once: the tap and the asker go on
+//! from the first run's begin until the last run has settled, and what they heard counts for the
+//! run that was under way. A voice that comes late is counted all the same, at worst for a later
+//! run of the same row. This needs a product that is as before soon after an event, without being
+//! started anew ([`Name::recovers_from`](super::product::Name::recovers_from)); else each run
+//! settles alone.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -126,8 +127,8 @@ fn settled_together(
     Ok(runs.iter().zip(ends).map(sample).collect())
 }
 
-/// The order: a probe, the event, its end. Only what happens between the event and its end counts as
-/// outage.
+/// The order: a probe, the event, its end. Only what happens between the event and its end counts
+/// as outage.
 fn once(product: &mut impl Product, event: Event, holder: &str) -> anyhow::Result<Run> {
     let port = product.port(holder)?;
     let begun = Moment::now();
@@ -215,8 +216,8 @@ impl Watch {
     }
 }
 
-/// Frames out of turn, over all VIPs, as [`crate::tap::turns`] defines it. The order of the turns is
-/// taken from the frames, because nobody knows who should hold what with keepalived: the holder,
+/// Frames out of turn, over all VIPs, as [`crate::tap::turns`] defines it. The order of the turns
+/// is taken from the frames, because nobody knows who should hold what with keepalived: the holder,
 /// the first other node that spoke, and whoever spoke last. So a node that speaks between the
 /// others' frames is counted each time, and one that was given the VIPs back is not.
 fn out_of_turn(heard: &Heard, vips: &[IpAddr], holder: &str) -> usize {

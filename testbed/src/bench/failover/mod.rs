@@ -1,10 +1,10 @@
-//! Failover, measured from outside: a client that sends a datagram each millisecond, a newcomer that
-//! asks for the VIP every few milliseconds, and a tap on every bridge port; keepalived and Herald
-//! one after the other in the same lab, with the same beat.
+//! Failover, measured from outside: a client that sends a datagram each millisecond, a newcomer
+//! that asks for the VIP every few milliseconds, and a tap on every bridge port; keepalived and
+//! Herald one after the other in the same lab, with the same beat.
 //!
 //! The parts: `event` (what happens), `product` (to whom), `plan` (in which order), `measure` (the
-//! runs of one event), `row` (what comes of them, and the aims), `steady` (what a new Service and an
-//! idle speaker cost), `series` (all of it, one after another).
+//! runs of one event), `row` (what comes of them, and the aims), `steady` (what a new Service and
+//! an idle speaker cost), `series` (all of it, one after another).
 
 mod event;
 mod herald;
@@ -105,7 +105,8 @@ pub struct InsideArgs {
 /// The values. The field names are fixed.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// Whether everything that was asked for is there; else it was interrupted, or something failed.
+    /// Whether everything that was asked for is there; else it was interrupted, or something
+    /// failed.
     complete: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failures: Vec<String>,

@@ -153,8 +153,8 @@ impl Aim {
     }
 }
 
-/// The aims that need another row of the same run of the benchmark: a cut with the fast beat is over
-/// no later than the rival's, and many VIPs take little longer than one.
+/// The aims that need another row of the same run of the benchmark: a cut with the fast beat is
+/// over no later than the rival's, and many VIPs take little longer than one.
 pub fn compare(rows: &mut [Row]) {
     let all = rows.to_vec();
     let cut = |product, profile, vips| {

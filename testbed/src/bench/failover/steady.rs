@@ -1,5 +1,5 @@
-//! What happens without any failure (edge): how soon a new Service is announced and answered for, and
-//! what a speaker costs that has a thousand VIPs and nothing to do.
+//! What happens without any failure (edge): how soon a new Service is announced and answered for,
+//! and what a speaker costs that has a thousand VIPs and nothing to do.
 
 use std::fs;
 use std::net::IpAddr;
