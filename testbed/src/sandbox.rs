@@ -13,13 +13,10 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 /// A private tmpfs for everything the lab writes.
 pub const SCRATCH: &str = "/run/lab";
-
-/// How much a process in the sandbox can report.
-const REPORT: libc::c_int = 1 << 20;
 
 /// Puts the calling thread, and all threads and processes it starts from now on, into a network of
 /// its own without any interface but `lo`, with a private and empty `/run`.
@@ -57,7 +54,7 @@ pub fn mount_bpf(directory: &Path) -> anyhow::Result<()> {
 /// Runs this program again with other arguments as the first process of private namespaces, and
 /// waits for it. An interrupt or SIGTERM ends all processes inside at once; so does any death of
 /// the calling process. What the inner process writes to the file descriptor whose number is put
-/// behind `arguments`, up to 1 MiB, is returned with its exit code, whatever its end was.
+/// behind `arguments` is returned with its exit code, whatever its end was.
 ///
 /// # Errors
 ///
@@ -68,10 +65,17 @@ pub fn run(arguments: &[OsString]) -> anyhow::Result<(u8, Vec<u8>)> {
         bail!("the lab makes network namespaces and needs root");
     }
     let signals = block_signals();
-    // From here on children, and only they, live in a new process namespace.
+    let (reader, writer) = pipe(0)?;
+    // Read as it comes: a long run reports after each of its parts, and the pipe would be full.
+    let reading = std::thread::spawn(move || {
+        let mut written = Vec::new();
+        fs::File::from(reader).read_to_end(&mut written).map(|_| written)
+    });
+    // From here on children, and only they, live in a new process namespace, and the kernel makes
+    // no more threads here.
     unshare(libc::CLONE_NEWPID, "processes")?;
-    let (reader, writer) = pipe()?;
-    let (alive_reader, alive_writer) = pipe()?;
+    // Not blocking: an open pipe (EAGAIN) is told from a closed one.
+    let (alive_reader, alive_writer) = pipe(libc::O_NONBLOCK)?;
     let (report, alive, alive_end) =
         (writer.as_raw_fd(), alive_reader.as_raw_fd(), alive_writer.as_raw_fd());
     let mut command = Command::new("/proc/self/exe");
@@ -95,10 +99,10 @@ pub fn run(arguments: &[OsString]) -> anyhow::Result<(u8, Vec<u8>)> {
     let child = command.spawn().context("cannot start the lab's first process")?;
     drop((writer, alive_reader));
     let code = supervise(child, &signals)?;
-    let mut written = Vec::new();
-    fs::File::from(reader).read_to_end(&mut written).context("cannot read the lab's report")?;
+    // The last one that could write has gone with its namespace.
+    let written = reading.join().map_err(|_| anyhow!("the reader of the lab's report crashed"))?;
     drop(alive_writer);
-    Ok((code, written))
+    Ok((code, written.context("cannot read the lab's report")?))
 }
 
 /// The second half of [`run`], inside: shows this process namespace in `/proc`.
@@ -151,17 +155,13 @@ fn block_signals() -> libc::sigset_t {
     }
 }
 
-fn pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
+fn pipe(flags: libc::c_int) -> anyhow::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
-    // SAFETY: two descriptors fit into the array; not blocking, so that a reader can tell an open
-    // pipe (EAGAIN) from a closed one.
-    let result = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) };
+    // SAFETY: two descriptors fit into the array.
+    let result = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | flags) };
     if result != 0 {
         return Err(std::io::Error::last_os_error()).context("cannot make a pipe");
     }
-    // Nobody reads before the writer has ended. Refused only to those who may not make namespaces.
-    // SAFETY: takes numbers; a pipe that stays smaller takes less.
-    unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, REPORT) };
     // SAFETY: the call above made them, nobody else owns them.
     unsafe { Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1]))) }
 }
