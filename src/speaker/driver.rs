@@ -111,6 +111,8 @@ pub(crate) struct Driver {
     rounds: Rounds,
     /// When interfaces that others have were looked at last.
     looked: BootTime,
+    /// When the last round ended.
+    rounded: BootTime,
 }
 
 /// What deciding and performing has cost so far.
@@ -145,6 +147,7 @@ impl Driver {
             is_urgent: false,
             rounds: Rounds::default(),
             looked: clock::boot_now(),
+            rounded: clock::boot_now(),
         }
     }
 
@@ -171,6 +174,7 @@ impl Driver {
             }
             let wait = (self.must_retry || !self.in_flight.is_empty()).then_some(RETRY);
             let wait = self.leaving_since.map(|_| RETRY / 10).or(wait);
+            let wait = wait.map(|wait| self.since_round(wait));
             let wait = wait.into_iter().chain(self.until_clean()).chain(self.until_look());
             let wait = wait.chain(self.until_told()).min();
             let now = clock::boot_now();
@@ -256,6 +260,13 @@ impl Driver {
         self.slack.spend(took, end);
         self.rounds.count += 1;
         self.rounds.time += took;
+        self.rounded = end;
+    }
+
+    /// What is left of a time that counts from the last round: what happens meanwhile without one,
+    /// flow samples of busy Services many times a second, must not begin it anew.
+    fn since_round(&self, time: Duration) -> Duration {
+        time.saturating_sub(clock::boot_now().since(self.rounded))
     }
 
     /// Looks, when it is time to, whether another's program has left an interface; true if it
@@ -391,11 +402,11 @@ impl Driver {
         done
     }
 
-    /// How long until the data plane wants its picture again, to forget drained flows. At least a
-    /// retry's time: being late costs next to nothing.
+    /// How long until the data plane wants its picture again, to forget drained flows. A retry's
+    /// time after the last round at the soonest: being late costs next to nothing.
     fn until_clean(&mut self) -> Option<Duration> {
         let at = self.parts.carriers.datapath()?.next_deadline()?;
-        Some(at.saturating_sub(clock::boot_now().0).max(RETRY))
+        Some(at.saturating_sub(clock::boot_now().0).max(self.since_round(RETRY)))
     }
 
     /// Logs which VIPs were won and lost.

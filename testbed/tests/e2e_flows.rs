@@ -290,7 +290,7 @@ fn flows_older_than_a_change_outlive_the_holder_and_not_the_drain_time() -> anyh
             scenario.forget(&node);
         }
         scenario.start_all(&["--drain-time", "1s"])?;
-        let broken = scenario.wait("what has moved is let go", 60, |_| {
+        let broken = scenario.wait("what has moved is let go", 20, |_| {
             let broken = before.ask();
             Ok((!broken.is_empty()).then_some(broken))
         })?;
